@@ -1,0 +1,1 @@
+"""See daemon/docs/ARCHITECTURE.md."""

@@ -1,0 +1,211 @@
+"""The exception tree and its wire form: one table, both ways.
+
+Decides which *reaction* each failure asks for; there is one class per reaction, not one per message.
+
+- `RemoteProtocolError`: the peer is wrong; close that link and nothing else.
+- `LocalProtocolError`: we are wrong; crash the process, systemd restarts it.
+- `CallError` and below: the outcome of one call, told to the program that made it. They cross the
+  wire as a CBOR array ``[code, field, ...]`` (`error_to_fields`, `error_from_fields`).
+- `ConfigError`: a file or flag is wrong; names file, line, key and the mend; exit code 78.
+- `NotSendable`: the value cannot cross a node border; raised in the caller before a byte is sent.
+
+Exit codes are those of the command line (`exit_code`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_NOT_PERMITTED: Final = 3
+EXIT_RATE_LIMITED: Final = 4
+EXIT_NO_CONNECTION: Final = 5
+EXIT_TIMEOUT: Final = 6
+EXIT_BAD_CONFIGURATION: Final = 78  # EX_CONFIG of sysexits.h; the systemd unit does not restart on it
+
+
+class DrupeletError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+
+class LocalProtocolError(DrupeletError):
+    """We broke our own rule; a bug in this program."""
+
+
+class RemoteProtocolError(DrupeletError):
+    """The peer sent something it must not send; its link is closed."""
+
+
+class NotSendable(DrupeletError, TypeError):
+    """A value that is not data (or is too large, too deep...) was about to be sent.
+
+    `path` names the place in the argument, such as ``args[0]["callback"]``.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+
+
+class ConfigError(DrupeletError):
+    """A configuration, file or flag is wrong. `str()` is ``file:line: key: what; mend``."""
+
+    def __init__(self, what: str, *, mend: str, file: str = "", line: int = 0, key: str = "") -> None:
+        where = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
+        named = f"{key}: " if key else ""
+        super().__init__(f"{where}{named}{what}; {mend}")
+        self.what = what
+        self.mend = mend
+        self.file = file
+        self.line = line
+        self.key = key
+
+
+class CallError(DrupeletError):
+    """The outcome of a call that gave no value."""
+
+
+class RemoteError(CallError):
+    """The function ran, or was looked for, on the other node and raised.
+
+    `kind` is the remote exception's class name, or a word of ours: ``undef`` (no such mission or
+    function), ``badarg`` (arguments do not fit the signature), ``mission_crashed``,
+    ``mission_stuck``, ``mission_backoff``, ``too_large``.
+    """
+
+    def __init__(self, kind: str, message: str, traceback_text: str = "") -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind = kind
+        self.message = message
+        self.traceback_text = traceback_text
+
+
+class Timeout(CallError):
+    """No answer before the deadline. `maybe_ran`: whether the function may have run, or may yet."""
+
+    def __init__(self, maybe_ran: bool) -> None:
+        super().__init__(
+            "no answer before the deadline; the function may have run"
+            if maybe_ran
+            else "no answer before the deadline; the function did not run"
+        )
+        self.maybe_ran = maybe_ran
+
+
+class NoConnection(CallError):
+    """The node cannot be reached. `reason` is one of the words in `REASONS`."""
+
+    def __init__(self, reason: str, maybe_ran: bool = False) -> None:
+        super().__init__(f"{reason}: {REASONS.get(reason, 'the node cannot be reached')}")
+        self.reason = reason
+        self.maybe_ran = maybe_ran
+
+
+class NotPermitted(CallError):
+    """The caller has no right to this. A missing name and a forbidden one read alike."""
+
+    def __init__(self, message: str = "not permitted") -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class CodeMismatch(CallError):
+    """The callee runs other code for this mission than the caller has. Digests in hex."""
+
+    def __init__(self, have: str, want: str) -> None:
+        super().__init__(f"the node runs code {have[:12]}, the caller has {want[:12]}")
+        self.have = have
+        self.want = want
+
+
+# Why a node cannot be reached, and what it means in one sentence. Shared by NoConnection.reason,
+# `drupelet ping` and `drupelet why`.
+REASONS: Final[dict[str, str]] = {
+    "no_such_node": "no node of that name is known here",
+    "no_mapper": "no port mapper answers on that host",
+    "not_registered": "the port mapper on that host does not know the name",
+    "no_route": "the host cannot be reached",
+    "port_closed": "nothing listens on the node's port",
+    "silent": "the host took the connection and said nothing",
+    "bad_cookie": "the node has another cookie",
+    "version": "the node speaks another protocol version",
+    "not_a_member": "the node does not accept this key as a member",
+    "name_taken": "another key uses that name",
+    "wrong_node": "another node answers at that address",
+    "closed": "the link was closed",
+    "down": "the node was declared down",
+    "overloaded": "too much is waiting for that node already",
+    "stopping": "the node is stopping",
+    "no_daemon": "no drupeletd answers on this machine",
+}
+
+_CODE_REMOTE_ERROR: Final = 1
+_CODE_TIMEOUT: Final = 2
+_CODE_NO_CONNECTION: Final = 3
+_CODE_NOT_PERMITTED: Final = 4
+_CODE_CODE_MISMATCH: Final = 5
+
+_TEXT_CHARS_MAX: Final = 16_384  # a traceback; what is longer is cut at the sender and refused here
+
+
+def error_to_fields(error: CallError) -> list[object]:
+    """The wire form of a call's failure: ``[code, field, ...]``, ready for the codec."""
+    match error:
+        case RemoteError():
+            return [
+                _CODE_REMOTE_ERROR,
+                error.kind[:128],
+                error.message[:_TEXT_CHARS_MAX],
+                error.traceback_text[-_TEXT_CHARS_MAX:],
+            ]
+        case Timeout():
+            return [_CODE_TIMEOUT, error.maybe_ran]
+        case NoConnection():
+            return [_CODE_NO_CONNECTION, error.reason, error.maybe_ran]
+        case NotPermitted():
+            return [_CODE_NOT_PERMITTED, error.message[:_TEXT_CHARS_MAX]]
+        case CodeMismatch():
+            return [_CODE_CODE_MISMATCH, error.have, error.want]
+    raise LocalProtocolError(f"{type(error).__name__} has no wire form")
+
+
+def error_from_fields(fields: object) -> CallError:
+    """The reverse of `error_to_fields`. Raises: `RemoteProtocolError` for any other shape."""
+    match fields:
+        case [1, str(kind), str(message), str(traceback_text)]:
+            _check_text(kind, message, traceback_text)
+            return RemoteError(kind, message, traceback_text)
+        case [2, bool(maybe_ran)]:
+            return Timeout(maybe_ran)
+        case [3, str(reason), bool(maybe_ran)]:
+            _check_text(reason)
+            return NoConnection(reason, maybe_ran)
+        case [4, str(message)]:
+            _check_text(message)
+            return NotPermitted(message)
+        case [5, str(have), str(want)]:
+            _check_text(have, want)
+            return CodeMismatch(have, want)
+    raise RemoteProtocolError("malformed error")
+
+
+def _check_text(*texts: str) -> None:
+    for text in texts:
+        if len(text) > _TEXT_CHARS_MAX:
+            raise RemoteProtocolError("error text too long")
+
+
+def exit_code(error: BaseException) -> int:
+    """The command line's exit code for a failure."""
+    match error:
+        case NotPermitted():
+            return EXIT_NOT_PERMITTED
+        case NoConnection():
+            return EXIT_NO_CONNECTION
+        case Timeout():
+            return EXIT_TIMEOUT
+        case ConfigError():
+            return EXIT_BAD_CONFIGURATION
+    return EXIT_FAILED

@@ -1,0 +1,91 @@
+"""Bodies larger than one frame: cut into fragments under credit, put together again.
+
+Decides nothing about sockets; the owner sends what `Outgoing.take` yields and tells `Incoming` what
+came. The receiver grants credit; a sender that exceeds it is wrong. The first fragment travels in
+the CALL or REPLY frame and needs no credit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drupelet.errors import RemoteProtocolError
+from drupelet.wire import limits
+from drupelet.wire.frames import CREDIT, DATA, FLAG_MORE, U32, frame
+
+
+class Outgoing:
+    """The rest of one body on its way out.
+
+    `body` is the whole encoded value; the first FRAGMENT_BYTES_MAX bytes of it went already.
+    """
+
+    __slots__ = ("_body", "_credit", "_ident", "_position")
+
+    def __init__(self, ident: int, body: bytes) -> None:
+        self._ident = ident
+        self._body = memoryview(body)
+        self._position = limits.FRAGMENT_BYTES_MAX
+        self._credit = limits.STREAM_CREDIT_BYTES
+
+    @property
+    def finished(self) -> bool:
+        """Whether every fragment was taken."""
+        return self._position >= len(self._body)
+
+    def add_credit(self, count: int) -> None:
+        """The receiver can take `count` bytes more."""
+        self._credit += count
+
+    def take(self) -> Iterator[bytes]:
+        """DATA frames that the credit allows now, in order."""
+        size = len(self._body)
+        while self._position < size and self._credit > 0:
+            count = min(limits.FRAGMENT_BYTES_MAX, size - self._position, self._credit)
+            piece = self._body[self._position : self._position + count]
+            self._position += count
+            self._credit -= count
+            flags = FLAG_MORE if self._position < size else 0
+            yield frame(DATA, self._ident, bytes((flags,)) + piece)
+
+
+class Incoming:
+    """One body that is being put together. At most `bytes_max` bytes."""
+
+    __slots__ = ("_allowed", "_bytes_max", "_parts", "size")
+
+    def __init__(self, first: bytes, bytes_max: int = limits.BODY_BYTES_MAX) -> None:
+        self._parts = [first]
+        self._bytes_max = bytes_max
+        self._allowed = len(first) + limits.STREAM_CREDIT_BYTES
+        self.size = len(first)
+
+    def receive(self, ident: int, data: bytes) -> tuple[bytes | None, bytes | None]:
+        """One DATA frame's body. Returns (the whole body or None, a CREDIT frame to send or None).
+
+        Raises: `RemoteProtocolError` when the sender exceeds its credit or the maximum.
+        """
+        if not data:
+            raise RemoteProtocolError("empty DATA frame")
+        self._parts.append(data[1:])
+        self.size += len(data) - 1
+        if self.size > self._allowed:
+            raise RemoteProtocolError("more data than credit")
+        if self.size > self._bytes_max:
+            raise RemoteProtocolError("body too large")
+        if not data[0] & FLAG_MORE:
+            whole = b"".join(self._parts)
+            self._parts.clear()
+            return whole, None
+        spent = self.size + limits.STREAM_CREDIT_BYTES - self._allowed
+        if spent < limits.STREAM_CREDIT_BYTES // 2:
+            return None, None
+        self._allowed += spent
+        return None, frame(CREDIT, ident, U32.pack(spent))
+
+
+def first_fragment(body: bytes) -> tuple[int, bytes]:
+    """(flags, fragment) with which a CALL or REPLY starts."""
+    if len(body) <= limits.FRAGMENT_BYTES_MAX:
+        return 0, body
+    return FLAG_MORE, body[: limits.FRAGMENT_BYTES_MAX]

@@ -1,0 +1,54 @@
+"""Every maximum that a peer can meet, in one place, each with its reason.
+
+Rule: every buffer, queue, table, loop over a peer's data and wait has a maximum, here or in the
+configuration, and a test at the maximum and one above.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# -- records and frames
+RECORD_BYTES_MAX: Final = 65_535  # a Noise message (revision 34, section 3), ciphertext with tag
+RECORD_TAG_BYTES: Final = 16
+FRAME_BYTES_MAX: Final = 65_519  # a frame with its header fits one record: 65,535 - 16
+FRAGMENT_BYTES_MAX: Final = 32_768  # a body's piece: 2 to a record, 3 ms on a 100 Mbit/s wire
+BODY_BYTES_MAX: Final = 16 * 1024 * 1024  # one call's arguments or value, put together
+REASSEMBLY_BYTES_MAX: Final = 64 * 1024 * 1024  # unfinished bodies of one link, all together
+STREAM_CREDIT_BYTES: Final = 262_144  # first window of a stream: 20 ms at 100 Mbit/s
+OUT_BYTES_MAX: Final = 4 * 1024 * 1024  # small frames waiting on one link; beyond it: overloaded
+CALLS_PER_LINK_MAX: Final = 65_536  # unanswered calls in one direction of a link
+STREAMS_PER_LINK_MAX: Final = 256
+TARGET_BYTES_MAX: Final = 255  # "node/mission/function"; its length is one byte on the wire
+
+# -- values (the codec)
+CONTROL_BYTES_MAX: Final = 65_536  # one decoded CBOR item of a control frame
+CONTROL_ITEMS_MAX: Final = 4_096  # 1 MiB of a0 becomes 74 MiB and 0.3 s of frozen loop: count items
+VALUE_DEPTH_MAX: Final = 16
+VALUE_ITEMS_MAX: Final = 262_144  # items in a call's arguments or value; ~20 ms to decode
+
+# -- names
+NAME_CHARS_MAX: Final = 63  # one DNS label: node, mission and function names
+HOST_CHARS_MAX: Final = 253
+
+# -- handshake and strangers
+HANDSHAKE_FIRST_BYTES_MAX: Final = 256  # a stranger's first frame
+HANDSHAKE_BYTES_MAX: Final = 2_048  # the second and third
+HANDSHAKE_S: Final = 5.0  # from accept to finished
+UNAUTHENTICATED_MAX: Final = 32
+UNAUTHENTICATED_PER_ADDRESS_MAX: Final = 8
+PENALTY_ADDRESSES_MAX: Final = 1_024  # table of misbehaving addresses; the oldest goes first
+
+# -- keepalive
+KEEPALIVE_S: Final = 1.0
+KEEPALIVE_MISSED_MAX: Final = 4  # dead after 4 missed: NodeDown within 5 s of silence
+
+# -- discovery
+CANDIDATES_PER_WINDOW_MAX: Final = 64  # what the discovery process hands over ...
+CANDIDATE_WINDOW_S: Final = 10.0  # ... in this span
+CANDIDATES_MAX: Final = 256  # what the daemon keeps
+GOSSIP_NODES_MAX: Final = 64
+
+# -- local channels
+WORKER_CALLS_MAX: Final = 4_096  # unanswered calls at one mission worker
+CLIENTS_MAX: Final = 128  # connections on the Unix socket
