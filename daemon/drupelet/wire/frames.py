@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from drupelet.errors import RemoteProtocolError
@@ -164,6 +165,27 @@ def split_record(record: bytes) -> list[Frame]:
     return frames
 
 
+def dispatch_record(record: bytes, handlers: Sequence[Callable[[int, bytes], None]]) -> None:
+    """As `split_record`, but hands each frame to ``handlers[kind](id, body)``; the hot path.
+
+    Frames before a malformed one are handed over. Raises: `RemoteProtocolError`.
+    """
+    position = 0
+    end = len(record)
+    last = end - HEADER_BYTES
+    while position < end:
+        if position > last:
+            raise RemoteProtocolError("frame header cut off")
+        length, kind, ident = _unpack_header(record, position)
+        following = position + 4 + length
+        if length < _AFTER_LENGTH_BYTES or following > end:
+            raise RemoteProtocolError("frame length beyond its record")
+        if not 0 < kind <= KIND_MAX:
+            raise RemoteProtocolError("unknown frame kind")
+        handlers[kind](ident, record[position + HEADER_BYTES : following])
+        position = following
+
+
 class FrameReader:
     """Byte machine for a bare channel (Unix socket): bytes in, whole frames out.
 
@@ -199,3 +221,8 @@ class FrameReader:
             position = following
         self._rest = data[position:] if position < end else b""
         return frames
+
+    def dispatch(self, data: bytes, handlers: Sequence[Callable[[int, bytes], None]]) -> None:
+        """As `receive_data`, but hands each frame to ``handlers[kind](id, body)``."""
+        for kind, ident, body in self.receive_data(data):
+            handlers[kind](ident, body)
