@@ -65,7 +65,7 @@ class Incoming:
 
         Raises: `RemoteProtocolError` when the sender exceeds its credit or the maximum.
         """
-        if not data:
+        if len(data) < 2:
             raise RemoteProtocolError("empty DATA frame")
         self._parts.append(data[1:])
         self.size += len(data) - 1

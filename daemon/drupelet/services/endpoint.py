@@ -1,0 +1,559 @@
+"""An endpoint: a channel and the calls that are open on it, in both directions.
+
+Decides how the frames of calls, bodies and streams move between a channel, the programs in this
+process that wait, and other endpoints. Who may call what is the router's (`services/calls.py`).
+Links between nodes, workers and clients are all endpoints; forwarding between two of them rewrites
+ids and never opens a body.
+
+Waiters in the table of calls that we opened:
+- a trio Task: a program in this process; it is rescheduled with the encoded value;
+- a `Gather`: many calls of one program, woken once;
+- a tuple ``(endpoint, ident)``: a forwarded call; the answer goes there;
+- a `Stream`.
+
+References: trio's `wait_task_rescheduled`; NOTES "What decides speed" for why there is no Event, no
+cancel scope and no memory channel per call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import outcome
+import trio
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+from drupelet.core.calls import CallTable
+from drupelet.errors import (
+    CallError,
+    NoConnection,
+    RemoteError,
+    RemoteProtocolError,
+    Timeout,
+    error_from_fields,
+    error_to_fields,
+)
+from drupelet.services.streams import Stream
+from drupelet.wire import frames
+from drupelet.wire.bodies import Incoming, Outgoing, first_fragment
+from drupelet.wire.codec import dumps, loads_control
+from drupelet.wire.frames import FLAG_MORE, HEADER, U32, U64, frame
+from drupelet.wire.limits import (
+    BODY_BYTES_MAX,
+    CALLS_PER_LINK_MAX,
+    REASSEMBLY_BYTES_MAX,
+    STREAMS_PER_LINK_MAX,
+)
+
+if TYPE_CHECKING:
+    from drupelet.net.channel import Channel
+    from drupelet.services.deadlines import Deadlines
+
+_Value = outcome.Value
+_pack_header = HEADER.pack
+
+
+class Router(Protocol):
+    """Where an endpoint brings what its peer asks for."""
+
+    def on_call(self, endpoint: Endpoint, ident: int, body: bytes) -> None: ...
+
+    def on_cast(self, endpoint: Endpoint, body: bytes) -> None: ...
+
+    def on_open(self, endpoint: Endpoint, ident: int, stream_type: bytes) -> None: ...
+
+
+class Gather:
+    """Answers of many calls that one task waits for."""
+
+    __slots__ = ("bodies", "left", "task")
+
+    def __init__(self, task: Task, left: int) -> None:
+        self.task = task
+        self.left = left
+        self.bodies: dict[int, bytes | CallError] = {}
+
+    def answer(self, ident: int, body: bytes | CallError) -> None:
+        """One answer; the last wakes the task."""
+        self.bodies[ident] = body
+        self.left -= 1
+        if not self.left:
+            reschedule(self.task, _Value(b""))
+
+
+Waiter = Task | Gather | tuple["Endpoint", int] | Stream
+Serving = tuple["Endpoint", int] | trio.CancelScope | Stream
+
+
+class Endpoint:
+    """One channel's calls. `ring` says with what right its peer calls: operator, member, worker."""
+
+    __slots__ = (
+        "_assembling_bytes",
+        "_bodies",
+        "_deadlines",
+        "_outgoing",
+        "_router",
+        "channel",
+        "key",
+        "last_received",
+        "name",
+        "on_control",
+        "on_hello",
+        "on_pong",
+        "ring",
+        "serving",
+        "table",
+    )
+
+    def __init__(
+        self,
+        channel: Channel,
+        router: Router,
+        deadlines: Deadlines,
+        *,
+        opener: bool,
+        ring: str,
+        name: str = "",
+        key: bytes = b"",
+        calls_max: int = CALLS_PER_LINK_MAX,
+    ) -> None:
+        self.channel = channel
+        self.ring = ring
+        self.name = name
+        self.key = key
+        self.table = CallTable(2 if opener else 1, calls_max)
+        self.serving: dict[int, Serving] = {}
+        self.last_received = 0.0
+        self.on_hello: Callable[[bytes], None] | None = None
+        self.on_pong: Callable[[int], None] | None = None
+        self.on_control: Callable[[int, bytes], None] | None = None
+        self._router = router
+        self._deadlines = deadlines
+        self._bodies: dict[int, tuple[Incoming, Callable[[bytes], None]]] | None = None
+        self._outgoing: dict[int, Outgoing] | None = None
+        self._assembling_bytes = 0
+
+    # -- life
+
+    async def run(self, initial: bytes = b"") -> str:
+        """Carry frames until the channel closes; return why. Every open call then has its outcome.
+
+        Raises: `RemoteProtocolError` for what the peer must not send.
+        """
+        self.last_received = trio.current_time()
+        self.channel.start(self._handlers(), self._on_pass)
+        self._deadlines.add(self)
+        try:
+            return await self.channel.run(initial)
+        finally:
+            reason = self.channel.close_reason
+            self.close(NoConnection(reason, maybe_ran=True))
+
+    def close(self, error: CallError) -> None:
+        """Close the channel; all calls that we opened end with `error`, all we serve are dropped."""
+        reason = error.reason if isinstance(error, NoConnection) else "closed"
+        self.channel.close(reason)
+        self._deadlines.discard(self)
+        for ident, waiter in self.table.drain():
+            self._give_error(ident, waiter, error)  # type: ignore[arg-type]
+        serving, self.serving = self.serving, {}
+        for served in serving.values():
+            self._drop(served)
+        self._bodies = None
+        self._outgoing = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether its channel is closed."""
+        return self.channel.closed
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls that we sent have no answer yet."""
+        return len(self.table)
+
+    def _on_pass(self) -> None:
+        self.last_received = trio.current_time()
+
+    def _handlers(self) -> Sequence[Callable[[int, bytes], None]]:
+        """One entry per frame kind, 0 unused."""
+        return (
+            self._on_control,
+            self._on_call,
+            self._on_cast,
+            self._on_reply,
+            self._on_error,
+            self._on_cancel,
+            self._on_data,
+            self._on_credit,
+            self._on_open,
+            self._on_close,
+            self._on_ping,
+            self._on_pong,
+            self._on_goodbye,
+            self._on_gossip,
+            self._on_hello_frame,
+        )
+
+    # -- calls that programs in this process make
+
+    async def call(self, prefix: bytes, args: bytes, deadline: float) -> bytes:
+        """One call. `prefix` is a call body's header with its target; `args` are encoded.
+
+        Returns the answer's body: a flags byte, then the encoded value.
+        Raises: `CallError`. Cancellation: the callee is told (CANCEL), the answer is dropped.
+        """
+        channel = self.channel
+        if channel.close_reason or channel.queued_bytes:
+            self._check_open()
+        table = self.table
+        ident = table.open(current_task(), deadline)
+        if len(args) > frames.MORE_ABOVE:
+            self._send_large(frames.CALL, ident, prefix, args)
+        else:
+            message = _pack_header(len(prefix) + len(args) + 5, frames.CALL, ident) + prefix + args
+            if len(table) == 1:
+                channel.send_frame_now(message)
+            else:
+                channel.queue(message)
+        if deadline < self._deadlines.wakes_at:
+            self._deadlines.arm(deadline)
+
+        def abort(_: object) -> Abort:
+            table.close(ident)
+            self._forget(ident)
+            channel.queue(frame(frames.CANCEL, ident))
+            return Abort.SUCCEEDED
+
+        body: bytes = await wait_task_rescheduled(abort)
+        return body
+
+    async def call_many(
+        self, prefix: bytes, many: Sequence[bytes], deadline: float
+    ) -> list[bytes | CallError]:
+        """Many calls of one function: one flush, one wake-up. Answers in the order of `many`."""
+        self._check_open()
+        if not many:
+            return []
+        table = self.table
+        gather = Gather(current_task(), len(many))
+        queue = self.channel.queue
+        idents: list[int] = []
+        length = len(prefix) + 5
+        for args in many:
+            ident = table.open(gather, deadline)
+            idents.append(ident)
+            if len(args) > frames.MORE_ABOVE:
+                self._send_large(frames.CALL, ident, prefix, args)
+            else:
+                queue(_pack_header(length + len(args), frames.CALL, ident) + prefix + args)
+        if deadline < self._deadlines.wakes_at:
+            self._deadlines.arm(deadline)
+
+        def abort(_: object) -> Abort:
+            for ident in idents:
+                if table.close(ident) is not None:
+                    self._forget(ident)
+                    queue(frame(frames.CANCEL, ident))
+            return Abort.SUCCEEDED
+
+        await wait_task_rescheduled(abort)
+        bodies = gather.bodies
+        return [bodies[ident] for ident in idents]
+
+    def cast(self, prefix: bytes, args: bytes) -> None:
+        """A call without an answer. `args` within one fragment."""
+        self._check_open()
+        self.channel.queue(frame(frames.CAST, 0, prefix + args))
+
+    def _check_open(self) -> None:
+        if self.channel.closed:
+            raise NoConnection(self.channel.close_reason)
+        if self.channel.congested:
+            raise NoConnection("overloaded")
+
+    def _send_large(self, kind: int, ident: int, prefix: bytes, body: bytes) -> None:
+        """A body in fragments: the first with its header, the rest under credit."""
+        _, fragment = first_fragment(body)
+        head = bytes((prefix[0] | FLAG_MORE,)) + prefix[1:]
+        self.channel.queue(frame(kind, ident, head + fragment))
+        outgoing = Outgoing(ident, body)
+        if self._outgoing is None:
+            self._outgoing = {}
+        self._outgoing[ident] = outgoing
+        self._push(ident, outgoing)
+
+    def _push(self, ident: int, outgoing: Outgoing) -> None:
+        for data in outgoing.take():
+            self.channel.queue_bulk(data)
+        if outgoing.finished and self._outgoing is not None:
+            self._outgoing.pop(ident, None)
+
+    def _forget(self, ident: int) -> None:
+        """Drop half-sent and half-received bodies of a call that ended."""
+        if self._bodies is not None:
+            self._bodies.pop(ident, None)
+        if self._outgoing is not None:
+            self._outgoing.pop(ident, None)
+
+    # -- deadlines (services/deadlines.py)
+
+    def next_timer(self) -> float:
+        """When the earliest call may be due."""
+        return self.table.next_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """End the calls that are due with `Timeout`."""
+        error = Timeout(maybe_ran=True)
+        for ident, waiter in self.table.expire(now):
+            self._forget(ident)
+            self._give_error(ident, waiter, error)  # type: ignore[arg-type]
+            self.channel.queue(frame(frames.CANCEL, ident))
+
+    # -- calls that the peer makes, for the router
+
+    def reply(self, ident: int, encoded: bytes) -> None:
+        """Answer the peer's call with an encoded value."""
+        self.serving.pop(ident, None)
+        if len(encoded) > frames.MORE_ABOVE:
+            if len(encoded) > BODY_BYTES_MAX:
+                self.reply_error(ident, too_large(len(encoded)))
+                return
+            self._send_large(frames.REPLY, ident, b"\0", encoded)
+        else:
+            self.channel.queue(
+                _pack_header(len(encoded) + 6, frames.REPLY, ident) + b"\0" + encoded
+            )
+
+    def reply_error(self, ident: int, error: CallError) -> None:
+        """Answer the peer's call with a failure."""
+        self.serving.pop(ident, None)
+        self.channel.queue(frame(frames.ERROR, ident, dumps(error_to_fields(error))))
+
+    def forward(self, origin: Endpoint, theirs: int, body: bytes, deadline: float) -> None:
+        """Pass on the call `theirs` of `origin`; `body` is the whole new body of the CALL frame."""
+        ident = self.table.open((origin, theirs), deadline)
+        origin.serving[theirs] = (self, ident)
+        self.channel.queue(_pack_header(len(body) + 5, frames.CALL, ident) + body)
+        if deadline < self._deadlines.wakes_at:
+            self._deadlines.arm(deadline)
+
+    def assemble(self, ident: int, first: bytes, whole: Callable[[bytes], None]) -> None:
+        """The peer's body goes on in DATA frames; `whole` is called with all of it."""
+        if self._bodies is None:
+            self._bodies = {}
+        self._bodies[ident] = (Incoming(first), whole)
+
+    # -- frames
+
+    def _on_call(self, ident: int, body: bytes) -> None:
+        if ident in self.serving or not ident or (ident & 1) == self.table.parity:
+            raise RemoteProtocolError("call id in use or of the wrong side")
+        self._router.on_call(self, ident, body)
+
+    def _on_cast(self, ident: int, body: bytes) -> None:
+        self._router.on_cast(self, body)
+
+    def _on_reply(self, ident: int, body: bytes) -> None:
+        if not body:
+            raise RemoteProtocolError("empty reply")
+        if body[0]:
+            self._start_reply(ident, body)
+            return
+        waiter = self.table.close(ident)
+        if waiter.__class__ is tuple:
+            origin, theirs = waiter  # type: ignore[misc]
+            origin.serving.pop(theirs, None)
+            origin.channel.queue(_pack_header(len(body) + 5, frames.REPLY, theirs) + body)
+        elif waiter.__class__ is Task:
+            reschedule(waiter, _Value(body))  # type: ignore[arg-type]
+        elif waiter.__class__ is Gather:
+            waiter.answer(ident, body)  # type: ignore[attr-defined]
+        elif waiter is not None:
+            raise RemoteProtocolError("reply to a stream")
+
+    def _start_reply(self, ident: int, body: bytes) -> None:
+        """A value in fragments."""
+        waiter = self.table.peek(ident)
+        if waiter is None:
+            return
+        if isinstance(waiter, tuple):
+            origin, theirs = waiter
+            origin.channel.queue(frame(frames.REPLY, theirs, body))
+            return
+        self.assemble(ident, body[1:], lambda whole: self._on_reply(ident, b"\0" + whole))
+
+    def _on_error(self, ident: int, body: bytes) -> None:
+        waiter = self.table.close(ident)
+        if waiter is None:
+            return
+        self._forget(ident)
+        if isinstance(waiter, tuple):
+            origin, theirs = waiter
+            origin.serving.pop(theirs, None)
+            origin.channel.queue(frame(frames.ERROR, theirs, body))
+            return
+        self._give_error(ident, waiter, error_from_fields(loads_control(body)))  # type: ignore[arg-type]
+
+    def _give_error(self, ident: int, waiter: Waiter, error: CallError) -> None:
+        if isinstance(waiter, Task):
+            reschedule(waiter, outcome.Error(error))
+        elif isinstance(waiter, Gather):
+            waiter.answer(ident, error)
+        elif isinstance(waiter, Stream):
+            waiter.closed_by_peer(error)
+        else:
+            origin, theirs = waiter
+            if not origin.closed:
+                origin.reply_error(theirs, error)
+
+    def _on_cancel(self, ident: int, body: bytes) -> None:
+        served = self.serving.pop(ident, None)
+        self._forget(ident)
+        if served is not None:
+            self._drop(served)
+
+    def _drop(self, served: Serving) -> None:
+        """The peer no longer wants what we do for it."""
+        if isinstance(served, tuple):
+            endpoint, ident = served
+            if endpoint.table.close(ident) is not None and not endpoint.closed:
+                endpoint._forget(ident)
+                endpoint.channel.queue(frame(frames.CANCEL, ident))
+        elif isinstance(served, trio.CancelScope):
+            served.cancel()
+        else:
+            served.closed_by_peer(NoConnection("closed"))
+
+    def _on_data(self, ident: int, body: bytes) -> None:
+        other = self._state(ident)
+        if isinstance(other, tuple):
+            endpoint, theirs = other
+            endpoint.channel.queue_bulk(frame(frames.DATA, theirs, body))
+            ours = (ident & 1) == self.table.parity
+            if ours and body and not body[0] & FLAG_MORE and self.table.close(ident) is not None:
+                endpoint.serving.pop(theirs, None)
+        elif isinstance(other, Stream):
+            other.data_received(body)
+        elif self._bodies is not None and ident in self._bodies:
+            self._continue_body(ident, body)
+
+    def _continue_body(self, ident: int, data: bytes) -> None:
+        assert self._bodies is not None
+        incoming, whole = self._bodies[ident]
+        if sum(each.size for each, _ in self._bodies.values()) > REASSEMBLY_BYTES_MAX:
+            raise RemoteProtocolError("too much in unfinished bodies")
+        body, credit = incoming.receive(ident, data)
+        if credit is not None:
+            self.channel.queue(credit)
+        if body is not None:
+            del self._bodies[ident]
+            whole(body)
+
+    def _on_credit(self, ident: int, body: bytes) -> None:
+        if len(body) != U32.size:
+            raise RemoteProtocolError("malformed credit")
+        other = self._state(ident)
+        if isinstance(other, tuple):
+            endpoint, theirs = other
+            endpoint.channel.queue(frame(frames.CREDIT, theirs, body))
+            return
+        count = U32.unpack(body)[0]
+        if isinstance(other, Stream):
+            other.credit_received(count)
+        elif self._outgoing is not None and ident in self._outgoing:
+            outgoing = self._outgoing[ident]
+            outgoing.add_credit(count)
+            self._push(ident, outgoing)
+
+    def _state(self, ident: int) -> object:
+        if (ident & 1) == self.table.parity:
+            return self.table.peek(ident)
+        return self.serving.get(ident)
+
+    # -- streams
+
+    def open_stream(self, stream_type: bytes) -> Stream:
+        """A byte stream to the peer's handler of `stream_type`. Raises: `NoConnection`."""
+        self._check_open()
+        stream = Stream(self.channel, self._end_stream)
+        stream.ident = self.table.open(stream, float("inf"))
+        self.channel.queue(frame(frames.OPEN, stream.ident, stream_type))
+        return stream
+
+    def accept_stream(self, ident: int) -> Stream:
+        """Take the stream that the peer opened (router)."""
+        stream = Stream(self.channel, self._end_stream)
+        stream.ident = ident
+        self.serving[ident] = stream
+        return stream
+
+    def refuse_stream(self, ident: int, error: CallError) -> None:
+        """Do not take the stream that the peer opened."""
+        self.channel.queue(frame(frames.CLOSE, ident, dumps(error_to_fields(error))))
+
+    def _end_stream(self, ident: int) -> None:
+        if (ident & 1) == self.table.parity:
+            self.table.close(ident)
+        else:
+            self.serving.pop(ident, None)
+
+    def _on_open(self, ident: int, body: bytes) -> None:
+        if ident in self.serving or not ident or (ident & 1) == self.table.parity:
+            raise RemoteProtocolError("stream id in use or of the wrong side")
+        streams = sum(isinstance(each, Stream) for each in self.serving.values())
+        if streams >= STREAMS_PER_LINK_MAX:
+            self.refuse_stream(ident, NoConnection("overloaded"))
+            return
+        self._router.on_open(self, ident, body)
+
+    def _on_close(self, ident: int, body: bytes) -> None:
+        other = self._state(ident)
+        if isinstance(other, Stream):
+            error = error_from_fields(loads_control(body)) if body else None
+            other.closed_by_peer(error)
+
+    # -- the channel itself
+
+    def ping(self, token: int) -> None:
+        """Ask for a PONG with the same token."""
+        self.channel.queue(frame(frames.PING, 0, U64.pack(token)))
+
+    def _on_ping(self, ident: int, body: bytes) -> None:
+        if len(body) != U64.size:
+            raise RemoteProtocolError("malformed ping")
+        self.channel.queue(frame(frames.PONG, 0, body))
+
+    def _on_pong(self, ident: int, body: bytes) -> None:
+        if len(body) != U64.size:
+            raise RemoteProtocolError("malformed pong")
+        if self.on_pong is not None:
+            self.on_pong(U64.unpack(body)[0])
+
+    def _on_hello_frame(self, ident: int, body: bytes) -> None:
+        if self.on_hello is None:
+            raise RemoteProtocolError("unexpected hello")
+        on_hello, self.on_hello = self.on_hello, None
+        on_hello(body)
+
+    def _on_goodbye(self, ident: int, body: bytes) -> None:
+        self._on_control(frames.GOODBYE, body)
+
+    def _on_gossip(self, ident: int, body: bytes) -> None:
+        self._on_control(frames.GOSSIP, body)
+
+    def _on_control(self, kind: int, body: bytes) -> None:
+        if self.on_control is None:
+            raise RemoteProtocolError("frame kind that this channel does not carry")
+        self.on_control(kind, body)
+
+
+def too_large(size: int) -> RemoteError:
+    """The refusal of a body beyond BODY_BYTES_MAX."""
+    return RemoteError(
+        "too_large",
+        f"the value has {size} bytes encoded, at most {BODY_BYTES_MAX} travel in one call; "
+        "send it in pieces or as a stream",
+    )
