@@ -46,6 +46,9 @@ KEEPALIVE_MISSED_MAX: Final = 4  # dead after 4 missed: NodeDown within 5 s of s
 # -- discovery
 CANDIDATES_PER_WINDOW_MAX: Final = 64  # what the discovery process hands over ...
 CANDIDATE_WINDOW_S: Final = 10.0  # ... in this span
+CANDIDATES_PER_ORIGIN_MAX: Final = 16  # of them from one sender: 3 nodes with 5 addresses each
+SERVICE_ADDRESSES_MAX: Final = 8  # of one advertised service: 2 interfaces, v4 and 3 v6 each
+DISCOVERY_INTERFACES_MAX: Final = 16  # that the discovery process speaks on; a Pi has two
 CANDIDATES_MAX: Final = 256  # what the daemon keeps
 GOSSIP_NODES_MAX: Final = 64
 
