@@ -332,11 +332,21 @@ class Endpoint:
         self.serving.pop(ident, None)
         self.channel.queue(frame(frames.ERROR, ident, dumps(error_to_fields(error))))
 
-    def forward(self, origin: Endpoint, theirs: int, body: bytes, deadline: float) -> None:
-        """Pass on the call `theirs` of `origin`; `body` is the whole new body of the CALL frame."""
+    def forward(
+        self, origin: Endpoint, theirs: int, prefix: bytes, args: bytes, deadline: float, more: int
+    ) -> None:
+        """Pass on the call `theirs` of `origin`. `more`: the rest of `args` follows in DATA frames."""
         ident = self.table.open((origin, theirs), deadline)
         origin.serving[theirs] = (self, ident)
-        self.channel.queue(_pack_header(len(body) + 5, frames.CALL, ident) + body)
+        if more:
+            head = bytes((prefix[0] | FLAG_MORE,)) + prefix[1:]
+            self.channel.queue(frame(frames.CALL, ident, head + args))
+        elif len(args) > frames.MORE_ABOVE:
+            self._send_large(frames.CALL, ident, prefix, args)
+        else:
+            self.channel.queue(
+                _pack_header(len(prefix) + len(args) + 5, frames.CALL, ident) + prefix + args
+            )
         if deadline < self._deadlines.wakes_at:
             self._deadlines.arm(deadline)
 

@@ -83,6 +83,7 @@ FLAG_MORE: Final = 1  # CALL, REPLY, DATA: the body goes on in DATA frames
 FLAG_DIGEST: Final = 2  # CALL, CAST: a 16-byte code digest follows the target
 
 DIGEST_BYTES: Final = 16
+FRAME_BODY_BYTES_MAX: Final = limits.FRAME_BYTES_MAX - 9  # what one frame carries
 MORE_ABOVE: Final = limits.FRAGMENT_BYTES_MAX  # a longer body goes in fragments
 
 HEADER: Final = struct.Struct(">IBI")
