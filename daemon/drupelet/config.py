@@ -19,16 +19,16 @@ over files (there would be no way to take an entry out).
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import ipaddress
 import json
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from drupelet import config_values as values
+from drupelet.config_values import BadValue, Check, Peer, is_address, show
 from drupelet.errors import ConfigError
 from drupelet.toml_text import (
     ConfigErrors,
@@ -55,39 +55,20 @@ __all__ = [
     "PortMapperConfig",
     "RelayConfig",
     "SessionsConfig",
-    "known_keys",
     "load",
     "locate",
     "parse",
     "to_toml",
 ]
 
-FILES_MAX: Final = 256  # in conf.d; more is a directory given by mistake
-NODE_NAME_CHARS_MAX: Final = limits.TARGET_BYTES_MAX - 2 * (
-    1 + limits.NAME_CHARS_MAX
-)  # in a target
-SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of unix(7) is 108 bytes with its closing zero
-INTERFACE_CHARS_MAX: Final = 15  # IFNAMSIZ of netdevice(7) without its closing zero
 LISTEN_ADDRESSES_MAX: Final = 16  # one socket each
 INTERFACES_MAX: Final = 16
+FILES_MAX: Final = 256  # in conf.d; more is a directory given by mistake
 
 ETC: Final = Path("/etc/drupelet")
 STATE_DIR: Final = Path("/var/lib/drupelet")
 SOCKET: Final = Path("/run/drupelet/drupelet.sock")
 SOCKET_NAME: Final = "drupelet.sock"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
-    """A static peer: `name` its label, `host` an address or host name without brackets."""
-
-    name: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.name}@{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,236 +143,34 @@ class Config:
 
 
 _SECTIONS: Final[dict[str, Callable[..., object]]] = {
-    "node": NodeConfig,
-    "link": LinkConfig,
-    "mdns": MdnsConfig,
-    "portmapper": PortMapperConfig,
-    "missions": MissionsConfig,
-    "engine": EngineConfig,
-    "sessions": SessionsConfig,
-    "objects": ObjectsConfig,
-    "relay": RelayConfig,
+    field.name: type(field.default) for field in dataclasses.fields(Config)
 }
-
-
-# -- values
-
-
-class _BadValue(Exception):
-    """A value that a key does not take."""
-
-    def __init__(self, what: str, mend: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.mend = mend
-
-
-_Check: TypeAlias = Callable[[object, Path], object]
-_TYPE_NAMES: Final[dict[type, str]] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number with a point",
-    str: "text",
-    list: "a list",
-    dict: "a table",
-}
-_LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
-_SIMPLE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
-
-
-def _show(value: object) -> str:
-    shown = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
-    return printable(shown if len(shown) <= 80 else shown[:77] + "...")
-
-
-def _expect(value: object, wanted: type, example: str) -> None:
-    if type(value) is not wanted:  # `is`: a bool is an int to isinstance
-        got = _TYPE_NAMES.get(type(value), "a date or time")
-        raise _BadValue(f"must be {_TYPE_NAMES[wanted]}, not {got}", f"write it as {example}")
-
-
-def _boolean(value: object, base: Path) -> bool:
-    _expect(value, bool, "true or false, without quotes")
-    return bool(value)
-
-
-def _port(value: object, base: Path) -> int:
-    _expect(value, int, "a number such as 4370, without quotes")
-    assert isinstance(value, int)
-    if not 0 <= value <= 65_535:
-        raise _BadValue(f"{_show(value)} is no port", "use 0 to 65535 (0: any free port)")
-    return value
-
-
-def _text(value: object, example: str) -> str:
-    _expect(value, str, example)
-    assert isinstance(value, str)
-    return value
-
-
-def _one_of(*choices: str) -> _Check:
-    def check(value: object, base: Path) -> str:
-        word = _text(value, f'"{choices[0]}"')
-        if word not in choices:
-            known = ", ".join(f'"{choice}"' for choice in choices)
-            near = difflib.get_close_matches(word[:64].lower(), choices, n=1, cutoff=0.6)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
-            raise _BadValue(f"{_show(word)} is not known", f"use one of {known}{hint}")
-        return word
-
-    return check
-
-
-def _path(value: object, base: Path) -> Path:
-    word = _text(value, '"/a/path"')
-    if not word or not word.isprintable():
-        raise _BadValue(f"{_show(word)} is no path", 'write a path such as "/var/lib/drupelet"')
-    if word.startswith("~"):
-        raise _BadValue(f"{_show(word)}: ~ is not expanded here", "write the path in full")
-    return base / word
-
-
-def _socket_path(value: object, base: Path) -> Path:
-    path = _path(value, base)
-    _check_socket_path(path)
-    return path
-
-
-def _check_socket_path(path: Path) -> None:
-    if (size := len(str(path).encode())) > SOCKET_PATH_BYTES_MAX:
-        raise _BadValue(
-            f"the socket's path {_show(str(path))} has {size} bytes, Unix allows"
-            f" {SOCKET_PATH_BYTES_MAX}",
-            "choose a shorter one with [node] socket",
-        )
-
-
-def _list_of(check: _Check, count_max: int, example: str, *, count_min: int = 0) -> _Check:
-    def check_list(value: object, base: Path) -> tuple[object, ...]:
-        _expect(value, list, example)
-        assert isinstance(value, list)
-        if not count_min <= len(value) <= count_max:
-            raise _BadValue(f"has {len(value)} entries", f"give {count_min} to {count_max}")
-        items = tuple(check(item, base) for item in value)
-        for place, item in enumerate(items):
-            if item in items[:place]:
-                raise _BadValue(f"{_show(value[place])} stands twice", "remove one of them")
-        return items
-
-    return check_list
-
-
-def _address(value: object, base: Path) -> str:
-    word = _text(value, '"0.0.0.0"')
-    try:
-        address = ipaddress.ip_address(word)
-    except ValueError:
-        raise _BadValue(
-            f"{_show(word)} is no IP address",
-            'use one such as "0.0.0.0", "::" or "192.168.1.7" (no host names, no port)',
-        ) from None
-    if address.is_multicast:
-        raise _BadValue(f"{_show(word)} is a multicast address", "use an address of this machine")
-    return word
-
-
-def _interface(value: object, base: Path) -> str:
-    word = _text(value, '"eth0"')
-    try:
-        ipaddress.ip_address(word)
-    except ValueError:
-        if not re.fullmatch(rf"[^\s/:]{{1,{INTERFACE_CHARS_MAX}}}", word) or not word.isprintable():
-            raise _BadValue(
-                f"{_show(word)} is no network interface", 'use a name such as "eth0" or an address'
-            ) from None
-    return word
-
-
-def _node_name(value: object, base: Path) -> str:
-    word = _text(value, '"gandalf"')
-    label, at, host = word.partition("@")
-    _check_label(label)
-    if at:
-        _check_host(host, '"gandalf", "gandalf@shire" or "gandalf@shire.example.org"')
-    if len(word) > NODE_NAME_CHARS_MAX:
-        raise _BadValue(
-            f"has {len(word)} characters", f"use at most {NODE_NAME_CHARS_MAX} for name@host"
-        )
-    return word
-
-
-def _check_label(label: str) -> None:
-    if not _SIMPLE_NAME.match(label):
-        raise _BadValue(
-            f"{_show(label)} is no node name",
-            "use letters, digits, - and _, beginning with a letter or digit",
-        )
-    if len(label) > limits.NAME_CHARS_MAX:
-        raise _BadValue(
-            f"the node name has {len(label)} characters",
-            f"use at most {limits.NAME_CHARS_MAX} before the @",
-        )
-
-
-def _check_host(host: str, example: str) -> None:
-    if not _is_address(host) and (
-        len(host) > limits.HOST_CHARS_MAX
-        or not all(_LABEL.match(label) for label in host.removesuffix(".").split("."))
-        or host.rsplit(".", 1)[-1].isdigit()  # 192.168.1.700 is a typing error, not a host
-    ):
-        raise _BadValue(f"{_show(host)} is no host name or address", f"write it as {example}")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _peer(value: object, base: Path) -> Peer:
-    example = '"bilbo@192.168.1.7:4370", "bilbo@shire.local:4370" or "bilbo@[fe80::1%eth0]:4370"'
-    word = _text(value, example)
-    label, at, place = word.partition("@")
-    host, colon, port = place.rpartition(":")
-    if not at or not colon or not host:
-        raise _BadValue(f"{_show(word)} is not name@host:port", f"write it as {example}")
-    _check_label(label)
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
-        raise _BadValue(f"{_show(word)}: {_show(port)} is no port", "use 1 to 65535")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-        if ":" not in host or not _is_address(host):
-            raise _BadValue(f"{_show(host)} is no IPv6 address", f"write it as {example}")
-    elif ":" in host:
-        raise _BadValue(f"{_show(word)}: an IPv6 address needs brackets", f"write it as {example}")
-    else:
-        _check_host(host, example)
-    return Peer(name=label, host=host, port=int(port))
-
-
-_LISTEN: Final = _list_of(_address, LISTEN_ADDRESSES_MAX, '["0.0.0.0", "::"]', count_min=1)
-_SCHEMA: Final[dict[str, dict[str, _Check]]] = {
+_LISTEN: Final = values.list_of(
+    values.address, LISTEN_ADDRESSES_MAX, '["0.0.0.0", "::"]', count_min=1
+)
+_SCHEMA: Final[dict[str, dict[str, Check]]] = {
     "node": {
-        "name": _node_name,
-        "state_dir": _path,
-        "socket": _socket_path,
-        "environment": _one_of("prod", "dev"),
+        "name": values.node_name,
+        "state_dir": values.path_of,
+        "socket": values.socket_path,
+        "environment": values.one_of("prod", "dev"),
     },
     "link": {
         "listen": _LISTEN,
-        "port_min": _port,
-        "port_max": _port,
-        "peers": _list_of(_peer, limits.CANDIDATES_MAX, '["bilbo@192.168.1.7:4370"]'),
-        "cookie_file": _path,
+        "port_min": values.port,
+        "port_max": values.port,
+        "peers": values.list_of(values.peer, limits.CANDIDATES_MAX, '["bilbo@192.168.1.7:4370"]'),
+        "cookie_file": values.path_of,
     },
-    "mdns": {"enabled": _boolean, "interfaces": _list_of(_interface, INTERFACES_MAX, '["eth0"]')},
-    "portmapper": {"enabled": _boolean, "listen": _LISTEN, "port": _port},
-    "missions": {"dir": _path, "launcher": _one_of("systemd", "subprocess")},
-    "engine": {"kind": _one_of("auto", "sqlite", "etcd", "postgresql")},
+    "mdns": {
+        "enabled": values.boolean,
+        "interfaces": values.list_of(values.interface, INTERFACES_MAX, '["eth0"]'),
+    },
+    "portmapper": {"enabled": values.boolean, "listen": _LISTEN, "port": values.port},
+    "missions": {"dir": values.path_of, "launcher": values.one_of("systemd", "subprocess")},
+    "engine": {"kind": values.one_of("auto", "sqlite", "etcd", "postgresql")},
     "sessions": {},
-    "objects": {"repository": _one_of("sqlite", "postgresql")},
+    "objects": {"repository": values.one_of("sqlite", "postgresql")},
     "relay": {},
 }
 
@@ -449,10 +228,18 @@ def parse(text: str, file: str, *, host_name: str = "node") -> Config:
 
 def _drop_ins(directory: Path) -> list[Path]:
     try:
-        files = sorted(directory.glob("*.toml"))
+        files = sorted(
+            entry
+            for entry in directory.iterdir()
+            if entry.suffix == ".toml" and not entry.name.startswith(".")  # editors' own
+        )
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise ConfigError(
-            f"cannot be read: {error}", mend="check its owner and mode", file=str(directory)
+            f"cannot be read: {error.strerror}",
+            mend="it must be a directory that this user may read",
+            file=str(directory),
         ) from None
     if len(files) > FILES_MAX:
         raise ConfigError(
@@ -481,7 +268,8 @@ def _collect(
         checks = _SCHEMA.get(section)
         if checks is None:
             what, mend = _unknown_section(section, table)
-            problems.append(ConfigError(what, mend=mend, file=file, line=line, key=section))
+            shown = printable(section)
+            problems.append(ConfigError(what, mend=mend, file=file, line=line, key=shown))
             continue
         if not isinstance(table, dict):
             mend = f"write [{section}] on a line of its own"
@@ -494,10 +282,11 @@ def _collect(
             dotted = f"{section}.{printable(key)}"
             try:
                 if key not in checks:
-                    raise _BadValue("is not a known key", suggest(key, checks))
+                    raise BadValue("is not a known key", suggest(key, checks))
                 checked = checks[key](value, base)
+                settings.pop((section, key), None)  # so that the latest stands last
                 settings[section, key] = _Setting(value=checked, file=file, line=line_of_key)
-            except _BadValue as bad:
+            except BadValue as bad:
                 problems.append(
                     ConfigError(bad.what, mend=bad.mend, file=file, line=line_of_key, key=dotted)
                 )
@@ -538,15 +327,17 @@ def _check_together(config: Config, settings: _Settings, problems: list[ConfigEr
     """What no key can tell alone."""
 
     def refuse(what: str, mend: str, *keys: tuple[str, str]) -> None:
-        given = [key for key in keys if key in settings]
-        place = max(given, key=lambda key: (settings[key].file, settings[key].line))
+        place = [key for key in settings if key in keys][-1]  # settings are in the order read
         setting = settings[place]
         problems.append(
             ConfigError(what, mend=mend, file=setting.file, line=setting.line, key=".".join(place))
         )
 
     link = config.link
-    if link.port_min > link.port_max:
+    refused = {problem.key for problem in problems}  # a default stands in for these
+    if refused & {"link.port_min", "link.port_max"}:
+        pass
+    elif link.port_min > link.port_max:
         what = f"port_min {link.port_min} is above port_max {link.port_max}"
         refuse(what, "swap or set both", ("link", "port_min"), ("link", "port_max"))
     elif link.port_min == 0 and link.port_max != 0:
@@ -554,26 +345,20 @@ def _check_together(config: Config, settings: _Settings, problems: list[ConfigEr
         refuse(what, "set both to 0 or neither", ("link", "port_min"))
     if ("node", "socket") not in settings:
         try:
-            _check_socket_path(config.node.socket)
-        except _BadValue as bad:
+            values.check_socket_path(config.node.socket)
+        except BadValue as bad:
             refuse(bad.what, bad.mend, ("node", "state_dir"))
     _, at, own_host = config.node.name.partition("@")
-    for peer in link.peers if at else ():
-        if _is_long(own_host) is not (_is_long(peer.host) or _is_neutral(peer.host)):
-            if _is_neutral(peer.host) or _is_neutral(own_host):
-                continue
-            what = f"{_show(str(peer))} mixes long and short names with {_show(config.node.name)}"
+    for peer in link.peers if at and not _is_neutral(own_host) else ():
+        if not _is_neutral(peer.host) and ("." in peer.host) is not ("." in own_host):
+            what = f"{show(str(peer))} mixes long and short names with {show(config.node.name)}"
             mend = "use hosts with dots in both, in neither, or an IP address for the peer"
             refuse(what, mend, ("link", "peers"))
-            break
-
-
-def _is_long(host: str) -> bool:
-    return "." in host
 
 
 def _is_neutral(host: str) -> bool:
-    return _is_address(host) or host == "localhost"
+    """Neither long nor short: such a host reaches the same machine from both kinds of name."""
+    return is_address(host) or host == "localhost"
 
 
 # -- back to TOML
@@ -601,8 +386,3 @@ def _toml_value(value: object) -> str:
             return "[" + ", ".join(_toml_value(item) for item in value) + "]"
         case _:  # JSON's escapes are TOML's, but for DEL
             return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def known_keys() -> Mapping[str, tuple[str, ...]]:
-    """Every section with its keys, for completion and for the test of the sample."""
-    return {section: tuple(checks) for section, checks in _SCHEMA.items()}
