@@ -1,0 +1,532 @@
+"""Links: the driver of membership. Accepts, dials, greets, keeps alive, closes.
+
+Decides nothing that `core/membership`, `core/connection` and `core/admission` can decide: it turns
+their effects into sockets and tells them what became of it.
+
+Rules
+- A stranger gets no byte that is not the handshake's; a refusal at the door is a reset (so that the
+  dialling side does not take it for a wrong cookie, which is an orderly close without a word).
+- A link exists for the program from the WELCOME on: the accepting side greets, with the reason when
+  it refuses; the dialling side counts the link when it was greeted.
+- One malformed peer closes only its own link.
+
+Owns: the listener, one task per link or handshake under way. Cancellation: links are cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import trio
+
+from drupelet.core import effects
+from drupelet.core.admission import Admission
+from drupelet.core.candidates import Candidate
+from drupelet.core.connection import Connection
+from drupelet.core.membership import Membership, PeerInfo
+from drupelet.errors import CallError, NoConnection, RemoteProtocolError
+from drupelet.net.channel import Channel, Flusher, tune_tcp
+from drupelet.net.dialer import dial
+from drupelet.net.listener import Listener
+from drupelet.net.secure_stream import initiate, respond
+from drupelet.services.deadlines import Deadlines
+from drupelet.services.endpoint import Endpoint, Router
+from drupelet.wire import frames
+from drupelet.wire.codec import dumps, loads_control
+from drupelet.wire.frames import frame
+from drupelet.wire.handshake import (
+    ROLE_MEMBER,
+    Credentials,
+    Established,
+    HandshakeRefused,
+    Initiator,
+    Responder,
+)
+from drupelet.wire.limits import HANDSHAKE_S
+from drupelet.wire.messages.links import Welcome, decode_welcome, encode_welcome
+from drupelet.wire.messages.membership import decode_gossip, encode_gossip
+from drupelet.wire.records import RecordOpener, RecordSealer
+
+_log = logging.getLogger("drupelet.links")
+
+CONNECT_S: Final = 1.9  # a caller is told within 2 s why a node cannot be reached
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
+_NODE_LISTENERS_MAX: Final = 256  # programs that watch nodes come and go
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeEvent:
+    """A node came up or went down. `kind` is "up" or "down"."""
+
+    kind: str
+    name: str
+    key: bytes
+    incarnation: int
+    reason: str
+
+
+class Link:
+    """One link with its keepalive. Registered with `Deadlines` while it lives."""
+
+    __slots__ = ("connection", "endpoint", "initiated", "link_id", "peer")
+
+    def __init__(
+        self, link_id: int, endpoint: Endpoint, peer: PeerInfo, initiated: bool, now: float
+    ) -> None:
+        self.link_id = link_id
+        self.endpoint = endpoint
+        self.peer = peer
+        self.initiated = initiated
+        self.connection = Connection(now)
+
+    def next_timer(self) -> float:
+        """When the keepalive wants to look again."""
+        return self.connection.next_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """Ping, or give up."""
+        connection = self.connection
+        connection.last_received = max(connection.last_received, self.endpoint.last_received)
+        connection.handle_timer(now)
+        self.perform()
+
+    def perform(self) -> None:
+        """The connection's effects."""
+        for effect in self.connection.take_effects():
+            match effect:
+                case effects.SendPing(token):
+                    self.endpoint.ping(token)
+                case effects.SendGoodbye(reason):
+                    self.endpoint.channel.queue(frame(frames.GOODBYE, 0, dumps(reason)))
+                case effects.Dead(reason):
+                    self.endpoint.close(NoConnection(reason, maybe_ran=True))
+                case _:
+                    assert_never(effect)
+
+    def pong(self, token: int) -> None:
+        """The peer answered a ping."""
+        self.connection.pong(token, trio.current_time())
+
+
+class Links:
+    """All links of one node; the `Directory` of `services/calls.py`."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        membership: Membership,
+        router: Router,
+        flusher: Flusher,
+        deadlines: Deadlines,
+        sockets: list[socket.socket],
+    ) -> None:
+        self.credentials = credentials
+        self.membership = membership
+        self.admission = Admission()
+        self._router = router
+        self._flusher = flusher
+        self._deadlines = deadlines
+        self._listener = Listener(sockets, self._on_accept)
+        self._nursery: trio.Nursery | None = None
+        self._links: dict[int, Link] = {}
+        self._by_name: dict[str, Endpoint] = {}
+        self._next_link_id = 1
+        self._dialling: set[tuple[str, int]] = set()
+        self._changed = trio.Event()
+        self._listeners: list[Callable[[NodeEvent], None]] = []
+        self._stopping = False
+        self.protocol_error_count = 0
+        self.handshake_failed_count = 0
+        self.declared_down_count = 0
+
+    @property
+    def own_name(self) -> str:
+        """This node's name."""
+        return self.credentials.name
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept, dial and keep alive for ever."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._deadlines.add(self)
+            nursery.start_soon(self._listener.run)
+            self._perform()
+            task_status.started()
+
+    async def stop(self, drain_s: float) -> None:
+        """No new links; say goodbye on all; wait at most `drain_s` for the peers to agree."""
+        self._stopping = True
+        self._listener.close()
+        now = trio.current_time()
+        for link in list(self._links.values()):
+            link.connection.goodbye("stopping", now)
+            link.perform()
+        self._arm()
+        with trio.move_on_after(drain_s):
+            while self._links:
+                await self._wait_change()
+
+    # -- the directory
+
+    def endpoint(self, node: str) -> Endpoint | None:
+        """The endpoint of a connected node."""
+        return self._by_name.get(node)
+
+    def connected(self) -> list[str]:
+        """Names of connected nodes."""
+        return sorted({link.peer.name for link in self._links.values()} & self._by_name.keys())
+
+    async def connect(self, node: str) -> Endpoint:
+        """Dial what is known of `node`. Raises: `NoConnection` with the reason, within 2 s."""
+        if self._stopping:
+            raise NoConnection("stopping")
+        now = trio.current_time()
+        self.membership.wanted(node, now)
+        self._perform()
+        with trio.move_on_after(CONNECT_S):
+            while True:
+                endpoint = self._by_name.get(node)
+                if endpoint is not None:
+                    return endpoint
+                if not self._dialling:
+                    break
+                await self._wait_change()
+        raise NoConnection(self.membership.reason(node))
+
+    async def probe(self, host: str, port: int) -> str:
+        """Handshake once with an address, for `why`. Returns "" or the reason it fails."""
+        established, sock, reason = await self._shake(host, port)
+        if sock is not None:
+            sock.close()
+        if established is None:
+            return reason
+        return ""
+
+    def candidate(self, candidate: Candidate) -> None:
+        """Discovery, the mapper, a file or a person names an address."""
+        self.membership.candidate(candidate, trio.current_time())
+        self._perform()
+
+    def link(self, node: str) -> Link | None:
+        """The link to a connected node."""
+        endpoint = self._by_name.get(node)
+        for link in self._links.values():
+            if link.endpoint is endpoint:
+                return link
+        return None
+
+    def listen(self, listener: Callable[[NodeEvent], None]) -> None:
+        """Tell `listener` of every node that comes up or goes down."""
+        if len(self._listeners) >= _NODE_LISTENERS_MAX:
+            raise NoConnection("overloaded")
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[NodeEvent], None]) -> None:
+        """No longer."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    async def _wait_change(self) -> None:
+        await self._changed.wait()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # -- membership's timer and effects
+
+    def next_timer(self) -> float:
+        """When membership wants to look again."""
+        return self.membership.next_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """Membership's turn."""
+        self.membership.handle_timer(now)
+        self._perform()
+
+    def _arm(self) -> None:
+        soonest = self.membership.next_timer()
+        for link in self._links.values():
+            soonest = min(soonest, link.next_timer())
+        if soonest < self._deadlines.wakes_at:
+            self._deadlines.arm(soonest)
+
+    def _perform(self) -> None:
+        for effect in self.membership.take_effects():
+            match effect:
+                case effects.Dial():
+                    self._dial(effect)
+                case effects.CloseLink(link_id, reason):
+                    link = self._links.get(link_id)
+                    if link is not None:
+                        link.connection.goodbye(reason, trio.current_time())
+                        link.perform()
+                case effects.NodeUp():
+                    self._node_up(effect)
+                case effects.NodeDown():
+                    self._node_down(effect)
+                case effects.DeclaredDown():
+                    self.declared_down_count += 1
+                    _log.warning(
+                        "declared_down by=%s reason=%s, rejoining", effect.name, effect.reason
+                    )
+                case effects.SendGossip(link_id, message):
+                    link = self._links.get(link_id)
+                    if link is not None:
+                        link.endpoint.channel.queue(frame(frames.GOSSIP, 0, encode_gossip(message)))
+                case _:
+                    assert_never(effect)
+        self._arm()
+
+    def _node_up(self, effect: effects.NodeUp) -> None:
+        link_id = self.membership.link_of(effect.name)
+        link = self._links.get(link_id) if link_id is not None else None
+        if link is not None:
+            self._by_name[effect.name] = link.endpoint
+        _log.info("node_up name=%s", effect.name)
+        self._tell("up", effect, "")
+
+    def _node_down(self, effect: effects.NodeDown) -> None:
+        self._by_name.pop(effect.name, None)
+        _log.info("node_down name=%s reason=%s", effect.name, effect.reason)
+        self._tell("down", effect, effect.reason)
+
+    def _tell(self, kind: str, effect: effects.NodeUp | effects.NodeDown, reason: str) -> None:
+        event = NodeEvent(
+            kind=kind,
+            name=effect.name,
+            key=effect.key,
+            incarnation=effect.incarnation,
+            reason=reason,
+        )
+        for listener in tuple(self._listeners):
+            listener(event)
+        self._change()
+
+    # -- dialling
+
+    def _dial(self, effect: effects.Dial) -> None:
+        if self._nursery is None or self._stopping:
+            return
+        self._dialling.add((effect.host, effect.port))
+        self._nursery.start_soon(self._outbound, effect)
+
+    async def _outbound(self, effect: effects.Dial) -> None:
+        address = (effect.host, effect.port)
+        try:
+            established, sock, reason = await self._shake(effect.host, effect.port)
+            if established is None or sock is None:
+                self._dial_failed(effect, reason)
+                return
+            endpoint = self._endpoint(sock, established, opener=True)
+            link = self._new_link(endpoint, established, effect.host, effect.port, initiated=True)
+            endpoint.on_hello = lambda body: self._greeted(link, effect, body)
+            with trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_S) as scope:
+                await self._carry(link, established.rest, scope)
+            if link.link_id not in self._links:
+                self._dial_failed(effect, endpoint.channel.close_reason or "silent")
+        finally:
+            self._dialling.discard(address)
+            self._change()
+
+    def _dial_failed(self, effect: effects.Dial, reason: str) -> None:
+        self._dialling.discard((effect.host, effect.port))
+        self.membership.dial_failed(effect.host, effect.port, reason, trio.current_time())
+        self._perform()
+        self._change()
+
+    async def _shake(
+        self, host: str, port: int
+    ) -> tuple[Established | None, socket.socket | None, str]:
+        """Dial and shake hands, with each cookie that we have. (established, socket, reason)."""
+        reason = "silent"
+        for psk_index in range(len(self.credentials.psks)):
+            try:
+                sock = await dial(host, port)
+            except NoConnection as error:
+                return None, None, error.reason
+            machine = Initiator(
+                self.credentials,
+                role=ROLE_MEMBER,
+                ephemeral=secrets.token_bytes(32),
+                psk_index=psk_index,
+            )
+            reason = "silent"
+            try:
+                with trio.move_on_after(HANDSHAKE_S):
+                    return await initiate(sock, machine), sock, ""
+            except HandshakeRefused as refused:
+                reason = refused.reason
+            except RemoteProtocolError:
+                reason = "wrong_node"
+            sock.close()
+            if reason != "bad_cookie":
+                break
+        return None, None, reason
+
+    def _greeted(self, link: Link, effect: effects.Dial, body: bytes) -> None:
+        """The accepting side's WELCOME."""
+        welcome = decode_welcome(body)
+        if welcome.refused is not None:
+            link.endpoint.channel.close(welcome.refused)
+            return
+        now = trio.current_time()
+        self._dialling.discard((effect.host, effect.port))
+        self._up(link)
+        if welcome.declared_down_reason is not None:
+            self.membership.declared_down_by(
+                link.peer.name, link.peer.key, welcome.declared_down_reason, now
+            )
+            self._perform()
+
+    # -- accepting
+
+    def _on_accept(self, accepted: socket.socket, address: str) -> None:
+        if (
+            self._nursery is None
+            or self._stopping
+            or self.admission.admit(address, trio.current_time()) is not None
+        ):
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            accepted.close()
+            return
+        self._nursery.start_soon(self._inbound, accepted, address)
+
+    async def _inbound(self, accepted: socket.socket, address: str) -> None:
+        established = await self._answer(accepted, address)
+        if established is None:
+            accepted.close()
+            return
+        endpoint = self._endpoint(accepted, established, opener=False)
+        peer = established.peer
+        link = self._new_link(endpoint, established, address, peer.port, initiated=False)
+        declared = self.membership.declared_down(peer.key, peer.incarnation)
+        refused = self._up(link)
+        welcome = Welcome(
+            ring="member",
+            declared_down_incarnation=peer.incarnation if declared else None,
+            declared_down_reason=declared,
+            refused=refused,
+        )
+        endpoint.channel.queue(frame(frames.HELLO, 0, encode_welcome(welcome)))
+        endpoint.channel.send_now()
+        if refused is not None:
+            endpoint.channel.close(refused)
+        await self._carry(link, established.rest, None)
+
+    async def _answer(self, accepted: socket.socket, address: str) -> Established | None:
+        """The handshake of a stranger, bounded in time. None: it is to be closed without a word."""
+        established = None
+        machine = Responder(
+            self.credentials, ephemeral=secrets.token_bytes(32), accept_strangers=False
+        )
+        try:
+            accepted.setblocking(False)
+            tune_tcp(accepted)
+            with trio.move_on_after(HANDSHAKE_S):
+                established = await respond(accepted, machine)
+        except (RemoteProtocolError, HandshakeRefused, OSError):
+            pass
+        finally:
+            if established is None:
+                self.handshake_failed_count += 1
+            self.admission.finished(address, established is not None, trio.current_time())
+        return established
+
+    # -- links, whoever opened them
+
+    def _endpoint(self, sock: socket.socket, established: Established, *, opener: bool) -> Endpoint:
+        channel = Channel(
+            sock,
+            self._flusher,
+            sealer=RecordSealer(established.send),
+            opener=RecordOpener(established.receive),
+        )
+        return Endpoint(
+            channel,
+            self._router,
+            self._deadlines,
+            opener=opener,
+            ring="member",
+            name=established.peer.name,
+            key=established.peer.key,
+        )
+
+    def _new_link(
+        self, endpoint: Endpoint, established: Established, host: str, port: int, *, initiated: bool
+    ) -> Link:
+        peer = PeerInfo(
+            key=established.peer.key,
+            name=established.peer.name,
+            incarnation=established.peer.incarnation,
+            host=host,
+            port=port,
+        )
+        link = Link(self._next_link_id, endpoint, peer, initiated, trio.current_time())
+        self._next_link_id += 1
+        endpoint.on_control = lambda kind, body: self._on_control(link, kind, body)
+        endpoint.on_pong = link.pong
+        return link
+
+    def _up(self, link: Link) -> str | None:
+        """Ask membership; None when the link is kept, else why it is refused."""
+        self._links[link.link_id] = link
+        refused = self.membership.link_up(
+            link.link_id, link.peer, link.initiated, trio.current_time()
+        )
+        if refused is not None and not link.initiated:
+            del self._links[link.link_id]
+        else:
+            self._deadlines.add(link)
+        self._perform()
+        return refused
+
+    async def _carry(self, link: Link, initial: bytes, greeting: trio.CancelScope | None) -> None:
+        """Carry frames until the link closes; `greeting` bounds the wait for the WELCOME."""
+        if greeting is not None:
+            on_hello = link.endpoint.on_hello
+
+            def greeted(body: bytes) -> None:
+                greeting.deadline = float("inf")
+                if on_hello is not None:
+                    on_hello(body)
+
+            link.endpoint.on_hello = greeted
+        reason = "closed"
+        try:
+            reason = await link.endpoint.run(initial)
+        except RemoteProtocolError as error:
+            self.protocol_error_count += 1
+            _log.warning("protocol_error peer=%s what=%s, closed", link.peer.name, error)
+        finally:
+            self._deadlines.discard(link)
+            if self._links.pop(link.link_id, None) is not None:
+                reason = link.connection.reason or reason
+                self.membership.link_down(link.link_id, reason, trio.current_time())
+                self._perform()
+                self._change()
+
+    def _on_control(self, link: Link, kind: int, body: bytes) -> None:
+        now = trio.current_time()
+        if kind == frames.GOSSIP:
+            self.membership.receive(link.link_id, decode_gossip(body), now)
+            self._perform()
+        elif kind == frames.GOODBYE:
+            reason = loads_control(body)
+            if not isinstance(reason, str) or len(reason) > 64:
+                raise RemoteProtocolError("malformed goodbye")
+            link.connection.goodbye_received(reason, now)
+            link.perform()
+        else:
+            raise RemoteProtocolError("frame kind that a link does not carry")
+
+    def cut_all(self, error: CallError) -> None:
+        """Close every link now."""
+        for link in list(self._links.values()):
+            link.endpoint.close(error)
