@@ -50,6 +50,15 @@ class NodeUp:
     incarnation: int
 
 
+@dataclass(frozen=True, slots=True)
+class UseLink:
+    """New calls to this node go over this link: after each `NodeUp`, and when another link of the
+    same node takes over."""
+
+    name: str
+    link_id: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeDown:
     """A node can no longer be reached: once for each `NodeUp`."""
@@ -99,4 +108,6 @@ class Dead:
 
 
 ConnectionEffect: TypeAlias = SendPing | SendGoodbye | Dead
-MembershipEffect: TypeAlias = Dial | CloseLink | NodeUp | NodeDown | DeclaredDown | SendGossip
+MembershipEffect: TypeAlias = (
+    Dial | CloseLink | NodeUp | UseLink | NodeDown | DeclaredDown | SendGossip
+)

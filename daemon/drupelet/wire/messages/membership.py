@@ -18,7 +18,11 @@ _PORT_MAX: Final = 65_535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GossipNode:
-    """One member that the sender has a link to. `host` is a literal address, `port` 1 to 65,535."""
+    """One member that the sender has a link to.
+
+    `host` is a literal address, or "" for the machine that the sender itself runs on (the receiver
+    knows an address of it); `port` 1 to 65,535.
+    """
 
     name: str
     key: bytes
@@ -59,7 +63,7 @@ def _decode_node(entry: object) -> GossipNode:
         raise RemoteProtocolError("bad name in gossip")
     if len(key) != KEY_BYTES:
         raise RemoteProtocolError("bad key in gossip")
-    if not 0 < len(host) <= limits.HOST_CHARS_MAX or not host.isprintable():
+    if len(host) > limits.HOST_CHARS_MAX or not host.isprintable():
         raise RemoteProtocolError("bad host in gossip")
     if isinstance(port, bool) or not 0 < port <= _PORT_MAX:
         raise RemoteProtocolError("bad port in gossip")

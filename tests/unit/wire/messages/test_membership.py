@@ -56,7 +56,7 @@ def test_one_node_above_the_maximum_is_refused() -> None:
         [["", b"b" * 32, "h", 1]],
         [["n" * 64, b"b" * 32, "h", 1]],
         [["a\nb", b"b" * 32, "h", 1]],
-        [["bilbo", b"b" * 32, "", 1]],
+        [["bilbo", b"b" * 32, None, 1]],
         [["bilbo", b"b" * 32, "h" * 254, 1]],
         [["bilbo", b"b" * 32, "h\x00", 1]],
         [["bilbo", b"b" * 32, "h", 0]],

@@ -1,0 +1,198 @@
+"""Addresses: where nodes may answer, and when to dial each of them next.
+
+Decides which hints are kept and when an address is due. Knows nothing of links; `membership` tells
+it what became of a dial.
+
+Rules
+- One entry per (host, port), however many sources name it; at most CANDIDATES_MAX.
+- When full, the worst goes: static peers never, an address being dialled never, then those that
+  once led to a member stay longest, then by source (a port mapper of ours before a registry before
+  a member's gossip before mDNS, which anyone on the network can forge), then the longest unheard.
+  A newcomer worse than all of them is refused.
+- Every address is tried for ever, with jittered back-off up to 30 s. A hint that is repeated cuts
+  a long back-off short, at most once in 5 s: the node may have just come back.
+- An address asleep (`dial_at` inf) belongs to a node that is linked.
+
+Ideas rejected: forgetting an address after so many failures (a Pi behind a late network would never
+be found again); one back-off per node (a dead address of it would delay the good one).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import Final
+
+from drupelet.core.backoff import Backoff
+from drupelet.core.candidates import Candidate
+from drupelet.wire import limits
+
+BACKOFF_BASE_S: Final = 0.2  # a daemon restarts in less than a second
+BACKOFF_CAP_S: Final = 30.0  # a mended network is used again within half a minute
+REPEATED_GAP_S: Final = 5.0  # how often a repeated hint may cut a back-off short
+REPEATED_SAVES_S: Final = 2.0  # a shorter wait is not worth cutting
+FIRST_JITTER_S: Final = 0.05  # spreads a burst of new hints
+YIELD_S: Final = 0.2  # the larger key waits this long for the smaller one to dial: fewer duplicates
+KEY_PREFIX_CHARS: Final = 16
+
+_SOURCE_RANK: Final = {"static": 4, "mapper": 3, "registry": 2, "gossip": 1, "mdns": 0}
+
+
+def key_prefix_of(key: bytes) -> str:
+    """The first 16 base32 characters of a key, as discovery advertises them."""
+    return base64.b32encode(key).decode("ascii").lower()[:KEY_PREFIX_CHARS]
+
+
+class Address:
+    """One (host, port) and what is known of it. Mutable; owned by its `AddressBook`."""
+
+    __slots__ = (
+        "backoff",
+        "dial_at",
+        "dialling_until",
+        "failed_at",
+        "host",
+        "key",
+        "key_prefix",
+        "last_seen",
+        "name",
+        "port",
+        "reason",
+        "repeated_at",
+        "source",
+        "wanted_at",
+    )
+
+    def __init__(self, candidate: Candidate, backoff: Backoff, now: float) -> None:
+        self.host = candidate.host
+        self.port = candidate.port
+        self.source = candidate.source
+        self.name = candidate.name  # claimed
+        self.key_prefix = candidate.key_prefix  # claimed
+        self.key: bytes | None = None  # proved by a handshake
+        self.backoff = backoff
+        self.dial_at = now
+        self.dialling_until = -inf  # a dial is under way until then at most
+        self.last_seen = now
+        self.repeated_at = now
+        self.wanted_at = -inf
+        self.reason = ""
+        self.failed_at = -inf
+
+    @property
+    def dialling(self) -> bool:
+        """Whether a dial is under way."""
+        return self.dialling_until > -inf
+
+    def leads_to(self, key: bytes, name: str) -> bool:
+        """Whether, to the best of what is known, the node of this key and name answers here."""
+        if self.key is not None:
+            return self.key == key
+        if self.key_prefix:
+            return self.key_prefix == key_prefix_of(key)
+        return bool(self.name) and self.name == name
+
+    def rank(self) -> tuple[bool, int, float]:
+        """How much it is worth keeping; the smallest goes first."""
+        return self.key is not None, _SOURCE_RANK.get(self.source, 0), self.last_seen
+
+
+class AddressBook:
+    """All addresses that one node knows of."""
+
+    __slots__ = ("_addresses", "_own_prefix", "_random", "evicted_count", "refused_count")
+
+    def __init__(self, own_key: bytes, random: Callable[[], float]) -> None:
+        self._own_prefix = key_prefix_of(own_key)
+        self._random = random
+        self._addresses: dict[tuple[str, int], Address] = {}
+        self.evicted_count = 0
+        self.refused_count = 0
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    def __iter__(self) -> Iterator[Address]:
+        return iter(self._addresses.values())
+
+    def find(self, host: str, port: int) -> Address | None:
+        """The entry of (host, port)."""
+        return self._addresses.get((host, port))
+
+    def add(self, candidate: Candidate, now: float) -> Address | None:
+        """Take a hint. Returns its entry; None when it is our own or there is no room for it."""
+        if candidate.key_prefix == self._own_prefix:
+            return None
+        known = self._addresses.get((candidate.host, candidate.port))
+        if known is not None:
+            self._repeated(known, candidate, now)
+            return known
+        address = Address(candidate, Backoff(BACKOFF_BASE_S, BACKOFF_CAP_S, self._random), now)
+        address.dial_at = now + self._first_delay_s(candidate.key_prefix)
+        if len(self._addresses) >= limits.CANDIDATES_MAX and not self._make_room(address):
+            self.refused_count += 1
+            return None
+        self._addresses[candidate.host, candidate.port] = address
+        return address
+
+    def failed(self, address: Address, reason: str, now: float) -> None:
+        """A dial of it came to nothing, or its link did not last."""
+        address.dialling_until = -inf
+        address.reason = reason
+        address.failed_at = now
+        address.dial_at = now + address.backoff.next_delay_s()
+
+    def wake(self, address: Address, now: float) -> None:
+        """The node it leads to is no longer linked."""
+        if address.dial_at == inf and not address.dialling:
+            address.dial_at = now + address.backoff.next_delay_s() + self._yield_s(address)
+
+    def _yield_s(self, address: Address) -> float:
+        prefix = key_prefix_of(address.key) if address.key is not None else address.key_prefix
+        return YIELD_S if prefix and self._own_prefix > prefix else 0.0
+
+    def _first_delay_s(self, key_prefix: str) -> float:
+        yield_s = YIELD_S if key_prefix and self._own_prefix > key_prefix else 0.0
+        return yield_s + self._random() * FIRST_JITTER_S
+
+    def _repeated(self, known: Address, candidate: Candidate, now: float) -> None:
+        known.last_seen = now
+        if _SOURCE_RANK.get(candidate.source, 0) > _SOURCE_RANK.get(known.source, 0):
+            known.source = candidate.source
+            known.name = candidate.name or known.name
+            known.key_prefix = candidate.key_prefix or known.key_prefix
+        elif not known.name:
+            known.name = candidate.name
+        if known.key is None and not known.key_prefix:
+            known.key_prefix = candidate.key_prefix
+        moved = (
+            known.key is not None
+            and bool(candidate.key_prefix)
+            and candidate.key_prefix != key_prefix_of(known.key)
+        )
+        if moved:  # perhaps: another node has this address now
+            known.key = None
+            known.key_prefix = candidate.key_prefix
+        if known.dialling or now < known.repeated_at + REPEATED_GAP_S:
+            return
+        asleep = known.dial_at == inf and not moved
+        if not asleep and known.dial_at > now + REPEATED_SAVES_S:
+            known.repeated_at = now
+            known.backoff.reset()
+            known.dial_at = now + self._first_delay_s(known.key_prefix)
+
+    def _make_room(self, newcomer: Address) -> bool:
+        movable = [
+            address
+            for address in self._addresses.values()
+            if address.source != "static" and not address.dialling and address.dial_at < inf
+        ]
+        worst = min(movable, key=Address.rank, default=None)
+        if worst is None:
+            return False
+        if newcomer.source != "static" and newcomer.rank() < worst.rank():
+            return False
+        del self._addresses[worst.host, worst.port]
+        self.evicted_count += 1
+        return True
