@@ -66,14 +66,14 @@ class CandidateWindow:
 
     def __init__(self, own_key_prefix: str) -> None:
         self._own_key_prefix = own_key_prefix
-        # (key prefix, host, port) -> (deadline, origin); in order of deadline, since the span is fixed
+        # (key prefix, host, port) -> (deadline, origin), in order of deadline: the span is fixed
         self._passed: dict[tuple[str, str, int], tuple[float, str]] = {}
         self._origins: Counter[str] = Counter()
         self._effects: list[Candidate] = []
         self._counts: Counter[str] = Counter()
 
     def receive(self, origin: str, candidate: Candidate, now: float) -> None:
-        """Take one candidate that `origin` sent; "" when the sender is not known (never limited)."""
+        """Take one candidate that `origin` sent; "" when that is not known (and not limited)."""
         self._expire(now)
         verdict = self._judge(origin, candidate)
         self._counts[verdict] += 1

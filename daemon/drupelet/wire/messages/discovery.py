@@ -190,17 +190,17 @@ def _start_to_map(message: Start) -> dict[str, object]:
 
 def _decode_hello(value: object) -> Hello | Start:
     match value:
-        case {"role": str(role), "version": int(version)} if type(version) is int:
+        case {"role": str(role), "version": int(version), **rest} if type(version) is int:
             if version != VERSION:
                 raise RemoteProtocolError(f"discovery speaks version {version}, not {VERSION}")
-            if role == "discovery" and len(value) == 2:
+            if role == "discovery" and not rest:
                 return Hello(version)
             if role == "daemon":
-                return _decode_start(value)
+                return _decode_start(rest)
     raise RemoteProtocolError("malformed hello")
 
 
-def _decode_start(value: object) -> Start:
+def _decode_start(value: dict[object, object]) -> Start:
     match value:
         case {
             "key_prefix": str(key_prefix),
@@ -208,7 +208,8 @@ def _decode_start(value: object) -> Start:
             "port": int(port),
             "addresses": list(addresses),
             "interfaces": list(interfaces),
-        } if len(value) == 7:
+            **rest,
+        } if not rest:
             _check_identity(key_prefix, name, port)
             return Start(
                 key_prefix=key_prefix,
