@@ -26,6 +26,7 @@ CONTROL_BYTES_MAX: Final = 65_536  # one decoded CBOR item of a control frame
 CONTROL_ITEMS_MAX: Final = 4_096  # 1 MiB of a0 becomes 74 MiB and 0.3 s of frozen loop: count items
 VALUE_DEPTH_MAX: Final = 16
 VALUE_ITEMS_MAX: Final = 262_144  # items in a call's arguments or value; ~20 ms to decode
+MAP_INT_KEYS_MAX: Final = 8_192  # integers hash to themselves: chosen ones make a dict quadratic
 
 # -- names
 NAME_CHARS_MAX: Final = 63  # one DNS label: node, mission and function names
@@ -55,3 +56,13 @@ GOSSIP_NODES_MAX: Final = 64
 # -- local channels
 WORKER_CALLS_MAX: Final = 4_096  # unanswered calls at one mission worker
 CLIENTS_MAX: Final = 128  # connections on the Unix socket
+
+# -- port mapper (wire/epmd.py)
+MAPPER_NAME_BYTES_MAX: Final = 255  # an Erlang atom is at most 255 characters; UTF-8 counts in bytes
+MAPPER_EXTRA_BYTES_MAX: Final = 255  # Erlang sends none, we send "drupelet/1"
+MAPPER_REQUEST_BYTES_MAX: Final = 525  # 2 length + 13 fixed + name + extra, the longest: ALIVE2
+MAPPER_NAMES_MAX: Final = 16_384  # held at once; each costs a descriptor (the bar is 10,000)
+MAPPER_PENDING_MAX: Final = 256  # connections whose request is not whole; the oldest goes first
+MAPPER_REQUEST_S: Final = 5.0  # from accept to a whole request, and from answer to read
+MAPPER_UNSENT_MAX: Final = 16  # answers that their asker has not read yet; NAMES may be 4 MiB each
+MAPPER_ANSWER_BYTES_MAX: Final = 5 * 1024 * 1024  # NAMES of 16,384 names of 255 bytes: 4.7 MB
