@@ -1,0 +1,106 @@
+# Drupelet. `make` alone lists the targets. Each installs what it needs into .venv first; that takes
+# a minute the first time and nothing later. Needed before: make, python3 (3.11 or later), python3-venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKS := daemon/requirements
+PYTEST := $(BIN)/python -m pytest
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+SEED ?= 17
+RUNS ?= 1000000
+NODES ?= 3
+
+# Hard limits: a lost wake-up must not hang a run. The targets themselves are far quicker.
+TEST_S := 600
+CHECK_S := 300
+REAL_S := 600
+NETNS_S := 600
+SIM_S := 600
+BENCH_S := 3600
+FUZZ_S := 14400
+LIMIT = timeout --kill-after=10
+
+.DEFAULT_GOAL := help
+.PHONY: help venv dev run test check format bench fuzz sim real netns lock clean
+
+help: ## this list
+	@echo 'Drupelet: a cluster of Raspberry Pis. Targets:'
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'Variables: SEED=17 (sim), RUNS=1000000 (fuzz), NODES=3 (run), ARGS=... (pytest, bench).'
+
+venv: $(VENV)/.run ## .venv with what the daemon needs
+
+dev: $(VENV)/.dev ## .venv with the development tools besides
+
+run: $(VENV)/.run ## a cluster of three nodes on this machine, in the foreground
+	$(BIN)/drupelet demo -n $(NODES)
+
+test: $(VENV)/.dev ## every test that needs no root and no other program
+	$(LIMIT) $(TEST_S) $(PYTEST) $(wildcard tests/unit tests/tidy tests/sim) $(ARGS)
+
+check: $(VENV)/.dev ## formatting, lint, types, and the rules of the house
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(LIMIT) $(CHECK_S) $(BIN)/mypy
+	$(LIMIT) $(CHECK_S) $(PYTEST) tests/tidy $(ARGS)
+
+format: $(VENV)/.dev ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## ours and other systems, side by side
+	$(LIMIT) $(BENCH_S) $(BIN)/python tests/bench/run.py $(ARGS)
+
+fuzz: $(VENV)/.dev ## junk into every parser, RUNS executions each
+	$(LIMIT) $(FUZZ_S) $(BIN)/python tests/fuzz/run_all.py --runs $(RUNS)
+
+sim: $(VENV)/.run ## a whole cluster in virtual time; SEED replays a run exactly
+	$(LIMIT) $(SIM_S) $(BIN)/python -m drupelet.simulator --seed $(SEED)
+
+real: $(VENV)/.dev ## tests with real processes, and with Erlang where it is installed
+	$(LIMIT) $(REAL_S) $(PYTEST) tests/integration $(ARGS)
+
+netns: $(VENV)/.dev ## tests in network namespaces; needs root
+	$(LIMIT) $(NETNS_S) $(PYTEST) tests/netns $(ARGS)
+
+# -- the environment
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo 'python3 is missing. Type: sudo apt install python3 python3-venv' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Drupelet needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.13 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo 'The module venv is missing. Type: sudo apt install python3-venv' >&2; exit 1; }
+	@echo 'Making $(VENV) ...'
+	@$(PYTHON) -m venv $(VENV)
+
+# Exactly the files of the locks, by digest; then this tree itself, editable, without any download.
+$(VENV)/.run: $(LOCKS)/run.lock $(LOCKS)/build.lock pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --require-hashes --only-binary=:all: -r $(LOCKS)/build.lock -r $(LOCKS)/run.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(LOCKS)/dev.lock $(VENV)/.run
+	$(PIP) install --quiet --require-hashes --only-binary=:all: -r $(LOCKS)/dev.lock
+	@touch $@
+
+# New versions: writes the three locks anew from pyproject.toml, from the public index only.
+COMPILE = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null \
+  CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --upgrade --strip-extras \
+  --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+  --resolver=backtracking
+
+lock: ## new versions of everything into the lock files
+	@$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet pip-tools
+	$(COMPILE) -o $(LOCKS)/build.lock $(LOCKS)/build.in
+	$(COMPILE) -o $(LOCKS)/run.lock pyproject.toml
+	$(COMPILE) --extra dev -c $(LOCKS)/run.lock -o $(LOCKS)/dev.lock pyproject.toml
+	@! grep -nE '(://|file:/|@ /)' $(LOCKS)/*.lock || { echo 'A lock names an address.' >&2; exit 1; }
+
+clean: ## remove everything that a target made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find daemon tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf daemon/drupelet.egg-info
