@@ -253,7 +253,7 @@ class HandshakeState:
         self._e_public: bytes | None = None
         self._s_public = _checked_key(s_public, "s_public")
         if self._s is not None and self._s_public is None:
-            self._s_public = sodium.public_key(self._s)
+            self._s_public = sodium.x25519_public(self._s)
         self._position = 0
         self._failed = False
         self._split = False
@@ -376,7 +376,7 @@ class HandshakeState:
 
     def _own_ephemeral(self) -> bytes:
         assert self._e is not None
-        self._e_public = sodium.public_key(self._e)
+        self._e_public = sodium.x25519_public(self._e)
         self._symmetric.mix_hash(self._e_public)
         if self._with_psk:
             self._symmetric.mix_key(self._e_public)
@@ -392,4 +392,4 @@ class HandshakeState:
         public = self._re if peer == "e" else self._rs
         assert private is not None
         assert public is not None
-        self._symmetric.mix_key(sodium.exchange(private, public))
+        self._symmetric.mix_key(sodium.x25519(private, public))

@@ -142,13 +142,13 @@ else:  # pragma: no cover - another PyNaCl than the locked one
     decrypt = portable_decrypt
 
 
-def public_key(private_key: bytes) -> bytes:
+def x25519_public(private_key: bytes) -> bytes:
     """The X25519 public key of a private key (32 bytes)."""
     _check_key(private_key)
     return bindings.crypto_scalarmult_base(private_key)
 
 
-def exchange(private_key: bytes, peer_public_key: bytes) -> bytes:
+def x25519(private_key: bytes, peer_public_key: bytes) -> bytes:
     """X25519. Raises: `RemoteProtocolError` for a low order point (all-zero output) too."""
     _check_key(private_key)
     if len(peer_public_key) != KEY_BYTES:  # PyNaCl does not look: libsodium would read beyond it
@@ -159,7 +159,7 @@ def exchange(private_key: bytes, peer_public_key: bytes) -> bytes:
         raise RemoteProtocolError("unusable public key") from None
 
 
-def identity_key(seed: bytes) -> bytes:
+def ed25519_public(seed: bytes) -> bytes:
     """The Ed25519 public key of a seed (32 bytes)."""
     _check_key(seed)
     return bindings.crypto_sign_seed_keypair(seed)[0]

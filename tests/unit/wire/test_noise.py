@@ -107,7 +107,7 @@ def test_every_pattern_reaches_one_hash_and_crossed_keys(
         initiator=True,
         s=ALICE,
         e=ALICE_EPHEMERAL,
-        rs=sodium.public_key(BOB) if known_responder else None,
+        rs=sodium.x25519_public(BOB) if known_responder else None,
         psks=psks,
     )
     responder = HandshakeState(
@@ -115,7 +115,7 @@ def test_every_pattern_reaches_one_hash_and_crossed_keys(
         initiator=False,
         s=BOB,
         e=BOB_EPHEMERAL,
-        rs=sodium.public_key(ALICE) if known_initiator else None,
+        rs=sodium.x25519_public(ALICE) if known_initiator else None,
         psks=psks,
     )
     sides = [initiator, responder]
@@ -129,7 +129,7 @@ def test_every_pattern_reaches_one_hash_and_crossed_keys(
     assert third.decrypt(first.encrypt(b"there", b"ad"), b"ad") == b"there"
     assert second.decrypt(fourth.encrypt(b"back")) == b"back"
     if "s" in table.split("|")[0].split():
-        assert responder.remote_static == sodium.public_key(ALICE)
+        assert responder.remote_static == sodium.x25519_public(ALICE)
 
 
 @pytest.mark.parametrize(

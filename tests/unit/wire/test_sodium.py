@@ -83,25 +83,25 @@ def test_x25519_of_rfc_7748_section_6_1() -> None:
     alice = bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")
     bob = bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb")
     shared = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"
-    assert sodium.public_key(alice).hex().startswith("8520f0098930a754748b7ddcb43ef75a")
-    assert sodium.exchange(alice, sodium.public_key(bob)).hex() == shared
-    assert sodium.exchange(bob, sodium.public_key(alice)).hex() == shared
+    assert sodium.x25519_public(alice).hex().startswith("8520f0098930a754748b7ddcb43ef75a")
+    assert sodium.x25519(alice, sodium.x25519_public(bob)).hex() == shared
+    assert sodium.x25519(bob, sodium.x25519_public(alice)).hex() == shared
 
 
 @pytest.mark.parametrize("peer", [bytes(32), b"\1" + bytes(31), b"", b"x" * 31, b"x" * 33])
 def test_exchange_refuses_useless_peers(peer: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
-        sodium.exchange(KEY, peer)
+        sodium.x25519(KEY, peer)
 
 
 def test_our_own_wrong_keys_are_our_fault() -> None:
-    for function in (sodium.public_key, sodium.identity_key):
+    for function in (sodium.x25519_public, sodium.ed25519_public):
         with pytest.raises(LocalProtocolError):
             function(b"short")
 
 
 def test_signatures() -> None:
-    public = sodium.identity_key(KEY)
+    public = sodium.ed25519_public(KEY)
     signature = sodium.sign(KEY, b"message")
     sodium.verify(public, b"message", signature)
     for arguments in (
@@ -109,7 +109,7 @@ def test_signatures() -> None:
         (public, b"message", signature[:-1]),
         (public, b"message", signature + b"0"),
         (public, b"message", b""),
-        (sodium.identity_key(bytes(32)), b"message", signature),
+        (sodium.ed25519_public(bytes(32)), b"message", signature),
         (public[:-1], b"message", signature),
         (public + b"0", b"message", signature),
         (b"", b"message", signature),
