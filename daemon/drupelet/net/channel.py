@@ -38,6 +38,9 @@ from drupelet.wire.frames import FrameReader, dispatch_record
 from drupelet.wire.limits import FRAME_BYTES_MAX, OUT_BYTES_MAX
 
 _READ_BYTES: Final = 262_144  # a pass of many small frames, or four full records
+# A burst goes out in parts, so that the peer's processor works on the first while ours makes the
+# next: 65 k calls/s became 105 k at 32 outstanding; 8 and 24 gave 87 k and 80 k.
+_EARLY_FRAMES: Final = 16
 _CUT_OFF_BYTES: Final = 4 * OUT_BYTES_MAX  # a peer that takes nothing this long is cut off
 _NOTSENT_BYTES: Final = 131_072  # what the kernel may hold unsent: 10 ms at 100 Mbit/s
 _TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; the socket module has no name for it
@@ -172,10 +175,14 @@ class Channel:
 
     def queue(self, frame: bytes) -> None:
         """Put one whole small frame in line. It goes at the end of this read pass."""
-        self._out.append(frame)
-        if self._blocked:
+        out = self._out
+        out.append(frame)
+        if self._marked:
+            if len(out) >= _EARLY_FRAMES:
+                self.send_now()
+        elif self._blocked:
             self._count(frame)
-        elif not self._marked:
+        else:
             self._marked = True
             self._flusher.mark(self)
 
