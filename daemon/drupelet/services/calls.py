@@ -39,7 +39,13 @@ from drupelet.services.endpoint import Endpoint, too_large
 from drupelet.services.missions import Export
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps, loads
-from drupelet.wire.frames import CALL_HEADER, CALL_HEADER_BYTES, DIGEST_BYTES, FLAG_DIGEST, FLAG_MORE
+from drupelet.wire.frames import (
+    CALL_HEADER,
+    CALL_HEADER_BYTES,
+    DIGEST_BYTES,
+    FLAG_DIGEST,
+    FLAG_MORE,
+)
 from drupelet.wire.limits import BODY_BYTES_MAX, CALLS_PER_LINK_MAX, TARGET_BYTES_MAX
 
 TIMEOUT_S = 5.0  # OTP's gen_server:call default
@@ -411,7 +417,9 @@ class Calls:
             self._forward(origin, ident, endpoint, prefix, args, deadline, more)
         elif more:  # the rest comes before there is a link to pass it on: put it together here
             origin.assemble(
-                ident, args, lambda whole: self._start_later(origin, ident, node, prefix, whole, deadline)
+                ident,
+                args,
+                lambda whole: self._start_later(origin, ident, node, prefix, whole, deadline),
             )
         else:
             self._start_later(origin, ident, node, prefix, args, deadline)

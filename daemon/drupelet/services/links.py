@@ -31,6 +31,7 @@ from drupelet.core.candidates import Candidate
 from drupelet.core.connection import Connection
 from drupelet.core.membership import Membership, PeerInfo
 from drupelet.errors import CallError, NoConnection, RemoteProtocolError
+from drupelet.net import epmd
 from drupelet.net.channel import Channel, Flusher, tune_tcp
 from drupelet.net.dialer import dial
 from drupelet.net.listener import Listener
@@ -48,6 +49,7 @@ from drupelet.wire.handshake import (
     Initiator,
     Responder,
 )
+from drupelet.wire.keys import VerifiedKeys
 from drupelet.wire.limits import HANDSHAKE_S
 from drupelet.wire.messages.links import Welcome, decode_welcome, encode_welcome
 from drupelet.wire.messages.membership import decode_gossip, encode_gossip
@@ -74,7 +76,7 @@ class NodeEvent:
 class Link:
     """One link with its keepalive. Registered with `Deadlines` while it lives."""
 
-    __slots__ = ("connection", "endpoint", "initiated", "link_id", "peer")
+    __slots__ = ("connection", "endpoint", "initiated", "link_id", "peer", "was_up")
 
     def __init__(
         self, link_id: int, endpoint: Endpoint, peer: PeerInfo, initiated: bool, now: float
@@ -84,6 +86,7 @@ class Link:
         self.peer = peer
         self.initiated = initiated
         self.connection = Connection(now)
+        self.was_up = False  # whether membership ever heard of it
 
     def next_timer(self) -> float:
         """When the keepalive wants to look again."""
@@ -125,10 +128,14 @@ class Links:
         flusher: Flusher,
         deadlines: Deadlines,
         sockets: list[socket.socket],
+        *,
+        mapper_port: int,
     ) -> None:
         self.credentials = credentials
         self.membership = membership
+        self.mapper_port = mapper_port
         self.admission = Admission()
+        self._verified = VerifiedKeys()
         self._router = router
         self._flusher = flusher
         self._deadlines = deadlines
@@ -175,8 +182,13 @@ class Links:
     # -- the directory
 
     def endpoint(self, node: str) -> Endpoint | None:
-        """The endpoint of a connected node."""
-        return self._by_name.get(node)
+        """The endpoint of a connected node, by its name or the part before @."""
+        endpoint = self._by_name.get(node)
+        if endpoint is None:
+            link_id = self.membership.link_of(node)
+            link = self._links.get(link_id) if link_id is not None else None
+            endpoint = link.endpoint if link is not None else None
+        return endpoint
 
     def connected(self) -> list[str]:
         """Names of connected nodes."""
@@ -186,18 +198,30 @@ class Links:
         """Dial what is known of `node`. Raises: `NoConnection` with the reason, within 2 s."""
         if self._stopping:
             raise NoConnection("stopping")
-        now = trio.current_time()
-        self.membership.wanted(node, now)
-        self._perform()
         with trio.move_on_after(CONNECT_S):
+            await self._want(node)
             while True:
-                endpoint = self._by_name.get(node)
+                endpoint = self.endpoint(node)
                 if endpoint is not None:
                     return endpoint
                 if not self._dialling:
                     break
                 await self._wait_change()
         raise NoConnection(self.membership.reason(node))
+
+    async def _want(self, node: str) -> None:
+        """Dial what is known of `node`; if nothing is, ask the port mapper of its ``@host``."""
+        if not self.membership.wanted(node, trio.current_time()) and "@" in node:
+            name, _, host = node.partition("@")
+            entry = await epmd.lookup(host, name, port=self.mapper_port, timeout_s=CONNECT_S)
+            if entry is None:
+                raise NoConnection("not_registered")
+            self.membership.candidate(
+                Candidate(source="mapper", host=host, port=entry.port, name=name, key_prefix=""),
+                trio.current_time(),
+            )
+            self.membership.wanted(node, trio.current_time())
+        self._perform()
 
     async def probe(self, host: str, port: int) -> str:
         """Handshake once with an address, for `why`. Returns "" or the reason it fails."""
@@ -268,7 +292,15 @@ class Links:
                         link.connection.goodbye(reason, trio.current_time())
                         link.perform()
                 case effects.NodeUp():
-                    self._node_up(effect)
+                    _log.info("node_up name=%s", effect.name)
+                    self._tell("up", effect, "")
+                case effects.UseLink(name, link_id):
+                    self._by_name[name] = self._links[link_id].endpoint
+                    self._change()
+                case effects.UseLink(name, link_id):
+                    link = self._links.get(link_id)
+                    if link is not None:
+                        self._by_name[name] = link.endpoint
                 case effects.NodeDown():
                     self._node_down(effect)
                 case effects.DeclaredDown():
@@ -283,14 +315,6 @@ class Links:
                 case _:
                     assert_never(effect)
         self._arm()
-
-    def _node_up(self, effect: effects.NodeUp) -> None:
-        link_id = self.membership.link_of(effect.name)
-        link = self._links.get(link_id) if link_id is not None else None
-        if link is not None:
-            self._by_name[effect.name] = link.endpoint
-        _log.info("node_up name=%s", effect.name)
-        self._tell("up", effect, "")
 
     def _node_down(self, effect: effects.NodeDown) -> None:
         self._by_name.pop(effect.name, None)
@@ -329,7 +353,7 @@ class Links:
             endpoint.on_hello = lambda body: self._greeted(link, effect, body)
             with trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_S) as scope:
                 await self._carry(link, established.rest, scope)
-            if link.link_id not in self._links:
+            if not link.was_up:
                 self._dial_failed(effect, endpoint.channel.close_reason or "silent")
         finally:
             self._dialling.discard(address)
@@ -356,6 +380,7 @@ class Links:
                 role=ROLE_MEMBER,
                 ephemeral=secrets.token_bytes(32),
                 psk_index=psk_index,
+                verified=self._verified,
             )
             reason = "silent"
             try:
@@ -424,7 +449,10 @@ class Links:
         """The handshake of a stranger, bounded in time. None: it is to be closed without a word."""
         established = None
         machine = Responder(
-            self.credentials, ephemeral=secrets.token_bytes(32), accept_strangers=False
+            self.credentials,
+            ephemeral=secrets.token_bytes(32),
+            accept_strangers=False,
+            verified=self._verified,
         )
         try:
             accepted.setblocking(False)
@@ -477,6 +505,7 @@ class Links:
     def _up(self, link: Link) -> str | None:
         """Ask membership; None when the link is kept, else why it is refused."""
         self._links[link.link_id] = link
+        link.was_up = True
         refused = self.membership.link_up(
             link.link_id, link.peer, link.initiated, trio.current_time()
         )

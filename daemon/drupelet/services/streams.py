@@ -40,12 +40,14 @@ class Stream:
         "_wake_receiver",
         "_wake_sender",
         "ident",
+        "on_closed",
     )
 
     def __init__(self, channel: Channel, on_end: Callable[[int], None]) -> None:
         self._channel = channel
         self._on_end = on_end
         self.ident = 0
+        self.on_closed: Callable[[], None] | None = None  # the peer no longer reads, or is gone
         self._credit = STREAM_CREDIT_BYTES  # what we may send
         self._granted = STREAM_CREDIT_BYTES  # what the peer may send
         self._parts: deque[bytes] = deque()
@@ -68,9 +70,7 @@ class Stream:
                 continue
             count = min(FRAGMENT_BYTES_MAX, self._credit, len(view))
             self._credit -= count
-            self._channel.queue_bulk(
-                frame(frames.DATA, self.ident, b"\x01" + bytes(view[:count]))
-            )
+            self._channel.queue_bulk(frame(frames.DATA, self.ident, b"\x01" + bytes(view[:count])))
             view = view[count:]
             await self._channel.wait_sendable()
 
@@ -141,3 +141,6 @@ class Stream:
         self._wake_sender.set()
         if error is not None or self._ended:
             self._on_end(self.ident)
+        if self.on_closed is not None:
+            on_closed, self.on_closed = self.on_closed, None
+            on_closed()

@@ -9,7 +9,7 @@ A frame is ``length:u32 kind:u8 id:u32 body``; `length` counts what follows it. 
 Ids: the side that opened the channel uses even ids, the other odd ones, so one id names one call
 or stream in both directions. Id 0 is the channel itself. A body larger than FRAGMENT_BYTES_MAX
 starts in its CALL or REPLY frame (flag MORE) and goes on in DATA frames under credit; the last
-one has the flag END. CREDIT and DATA are forwarded end to end like the body they belong to.
+one lacks the flag MORE. CREDIT and DATA are forwarded end to end like the body they belong to.
 
 | kind   | id   | body                                                                          |
 |--------|------|-------------------------------------------------------------------------------|

@@ -1,0 +1,314 @@
+"""A node: the composition root. Builds every part, owns the root nursery and the shutdown order.
+
+No globals, no service locator: what a part needs is handed to it here, and nowhere else.
+
+Start: identity and cookie from disk -> link port -> control socket -> missions -> ready -> port
+mapper and discovery (they take up to 2 s and nobody needs to wait for them).
+Stop: stop accepting -> say goodbye on links, bounded -> workers -> cancel the root.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from drupelet import __version__
+from drupelet.config import Config
+from drupelet.core.candidates import Candidate
+from drupelet.core.membership import Membership
+from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_DONE, ConfigError, NoConnection
+from drupelet.net import notify
+from drupelet.net.channel import Channel, Flusher
+from drupelet.net.ports import open_from_pool
+from drupelet.services.calls import Calls
+from drupelet.services.control import Control
+from drupelet.services.deadlines import Deadlines
+from drupelet.services.discovery import Discovery
+from drupelet.services.endpoint import Endpoint
+from drupelet.services.launchers import SubprocessLauncher
+from drupelet.services.links import Links
+from drupelet.services.missions import Missions, MissionSpec
+from drupelet.services.portmap import PortMapper
+from drupelet.services.system import MEMBERS, System
+from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
+from drupelet.store.identity import Identity, board_serial, load_or_make_identity
+from drupelet.wire.handshake import Credentials, make_credentials
+from drupelet.wire.keys import key_prefix, key_to_text
+from drupelet.wire.limits import WORKER_CALLS_MAX
+
+_log = logging.getLogger("drupelet")
+
+DRAIN_S: Final = 2.0  # how long stopping waits for peers to say goodbye
+
+
+class Node:
+    """One running node. Made by `open_node`; programs inside the process call through it."""
+
+    def __init__(self, config: Config, nursery: trio.Nursery) -> None:
+        self.config = config
+        self._nursery = nursery
+        self.flusher = Flusher(nursery)
+        self.deadlines = Deadlines()
+        self.identity, self._cookies = _secrets_of(config)
+        bound = open_from_pool(config.link.listen, config.link.port_min, config.link.port_max)
+        self.port = bound.port
+        self.credentials = _credentials(config, self.identity, self._cookies, self.port)
+        self.membership = Membership(
+            self.credentials.identity, config.node.name, secrets.SystemRandom().random
+        )
+        self.missions = Missions(
+            config.missions.dir,
+            launcher=SubprocessLauncher(),
+            open_endpoint=self._open_worker,
+            state_dir=config.node.state_dir,
+        )
+        self.calls = Calls(self.missions.exports, nursery)
+        self.calls.own_name = config.node.name.encode()
+        self.links = Links(
+            self.credentials,
+            self.membership,
+            self.calls,
+            self.flusher,
+            self.deadlines,
+            list(bound.sockets),
+            mapper_port=config.portmapper.port,
+        )
+        self.calls.directory = self.links
+        self.control = Control(
+            config.node.socket,
+            self.calls,
+            self.flusher,
+            self.deadlines,
+            name=config.node.name,
+            key=key_to_text(self.identity.public_key),
+        )
+        self.mapper = self._make_mapper()
+        self.discovery = self._make_discovery()
+        self.call = self.calls.call
+        self.call_many = self.calls.call_many
+        self.cast = self.calls.cast
+        self.multicall = self.calls.multicall
+
+    def _make_mapper(self) -> PortMapper | None:
+        if not self.config.portmapper.enabled:
+            return None
+        return PortMapper(
+            self.config.portmapper,
+            name=self.config.node.name,
+            port=self.port,
+            on_names=self._on_names,
+        )
+
+    def _make_discovery(self) -> Discovery | None:
+        if not self.config.mdns.enabled:
+            return None
+        return Discovery(
+            self.config.mdns,
+            key_prefix=key_prefix(key_to_text(self.identity.public_key)),
+            name=self.config.node.name,
+            port=self.port,
+            on_candidate=self.links.candidate,
+            addresses=self.config.link.listen,
+        )
+
+    def _open_worker(self, sock: object, mission: str) -> Endpoint:
+        channel = Channel(sock, self.flusher)  # type: ignore[arg-type]
+        return Endpoint(
+            channel,
+            self.calls,
+            self.deadlines,
+            opener=True,
+            ring="worker",
+            name=mission,
+            calls_max=WORKER_CALLS_MAX,
+        )
+
+    def _on_names(self, names: list[tuple[str, int]]) -> None:
+        """The port mapper of this machine knows these: hints like any other."""
+        host = self._own_host()
+        for name, port in names:
+            if port != self.port and name != self.config.node.name.partition("@")[0]:
+                self.links.candidate(
+                    Candidate(source="mapper", host=host, port=port, name=name, key_prefix="")
+                )
+
+    def _own_host(self) -> str:
+        """An address of this machine at which its nodes listen: loopback."""
+        listens_v4 = any(":" not in each for each in self.config.link.listen)
+        return "127.0.0.1" if listens_v4 else "::1"
+
+    @property
+    def name(self) -> str:
+        """This node's name."""
+        return self.config.node.name
+
+    @property
+    def key(self) -> bytes:
+        """This node's public key."""
+        return self.identity.public_key
+
+    def serve(self, mission: str, functions: dict[str, Callable[..., object]]) -> None:
+        """Offer functions of this process to members: for programs that embed a node."""
+        self.missions.add_system(mission, functions, MEMBERS)
+
+    async def set_cookie(self, text: str) -> None:
+        """A new cookie for new links; the former one stays accepted while others change too."""
+        psk = await trio.to_thread.run_sync(
+            lambda: psk_from_text(text, self.config.node.environment)
+        )
+        psks = (psk, *(each for each in self.credentials.psks if each != psk))[:2]
+        self.credentials = replace(self.credentials, psks=psks)
+        self.links.credentials = self.credentials
+        _log.info("cookie_changed accepted=%d", len(psks))
+
+    async def start(self, missions: Sequence[MissionSpec] = ()) -> None:
+        """Bring every part up; returns when calls can be made."""
+        self.control.open()
+        self._nursery.start_soon(self.flusher.run)
+        self._nursery.start_soon(self.deadlines.run)
+        System(
+            self.links,
+            self.calls,
+            self.missions,
+            self.mapper,
+            key=self.identity.public_key,
+            mapper_port=self.config.portmapper.port,
+            link_port=self.port,
+            set_cookie=self.set_cookie,
+        ).register()
+        for spec in missions:
+            self.missions.add(spec)
+        await self._nursery.start(self.links.run)
+        await self._nursery.start(self.missions.run)
+        self._nursery.start_soon(self.control.run)
+        for peer in self.config.link.peers:
+            self.links.candidate(
+                Candidate(
+                    source="static", host=peer.host, port=peer.port, name=peer.name, key_prefix=""
+                )
+            )
+        if self.identity.replaced_key:
+            _log.warning(
+                "key_replaced old=%s, this card was copied from another board: a new key was made",
+                key_to_text(self.identity.replaced_key),
+            )
+
+    async def start_finding(self) -> None:
+        """The parts that find other nodes; after ready, since they take their time."""
+        if self.mapper is not None:
+            self._nursery.start_soon(self.mapper.run)
+        if self.discovery is not None:
+            self._nursery.start_soon(self.discovery.run)
+
+    async def stop(self) -> None:
+        """Orderly: no new callers, goodbye to peers."""
+        self.control.stop_accepting()
+        with trio.move_on_after(DRAIN_S + 0.5, shield=True):
+            await self.links.stop(DRAIN_S)
+            self.links.cut_all(NoConnection("stopping"))
+
+
+def _secrets_of(config: Config) -> tuple[Identity, tuple[Cookie, ...]]:
+    state_dir = config.node.state_dir
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make {state_dir}: {error.strerror or error}",
+            mend="choose a directory that this user may write",
+            key="[node] state_dir",
+        ) from None
+    identity = load_or_make_identity(state_dir, board_serial=board_serial())
+    cookies = load_or_make_cookie(config.link.cookie_file, environment=config.node.environment)
+    return identity, cookies
+
+
+def _credentials(
+    config: Config, identity: Identity, cookies: tuple[Cookie, ...], port: int
+) -> Credentials:
+    return make_credentials(
+        identity.seed,
+        secrets.token_bytes(32),
+        name=config.node.name,
+        incarnation=secrets.randbits(62) + 1,
+        port=port,
+        software=__version__,
+        psks=tuple(each.psk for each in cookies),
+    )
+
+
+@asynccontextmanager
+async def open_node(
+    config: Config, missions: Sequence[MissionSpec] = (), *, finding: bool = True
+) -> AsyncIterator[Node]:
+    """A running node. Raises: `ConfigError`. Leaving the block stops it in order."""
+    async with trio.open_nursery() as nursery:
+        node = Node(config, nursery)
+        await node.start(missions)
+        if finding:
+            await node.start_finding()
+        try:
+            yield node
+        finally:
+            await node.stop()
+            nursery.cancel_scope.cancel()
+
+
+async def _serve(
+    config: Config, missions: Sequence[MissionSpec], on_ready: Callable[[Node], None]
+) -> None:
+    async with open_node(config, missions, finding=False) as node:
+        gc.collect()
+        gc.freeze()  # what was made at start stays; later collections need not look at it
+        notify.ready(f"{node.name} on port {node.port}")
+        on_ready(node)
+        await node.start_finding()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watchdog)
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                async for received in signals:
+                    if received != signal.SIGHUP:
+                        break
+            nursery.cancel_scope.cancel()
+        notify.stopping()
+        _log.info("stopping signal=%s", signal.Signals(received).name)
+
+
+async def _watchdog() -> None:
+    interval_s = notify.watchdog_interval_s()
+    while interval_s is not None:
+        await trio.sleep(interval_s / 2)
+        notify.watchdog()
+
+
+def run_node(
+    config: Config,
+    missions: Sequence[MissionSpec] = (),
+    on_ready: Callable[[Node], None] = lambda node: None,
+) -> int:
+    """Run one node until SIGTERM or SIGINT; return the exit code."""
+    try:
+        trio.run(_serve, config, missions, on_ready)
+    except* ConfigError as group:
+        for error in _leaves(group):
+            _log.critical("%s", error)
+        return EXIT_BAD_CONFIGURATION
+    return EXIT_DONE
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for each in group.exceptions:
+        found += _leaves(each) if isinstance(each, BaseExceptionGroup) else [each]
+    return found
+
+
+__all__ = ["DRAIN_S", "Node", "open_node", "run_node"]

@@ -1,0 +1,235 @@
+"""Diagnosis: `drupelet why NODE [MISSION [FUNCTION]]`, the first broken step and its mend.
+
+Decides by trying, in the order in which a call would: name, mapper, port, key (the handshake:
+cookie, version, membership, name), mission, function, code. A step that holds is shown too, so that
+a learner sees how a call finds its way. The clock is always shown as irrelevant: people suspect it
+first, and nothing here reads it.
+
+Rules: every step is bounded in time; at most eight addresses of a node are tried; nothing is
+changed on either side.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from drupelet.core.candidates import Candidate
+from drupelet.errors import REASONS, CallError, NoConnection
+from drupelet.net import epmd
+from drupelet.services.calls import Calls
+from drupelet.services.links import Links
+from drupelet.services.missions import Missions
+
+_ADDRESSES_MAX: Final = 8
+_STEP_S: Final = 2.0
+
+MENDS: Final[dict[str, str]] = {
+    "no_such_node": "is it switched on, on this network, and called that? `drupelet nodes` lists "
+    'what is known here; or name its address in [link] peers = ["{name}@ADDRESS:PORT"]',
+    "no_mapper": "start drupeletd on that host, or let its [portmapper] listen on an address that "
+    "this machine reaches; or name the link port too: {name}:PORT",
+    "not_registered": "start the node on that host; `drupelet names {host}` lists who is there",
+    "port_closed": "the node is not running, or a firewall refuses its port: "
+    "`systemctl status drupelet` there, and open ports 4370-4399",
+    "no_route": "check the cable, the Wi-Fi and the address: `ping {host}`",
+    "silent": "something else may use that port, or the node is overloaded: "
+    "`journalctl -u drupelet` there",
+    "bad_cookie": "give both nodes the same cookie file (sudo cat /etc/drupelet/cookie on the other "
+    "one) and restart this one",
+    "version": "update the older of the two nodes; `drupelet version` on each tells which it is",
+    "not_a_member": "the node has expelled this key, or knows it only through a grant; "
+    "pair the two again",
+    "name_taken": "two nodes use the name; give one another [node] name and restart it",
+    "wrong_node": "the address belongs to another node now; remove it from [link] peers",
+    "overloaded": "too many connections or calls wait there; try again in a moment",
+    "undef": "look at `drupelet call {node} node info`; list the function under exports in that "
+    "node's missions.d file, mark it with @mission, and restart the node",
+    "mission_crashed": "`journalctl -u drupelet` on {node} shows the traceback; mend the mission's "
+    "file, it is restarted by itself",
+    "code_differs": "copy the newer file to the other node and restart its mission",
+    "down": "it was silent for 5 s: stopped, hung, or the network is cut; it is dialled again for ever",
+}
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """The steps walked so far."""
+
+    node: str
+    steps: list[dict[str, object]] = field(default_factory=list)
+
+    def good(self, step: str, detail: str) -> None:
+        """A step that holds."""
+        self.steps.append({"step": step, "ok": True, "detail": detail})
+
+    def broken(self, step: str, reason: str, detail: str = "", **words: str) -> dict[str, object]:
+        """The first broken step ends the walk."""
+        detail = detail or REASONS.get(reason, reason)
+        self.steps.append({"step": step, "ok": False, "detail": detail})
+        places = {"name": self.node, "node": self.node, "host": self.node, **words}
+        mend = MENDS.get(reason, "look at `journalctl -u drupelet` on both nodes").format(**places)
+        return {
+            "ok": False,
+            "step": step,
+            "reason": reason,
+            "detail": detail,
+            "mend": mend,
+            "steps": self.steps,
+        }
+
+    def done(self) -> dict[str, object]:
+        """Nothing is broken."""
+        return {"ok": True, "step": None, "reason": "", "mend": "", "steps": self.steps}
+
+
+class Why:
+    """Walks the steps for one node."""
+
+    def __init__(self, links: Links, calls: Calls, missions: Missions, mapper_port: int) -> None:
+        self._links = links
+        self._calls = calls
+        self._missions = missions
+        self._mapper_port = mapper_port
+
+    async def why(
+        self, node: str, mission: str | None = None, function: str | None = None
+    ) -> dict[str, object]:
+        """Where a call to `node` breaks: {"ok", "step", "reason", "mend", "detail", "steps"}."""
+        walk = Diagnosis(node)
+        if node != self._links.own_name and self._links.endpoint(node) is None:
+            broken = await self._reach(walk, node)
+            if broken is not None:
+                return broken
+        elif node == self._links.own_name:
+            walk.good("name", f"{node} is this node")
+        else:
+            walk.good("name", f"{node} is connected")
+        return await self._ask(walk, node, mission, function)
+
+    async def _reach(self, walk: Diagnosis, node: str) -> dict[str, object] | None:
+        candidates = await self._candidates(walk, node)
+        if isinstance(candidates, dict):
+            return candidates
+        addresses = candidates[:_ADDRESSES_MAX]
+        reasons: dict[str, Candidate] = {}
+        for candidate in addresses:
+            reason = await self._links.probe(candidate.host, candidate.port)
+            if reason == "":
+                walk.good("port", f"{candidate.host}:{candidate.port} answers")
+                break
+            reasons.setdefault(reason, candidate)
+        else:
+            return self._unreachable(walk, reasons)
+        try:
+            await self._links.connect(node)
+        except NoConnection as error:
+            return walk.broken("member", error.reason)
+        walk.good("key", "cookie, version and key are right")
+        return None
+
+    @staticmethod
+    def _unreachable(walk: Diagnosis, reasons: dict[str, Candidate]) -> dict[str, object]:
+        """The most telling of several reasons: the one furthest along the way."""
+        order = ("no_route", "port_closed", "silent", "wrong_node", "overloaded", "closed")
+        reason = max(reasons, key=lambda each: order.index(each) if each in order else len(order))
+        at = reasons[reason]
+        detail = f"{at.host}:{at.port}: {REASONS.get(reason, reason)}"
+        if reason == "no_route":
+            return walk.broken("route", reason, detail, host=at.host)
+        if reason == "port_closed":
+            return walk.broken("port", reason, detail, host=at.host)
+        walk.good("port", f"{at.host}:{at.port} is open")
+        step = {"bad_cookie": "cookie", "version": "version", "silent": "port"}.get(reason, "key")
+        return walk.broken(step, reason, detail, host=at.host)
+
+    async def _candidates(self, walk: Diagnosis, node: str) -> list[Candidate] | dict[str, object]:
+        """Addresses to try, or the broken step."""
+        known = self._links.membership.candidates_of(node)
+        if known:
+            places = ", ".join(f"{each.host}:{each.port}" for each in known[:3])
+            walk.good("name", f"{node} is known at {places}")
+            return known
+        name, at, host = node.partition("@")
+        if not at:
+            last = self._links.membership.reason(node)
+            if last not in ("no_such_node", ""):
+                return walk.broken("key" if last == "name_taken" else "name", last)
+            names = [str(each.name) for each in self._links.membership.nodes()]
+            near = difflib.get_close_matches(node, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return walk.broken("name", "no_such_node", REASONS["no_such_node"] + hint)
+        walk.good("name", f"{name} is looked for on {host}")
+        try:
+            entry = await epmd.lookup(host, name, port=self._mapper_port, timeout_s=_STEP_S)
+        except NoConnection as error:
+            step = "route" if error.reason == "no_route" else "mapper"
+            return walk.broken(step, error.reason, host=host)
+        if entry is None:
+            return walk.broken("mapper", "not_registered", host=host)
+        walk.good("mapper", f"the port mapper on {host} says port {entry.port}")
+        candidate = Candidate(source="mapper", host=host, port=entry.port, name=name, key_prefix="")
+        self._links.candidate(candidate)
+        return [candidate]
+
+    async def _ask(
+        self, walk: Diagnosis, node: str, mission: str | None, function: str | None
+    ) -> dict[str, object]:
+        """What the node itself says of its missions."""
+        try:
+            started = trio.current_time()
+            info = await self._calls.call(node, "node", "info", timeout=_STEP_S)
+            took_ms = (trio.current_time() - started) * 1000
+        except CallError as error:
+            reason = error.reason if isinstance(error, NoConnection) else type(error).__name__
+            return walk.broken("call", reason, str(error))
+        if not isinstance(info, dict):
+            return walk.broken("call", "wrong_node", "it answers, but not as a drupelet node")
+        walk.good("call", f"it answers in {took_ms:.1f} ms")
+        apart_s = abs(float(info.get("unix_s", 0.0)) - time.time())
+        walk.good("clock", f"the clocks are {apart_s:.0f} s apart, which does not matter")
+        if mission is None:
+            return walk.done()
+        return self._mission(walk, node, info, mission, function)
+
+    def _mission(
+        self,
+        walk: Diagnosis,
+        node: str,
+        info: dict[str, object],
+        mission: str,
+        function: str | None,
+    ) -> dict[str, object]:
+        missions = info.get("missions")
+        theirs = {
+            str(each["name"]): each
+            for each in (missions if isinstance(missions, list) else [])
+            if isinstance(each, dict) and "name" in each
+        }
+        entry = theirs.get(mission)
+        if entry is None:
+            has = ", ".join(sorted(theirs)) or "none"
+            return walk.broken("mission", "undef", f"{node} has no mission {mission}; it has {has}")
+        state = str(entry.get("state", ""))
+        if state not in ("ready", "system"):
+            detail = f"{mission} is {state}: {entry.get('problem', '')}".rstrip(": ")
+            return walk.broken("mission", "mission_crashed", detail)
+        walk.good("mission", f"{mission} is ready")
+        exports = entry.get("exports")
+        exports = [str(each) for each in exports] if isinstance(exports, list) else []
+        if function is not None:
+            if function not in exports:
+                detail = f"{mission} exports {', '.join(exports)}, not {function}"
+                return walk.broken("function", "undef", detail)
+            walk.good("function", f"{mission}.{function} is exported")
+        ours = self._missions.digest(mission).hex()
+        have = str(entry.get("digest", ""))
+        if ours and have and ours != have:
+            detail = f"{node} runs code {have[:12]}, this node has {ours[:12]}"
+            return walk.broken("code", "code_differs", detail)
+        walk.good("code", "the same code on both" if ours and have else "only there")
+        return walk.done()
