@@ -150,7 +150,13 @@ _CODE_NO_CONNECTION: Final = 3
 _CODE_NOT_PERMITTED: Final = 4
 _CODE_CODE_MISMATCH: Final = 5
 
+_KIND_CHARS_MAX: Final = 128  # a class name
 _TEXT_CHARS_MAX: Final = 16_384  # a traceback; what is longer is cut at the sender and refused here
+
+
+def _sendable(text: str) -> str:
+    """Lone surrogates (an undecodable file name in an OSError) become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def error_to_fields(error: CallError) -> list[object]:
@@ -159,16 +165,16 @@ def error_to_fields(error: CallError) -> list[object]:
         case RemoteError():
             return [
                 _CODE_REMOTE_ERROR,
-                error.kind[:128],
-                error.message[:_TEXT_CHARS_MAX],
-                error.traceback_text[-_TEXT_CHARS_MAX:],
+                _sendable(error.kind[:_KIND_CHARS_MAX]),
+                _sendable(error.message[:_TEXT_CHARS_MAX]),
+                _sendable(error.traceback_text[-_TEXT_CHARS_MAX:]),
             ]
         case Timeout():
             return [_CODE_TIMEOUT, error.maybe_ran]
         case NoConnection():
             return [_CODE_NO_CONNECTION, error.reason, error.maybe_ran]
         case NotPermitted():
-            return [_CODE_NOT_PERMITTED, error.message[:_TEXT_CHARS_MAX]]
+            return [_CODE_NOT_PERMITTED, _sendable(error.message[:_TEXT_CHARS_MAX])]
         case CodeMismatch():
             return [_CODE_CODE_MISMATCH, error.have, error.want]
     raise LocalProtocolError(f"{type(error).__name__} has no wire form")
@@ -176,6 +182,8 @@ def error_to_fields(error: CallError) -> list[object]:
 
 def error_from_fields(fields: object) -> CallError:
     """The reverse of `error_to_fields`. Raises: `RemoteProtocolError` for any other shape."""
+    if type(fields) is not list or not fields or type(fields[0]) is not int:  # True == 1
+        raise RemoteProtocolError("malformed error")
     match fields:
         case [1, str(kind), str(message), str(traceback_text)]:
             _check_text(kind, message, traceback_text)
