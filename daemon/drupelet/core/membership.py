@@ -58,7 +58,8 @@ MEMBERS_MAX: Final = 256  # members remembered, the up ones included; the longes
 SUPERSEDED_MAX: Final = 8  # former incarnations remembered per member
 DIALS_MAX: Final = 16  # dials under way; each is a socket and a handshake of 0.3 ms
 DIAL_S: Final = 15.0  # connecting and handshake 10 s by the driver; then we no longer wait for it
-DIALS_FULL_S: Final = 0.1  # look again when DIALS_MAX or LINKS_WANTED_MAX is reached
+DIALS_FULL_S: Final = 0.1  # look again when DIALS_MAX are under way ...
+LINKS_FULL_S: Final = 5.0  # ... or LINKS_WANTED_MAX are linked: that changes seldom
 SAME_NODE_S: Final = 0.25  # between dials of two addresses of one node (RFC 8305, section 5)
 SETTLED_S: Final = limits.HANDSHAKE_S  # dials that crossed are both done within a handshake's time
 RIVAL_S: Final = 1.0  # a round trip and a stall: time for the peer to close one itself
@@ -487,8 +488,11 @@ class Membership:
         if self._owner(address) is not None:
             address.dial_at = inf
             return
-        if self._dialling >= DIALS_MAX or self._dialling + len(self._links) >= LINKS_WANTED_MAX:
+        if self._dialling >= DIALS_MAX:
             address.dial_at = now + DIALS_FULL_S
+            return
+        if self._dialling + len(self._links) >= LINKS_WANTED_MAX:
+            address.dial_at = now + LINKS_FULL_S
             return
         self._dial(address, now)
 
