@@ -180,6 +180,8 @@ def node_name(value: object, base: Path) -> str:
     label, at, host = word.partition("@")
     _check_label(label)
     if at:
+        if ":" in host:
+            raise BadValue(f"{show(host)} is no host of a name", "use a host name or IPv4 address")
         _check_host(host, '"gandalf", "gandalf@shire" or "gandalf@shire.example.org"')
     if len(word) > NODE_NAME_CHARS_MAX:
         raise BadValue(
@@ -204,7 +206,7 @@ def _check_label(label: str) -> None:
 def _check_host(host: str, example: str) -> None:
     if not is_address(host) and (
         len(host) > limits.HOST_CHARS_MAX
-        or not all(_LABEL.match(label) for label in host.removesuffix(".").split("."))
+        or not all(_LABEL.match(label) for label in host.split("."))
         or host.rsplit(".", 1)[-1].isdigit()  # 192.168.1.700 is a typing error, not a host
     ):
         raise BadValue(f"{show(host)} is no host name or address", f"write it as {example}")

@@ -4,10 +4,12 @@ import datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from drupelet import config_values as values
 from drupelet.config_values import BadValue, Check, Peer
-from drupelet.wire import limits
+from drupelet.wire import ids, limits
 
 BASE = Path("/base")
 
@@ -70,6 +72,8 @@ def test_good_values(check: Check, value: object, result: object) -> None:
         (values.node_name, "a\n", "is no node name"),
         (values.node_name, "a@", "is no host name"),
         (values.node_name, "a@b..c", "is no host name"),
+        (values.node_name, "a@::1", "is no host of a name"),
+        (values.node_name, "a@b.", "is no host name"),
         (values.node_name, "a@-b", "is no host name"),
         (values.node_name, "a@192.168.1.700", "is no host name"),
         (values.node_name, "a@" + "b." * 63 + "c", "has 129 characters"),
@@ -110,6 +114,16 @@ def test_a_node_name_leaves_room_for_mission_and_function_in_a_target() -> None:
     assert len(target) == limits.TARGET_BYTES_MAX
     with pytest.raises(BadValue, match="has 128 characters"):
         values.node_name(name + "c", BASE)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(alphabet="aZ0-_.@:[]/ \n\u00e9", max_size=12))
+def test_a_node_name_is_a_name_on_the_wire_too(word: str) -> None:
+    try:
+        values.node_name(word, BASE)
+    except BadValue:
+        return
+    assert ids.check_name(word) == word
 
 
 def test_lists_have_bounds_and_no_doubles() -> None:

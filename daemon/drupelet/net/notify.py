@@ -17,60 +17,61 @@ needs a compiler).
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
-from collections.abc import Mapping
 from typing import Final
 
 STATUS_CHARS_MAX: Final = 200  # one line of `systemctl status`
 
 
-class Notifier:
-    """The way to the service manager.
+def ready(status_text: str = "") -> None:
+    """The daemon serves: what waits for this unit may start. Also ends a reload."""
+    _send("READY=1" + (f"\nSTATUS={_line(status_text)}" if status_text else ""))
 
-    *Owns* one datagram socket; `close` it. `watchdog_interval_s` is how often `watchdog` must be
-    said (half of what systemd allows, as sd_watchdog_enabled(3) advises), or None.
-    """
 
-    def __init__(self, environment: Mapping[str, str], *, pid: int) -> None:
-        self._socket: socket.socket | None = None
-        self._address = _address(environment.get("NOTIFY_SOCKET", ""))
-        self.watchdog_interval_s = _watchdog_interval_s(environment, pid)
-        if self._address:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)
+def status(text: str) -> None:
+    """One line for `systemctl status`."""
+    _send(f"STATUS={_line(text)}")
 
-    def ready(self) -> None:
-        """The daemon serves: what waits for this unit may start."""
-        self._send("READY=1")
 
-    def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
-        printable = "".join(char if char.isprintable() else " " for char in text)
-        self._send("STATUS=" + printable[:STATUS_CHARS_MAX])
+def watchdog() -> None:
+    """The daemon is alive; say it only after something has proved that."""
+    _send("WATCHDOG=1")
 
-    def watchdog(self) -> None:
-        """The daemon is alive; say it only after something has proved that."""
-        self._send("WATCHDOG=1")
 
-    def reloading(self, now_us: int) -> None:
-        """A reload begins; `now_us` is CLOCK_MONOTONIC in microseconds. `ready` ends it."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={now_us}")
+def reloading(now_us: int) -> None:
+    """A reload begins; `now_us` is CLOCK_MONOTONIC in microseconds. `ready` ends it."""
+    _send(f"RELOADING=1\nMONOTONIC_USEC={now_us}")
 
-    def stopping(self) -> None:
-        """The daemon has begun to stop."""
-        self._send("STOPPING=1")
 
-    def close(self) -> None:
-        """Say nothing more."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+def stopping() -> None:
+    """The daemon has begun to stop."""
+    _send("STOPPING=1")
 
-    def _send(self, message: str) -> None:
-        if self._socket is None:
-            return
-        with contextlib.suppress(OSError):  # see the rules above
-            self._socket.sendto(message.encode(), self._address)
+
+def watchdog_interval_s() -> float | None:
+    """The time in which to say `watchdog` at least once, better twice; None: not watched."""
+    pid = str(os.getpid())
+    if os.environ.get("WATCHDOG_PID", pid) != pid:
+        return None  # inherited from a parent that is watched itself
+    try:
+        allowed_us = int(os.environ.get("WATCHDOG_USEC", ""))
+    except ValueError:
+        return None
+    return allowed_us / 1e6 if allowed_us > 0 else None
+
+
+def _send(message: str) -> None:
+    """One datagram on a socket of its own: a few in a minute, and nobody has to own it."""
+    address = _address(os.environ.get("NOTIFY_SOCKET", ""))
+    if not address:
+        return
+    with (
+        contextlib.suppress(OSError),  # see the rules above
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+    ):
+        datagrams.setblocking(False)
+        datagrams.sendto(message.encode(), address)
 
 
 def _address(text: str) -> str:
@@ -80,11 +81,5 @@ def _address(text: str) -> str:
     return text if text.startswith("/") else ""  # vsock:... is for virtual machines' managers
 
 
-def _watchdog_interval_s(environment: Mapping[str, str], pid: int) -> float | None:
-    if environment.get("WATCHDOG_PID", str(pid)) != str(pid):
-        return None  # inherited from a parent that is watched itself
-    try:
-        allowed_us = int(environment.get("WATCHDOG_USEC", ""))
-    except ValueError:
-        return None
-    return allowed_us / 2e6 if allowed_us > 0 else None
+def _line(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)[:STATUS_CHARS_MAX]
