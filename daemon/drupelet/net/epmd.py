@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from drupelet.errors import DrupeletError, NoConnection, RemoteProtocolError
+from drupelet.errors import DrupeletError, LocalProtocolError, NoConnection, RemoteProtocolError
 from drupelet.wire import epmd, limits
 from drupelet.wire.epmd import MapperEntry
 
@@ -78,10 +78,12 @@ async def lookup(
 ) -> MapperEntry | None:
     """What the port mapper on `host` knows of `name` (the part before the @); None: nothing.
 
-    Raises: `NoConnection` with reason ``no_route`` or ``no_mapper``; `LocalProtocolError` for a
-    name that no mapper can hold.
+    Raises: `NoConnection` with reason ``no_route`` or ``no_mapper``.
     """
-    request = epmd.look_up_request(name)
+    try:
+        request = epmd.look_up_request(name)
+    except LocalProtocolError:
+        return None  # a person's typing; no mapper can hold it
 
     def parse(data: bytes, ended: bool) -> epmd.Found | None:
         return epmd.parse_look_up_response(data)
@@ -148,7 +150,7 @@ async def _ask(
     with trio.move_on_at(started + timeout_s):
         try:
             addresses = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
+        except (OSError, ValueError, OverflowError):  # no such host; odd characters; odd port
             addresses = []
         addresses = addresses[:_ADDRESSES_MAX]
         for index, (family, kind, protocol, _, address) in enumerate(addresses):
