@@ -68,7 +68,6 @@ class Incoming:
         """
         if len(data) < 2:
             raise RemoteProtocolError("empty DATA frame")
-        self._parts.append(data[1:])
         self.size += len(data) - 1
         if self.size > self._allowed:
             raise RemoteProtocolError("more data than credit")
