@@ -419,8 +419,8 @@ _RFC_3339: Final = re.compile(
     r"(?:Z|[+-][0-9]{2}:[0-9]{2})"
 )
 _WITH_SECONDS: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?"
-    r"[+-][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{6})?"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?)"
+    r"([+-])([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{6}))?"
 )
 
 
@@ -438,9 +438,16 @@ def _decode_datetime(content: Any, immutable: bool) -> datetime.datetime:
 
 
 def _decode_datetime_seconds(content: Any, immutable: bool) -> datetime.datetime:
-    if type(content) is not str or not _WITH_SECONDS.fullmatch(content):
+    match = _WITH_SECONDS.fullmatch(content) if type(content) is str else None
+    if match is None:
         raise RemoteProtocolError("date without its form")
-    return datetime.datetime.fromisoformat(content)
+    # Not fromisoformat: CPython 3.11 takes an offset of microseconds alone for UTC.
+    local, sign, hours, minutes, seconds, micros = match.groups("0")
+    offset = datetime.timedelta(
+        hours=int(hours), minutes=int(minutes), seconds=int(seconds), microseconds=int(micros)
+    )
+    zone = datetime.timezone(-offset if sign == "-" else offset)  # ValueError from 24 h on
+    return datetime.datetime.fromisoformat(local).replace(tzinfo=zone)
 
 
 def _decode_uuid(content: Any, immutable: bool) -> uuid.UUID:
