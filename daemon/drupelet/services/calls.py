@@ -511,6 +511,8 @@ async def _run_inline(export: Export, args: list[object]) -> bytes:
 def _as_call_error(export: Export, error: Exception) -> CallError:
     if isinstance(error, CallError):
         return error
+    if isinstance(error, NotSendable):
+        return RemoteError("not_sendable", f"{export.mission}.{export.function}: {error}")
     if isinstance(error, TypeError) and error.__traceback__ and error.__traceback__.tb_next is None:
         return RemoteError("badarg", f"{export.mission}.{export.function}: {error}")
     text = "".join(traceback.format_exception(error))

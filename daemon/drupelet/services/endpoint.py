@@ -465,18 +465,17 @@ class Endpoint:
     def _on_credit(self, ident: int, body: bytes) -> None:
         if len(body) != U32.size:
             raise RemoteProtocolError("malformed credit")
+        if self._outgoing is not None and ident in self._outgoing:
+            outgoing = self._outgoing[ident]
+            outgoing.add_credit(U32.unpack(body)[0])
+            self._push(ident, outgoing)
+            return
         other = self._state(ident)
         if isinstance(other, tuple):
             endpoint, theirs = other
             endpoint.channel.queue(frame(frames.CREDIT, theirs, body))
-            return
-        count = U32.unpack(body)[0]
-        if isinstance(other, Stream):
-            other.credit_received(count)
-        elif self._outgoing is not None and ident in self._outgoing:
-            outgoing = self._outgoing[ident]
-            outgoing.add_credit(count)
-            self._push(ident, outgoing)
+        elif isinstance(other, Stream):
+            other.credit_received(U32.unpack(body)[0])
 
     def _state(self, ident: int) -> object:
         if (ident & 1) == self.table.parity:

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from drupelet.errors import NoConnection, RemoteError, RemoteProtocolError, Timeout
+from drupelet.errors import NoConnection, NotSendable, RemoteError, RemoteProtocolError, Timeout
 from drupelet.net.channel import Channel
 from drupelet.services.endpoint import Endpoint
 from drupelet.wire import frames
@@ -35,7 +35,7 @@ async def test_a_body_at_the_maximum_and_one_above() -> None:
         async with joined(alice, bob):
             fits = b"x" * (BODY_BYTES_MAX - 6)  # array head, byte string head
             assert await alice.calls.call("bob", "size", "size", fits) == len(fits)
-            with pytest.raises(RemoteError, match="too_large"):
+            with pytest.raises(NotSendable, match="more than"):
                 await alice.calls.call("bob", "size", "size", fits + b"x")
 
 
@@ -43,7 +43,7 @@ async def test_a_value_above_the_maximum_is_refused_not_sent() -> None:
     async with open_side("alice") as alice, open_side("bob") as bob:
         bob.serve("make", make=lambda size: b"x" * size)
         async with joined(alice, bob):
-            with pytest.raises(RemoteError, match="too_large"):
+            with pytest.raises(RemoteError, match="not_sendable"):
                 await alice.calls.call("bob", "make", "make", BODY_BYTES_MAX + 1)
 
 
