@@ -13,8 +13,8 @@ Decides which of the two this daemon is, and when that changes.
 
 All addresses or none: two mappers, one on 127.0.0.1 and the other on ::1, would each know half of
 the names. The addresses are tried in the same order everywhere, so the first one arbitrates.
-127.0.0.1 brings 127.0.1.1 along: Debian's /etc/hosts gives a host's own name that address, and there
-`erl` looks for the mapper of a node on its own host.
+127.0.0.1 brings 127.0.1.1 along: Debian's /etc/hosts gives a host's own name that address, and
+there `erl` looks for the mapper of a node on its own host.
 
 *Owns*: one task, the table (`core/portmap.py`), the sockets (`net/epmd_server.py`). *Cancellation*:
 closes them; a mapper that goes shows its clients the end of their connections.

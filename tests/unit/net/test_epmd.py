@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -114,10 +114,8 @@ async def test_answer_that_never_ends() -> None:
     async def serve() -> None:
         sock, _ = await listener.accept()
         with sock:
-            try:
+            with suppress(trio.BrokenResourceError):
                 await trio.SocketStream(sock).send_all(flood)
-            except trio.BrokenResourceError:
-                pass
 
     with listener:
         async with trio.open_nursery() as nursery:
@@ -164,7 +162,7 @@ async def test_registration_is_held_until_the_mapper_goes() -> None:
 async def test_taken_name_tells_by_whom() -> None:
     refusal = epmd.register_response(None, highest_version=0)
     async with fake_mapper(refusal, epmd.look_up_response(BILBO)) as port:
-        with pytest.raises(client.NameTaken, match="'bilbo' is taken .* by a node on port 4371"):
+        with pytest.raises(client.NameTaken, match=r"'bilbo' is taken .* by a node on port 4371"):
             await client.register("127.0.0.1", BILBO, port=port)
     async with fake_mapper(refusal, epmd.NOT_REGISTERED) as port:
         with pytest.raises(client.NameTaken, match="by another node"):

@@ -215,10 +215,12 @@ def test_who_is_local() -> None:
     assert epmd_server._is_loopback("127.0.1.1")
     assert epmd_server._is_loopback("::1")
     assert not epmd_server._is_loopback("192.0.2.1")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with socket.create_connection(listener.getsockname()) as sock:
-            assert epmd_server._is_local(sock, ("127.0.0.1", 1))
-            assert not epmd_server._is_local(sock, ("192.0.2.1", 1))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as sock,
+    ):
+        assert epmd_server._is_local(sock, ("127.0.0.1", 1))
+        assert not epmd_server._is_local(sock, ("192.0.2.1", 1))
 
 
 async def test_close_shows_everybody_the_end(server: EpmdServer) -> None:

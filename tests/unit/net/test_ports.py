@@ -103,7 +103,7 @@ def test_port_taken_on_one_address_is_taken(three_free: int) -> None:
 
 
 def test_address_of_another_machine() -> None:
-    with pytest.raises(ConfigError, match="cannot listen on 192.0.2.77"):
+    with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.77"):
         ports.open_from_pool(("192.0.2.77",), 0, 0)  # TEST-NET-1 of RFC 5737
     with pytest.raises(ConfigError):
         ports.open_from_pool(("192.0.2.77",), 20_000, 20_001)
