@@ -1,0 +1,222 @@
+"""All that the command line prints: results on stdout, what went wrong on stderr; nobody else prints.
+
+- `--json`: exactly one JSON document on stdout, a failure too:
+  ``{"error": {"kind", "message", ...}}``.
+- Human output of a failure: what happened, then ``why:`` and ``mend:`` lines where there is one.
+- A value is printed as JSON in both (`drupelet.cli.values`).
+
+The `kind` of a failure is the remote exception's own kind for a `RemoteError` (with ``"class":
+"RemoteError"``), else the name of the class in `drupelet.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+from drupelet import errors
+from drupelet.cli import values
+from drupelet.cli.grammar import UsageError
+from drupelet.errors import (
+    CodeMismatch,
+    ConfigError,
+    DrupeletError,
+    NoConnection,
+    NotPermitted,
+    NotSendable,
+    RemoteError,
+    Timeout,
+)
+
+COLUMN_CHARS_MAX: Final = 60  # a table's column; a longer text is cut with an ellipsis
+
+# What to do next, by NoConnection.reason and RemoteError.kind.
+REASON_MENDS: Final = {
+    "no_such_node": "`drupelet nodes` lists those that are known",
+    "no_mapper": "start drupeletd on that host, or open its port 4369 to this one",
+    "not_registered": "start that node; `drupelet names HOST` lists what runs there",
+    "no_route": "check the cable, the Wi-Fi and the address",
+    "port_closed": "start drupeletd on that host, or open its port in the firewall",
+    "silent": "something else may listen on that port, or the node hangs: restart it",
+    "bad_cookie": "copy /etc/drupelet/cookie from one node to the other",
+    "version": "install the same version of drupelet on both",
+    "not_a_member": "pair the nodes, or copy the cookie",
+    "name_taken": "rename one of the two nodes",
+    "wrong_node": "correct the address in [link] peers",
+    "closed": "try again; `drupelet why NODE` if it stays so",
+    "down": "`drupelet why NODE` finds the broken step",
+    "overloaded": "send less at once, or wait",
+    "stopping": "start the node again",
+}
+KIND_MENDS: Final = {
+    "undef": "`drupelet missions` on that node lists what it exports",
+    "badarg": "compare the arguments with the function's signature",
+    "mission_crashed": "its log has the reason; it is restarted",
+    "mission_stuck": "the function took too long and was restarted; its log says where",
+    "mission_backoff": "it crashed too often; its log has the reason",
+    "too_large": "send it in pieces",
+}
+
+
+class Failed(DrupeletError):
+    """A verb could not do its work; exit code 1."""
+
+    def __init__(self, what: str, *, mend: str) -> None:
+        super().__init__(what)
+        self.mend = mend
+
+
+def write(text: str) -> None:
+    """Text to stdout, as it is."""
+    sys.stdout.write(text)
+
+
+def line(text: str) -> None:
+    """One line to stdout, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """One line to stderr, at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def document(value: object) -> None:
+    """One value as one JSON document on a line."""
+    line(values.dump(value))
+
+
+def table(rows: list[dict[str, object]], columns: tuple[str, ...]) -> None:
+    """Rows under headings. `columns` come first; a column that no row has is left out."""
+    shown = [name for name in columns if any(row.get(name) not in (None, "") for row in rows)]
+    cells = [[name.upper().removesuffix("_S") for name in shown]]
+    cells += [[plain(row.get(name)) for name in shown] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row_cells in cells:
+        padded = [cell.ljust(width) for cell, width in zip(row_cells, widths, strict=True)]
+        line("  ".join(padded).rstrip())
+
+
+def fields(record: dict[str, object]) -> None:
+    """A record as ``name  value`` lines."""
+    width = max((len(name) for name in record), default=0)
+    for name, value in record.items():
+        line(f"{name.ljust(width)}  {plain(value, None)}".rstrip())
+
+
+def plain(value: object, chars_max: int | None = COLUMN_CHARS_MAX) -> str:
+    """A value for a person: text without quotes, control characters replaced (a peer wrote it)."""
+    if isinstance(value, str):
+        text = value
+    elif value is None:
+        text = ""
+    elif isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        text = ", ".join(str(one) for one in value)
+    elif isinstance(value, float):
+        text = f"{value:.1f}"
+    else:
+        text = values.dump(value)
+    text = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    if chars_max is not None and len(text) > chars_max:
+        return f"{text[: chars_max - 1]}…"
+    return text
+
+
+# -- failures
+
+
+def failure(error: Exception, *, json: bool) -> int:
+    """Print a failure that a person can do something about; its exit code."""
+    if json:
+        document({"error": error_document(error)})
+    else:
+        for text in explain(error):
+            note(text)
+    return exit_code(error)
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code of a failure."""
+    return errors.EXIT_USAGE if isinstance(error, UsageError) else errors.exit_code(error)
+
+
+def error_document(error: Exception) -> dict[str, object]:
+    """A failure as a JSON object: ``kind``, ``message``, its fields, ``mend`` if there is one."""
+    found: dict[str, object]
+    match error:
+        case RemoteError():
+            found = {"kind": error.kind, "class": "RemoteError", "message": error.message}
+            if error.traceback_text:
+                found["traceback"] = error.traceback_text
+        case Timeout():
+            found = {"kind": "Timeout", "message": str(error), "maybe_ran": error.maybe_ran}
+        case NoConnection():
+            found = {"kind": "NoConnection", "message": str(error), "reason": error.reason}
+            found["maybe_ran"] = error.maybe_ran
+        case NotPermitted():
+            found = {"kind": "NotPermitted", "message": error.message}
+        case CodeMismatch():
+            found = {"kind": "CodeMismatch", "message": str(error)}
+            found |= {"have": error.have, "want": error.want}
+        case ConfigError():
+            found = {"kind": "ConfigError", "message": str(error), "file": error.file}
+            found |= {"line": error.line, "key": error.key}
+        case _:
+            found = {"kind": type(error).__name__, "message": str(error)}
+    hint = mend(error)
+    if hint:
+        found["mend"] = hint
+    return found
+
+
+def explain(error: Exception) -> list[str]:
+    """A failure as lines for a person: what, why, mend."""
+    match error:
+        case RemoteError():
+            lines = [f"drupelet: {plain(str(error), None)}"]
+            if error.traceback_text:
+                lines += ["why: the function raised on the other node:"]
+                lines += [f"  {plain(one, None)}" for one in error.traceback_text.splitlines()]
+        case _ if tried := getattr(error, "tried", None):
+            lines = [f"drupelet: {errors.REASONS['no_daemon']}", "why: tried"]
+            lines += [f"  {path}: {why}" for path, why in tried]
+        case UsageError():
+            lines = [f"drupelet: {error}"]
+        case _:
+            lines = [
+                f"drupelet: {one}" for one in str(error).splitlines() or [type(error).__name__]
+            ]
+    hint = mend(error)
+    if hint and hint not in lines[0]:
+        lines.append(f"mend: {hint}")
+    return lines
+
+
+def mend(error: Exception) -> str:
+    """What a person can do next; empty when we do not know."""
+    match error:
+        case RemoteError():
+            return KIND_MENDS.get(error.kind, "")
+        case Timeout():
+            return "give it more time with --timeout, or ask `drupelet why NODE`"
+        case NoConnection():
+            return str(getattr(error, "mend", "")) or REASON_MENDS.get(error.reason, "")
+        case NotPermitted():
+            return "ask the node's owner for a grant, or check the spelling"
+        case CodeMismatch():
+            return "install the same version of the mission on both nodes"
+        case NotSendable():
+            return "send data: texts, numbers, lists and maps"
+        case UsageError():
+            return f"drupelet {error.verb} --help".replace("  ", " ")
+    return str(getattr(error, "mend", ""))
+
+
+def quiet_stdout() -> None:
+    """After a broken pipe: let the interpreter's own last flush go nowhere and not complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,181 @@
+"""The table of verbs. Data only: the handlers are imported when they run (`main.run_verb`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from drupelet.cli.grammar import Argument, Option, Verb
+
+_NODE: Final = Argument("NODE", "a node's name, as `drupelet nodes` lists them")
+_MISSION: Final = Argument("MISSION", "a mission's name")
+_FUNCTION: Final = Argument("FUNCTION", "one of its exports")
+_ARGUMENTS: Final = Argument(
+    "ARG", "an argument: what parses as JSON is that value, anything else a string", False, True
+)
+_TIMEOUT: Final = Option("timeout", "seconds to wait for the answer (default 5)", "S")
+_VALUES: Final = (
+    'Values are printed as JSON. What JSON lacks: bytes are {"$bytes": "base64"}, NaN is\n'
+    '{"$float": "nan"}, a map with integer keys {"$map": [[1, "one"]]}; arguments may use the same forms.'
+)
+
+_VERBS: Final = (
+    Verb(
+        "status",
+        "Show the local node: name, key, version, uptime and load.",
+        "nodes:status",
+        examples=("drupelet status", "drupelet --json status"),
+    ),
+    Verb(
+        "nodes",
+        "List the other nodes of the cluster and whether they are up.",
+        "nodes:nodes",
+        examples=("drupelet nodes", "drupelet --json nodes"),
+    ),
+    Verb(
+        "ping",
+        "Ask whether a node answers, and how fast; exit code 5 when it does not.",
+        "calls:ping",
+        (_NODE,),
+        (_TIMEOUT,),
+        ("drupelet ping bilbo", "drupelet --json ping bilbo"),
+    ),
+    Verb(
+        "why",
+        "Find the first broken step on the way to a node, a mission or a function, and its mend.",
+        "calls:why",
+        (
+            _NODE,
+            Argument("MISSION", "also check that the node serves this mission", False),
+            Argument("FUNCTION", "also check that the mission exports this function", False),
+        ),
+        (_TIMEOUT,),
+        ("drupelet why bilbo", "drupelet why bilbo kvs store"),
+        "It tries, in order: name, mapper, port, key, member, call, mission, function, code.\n"
+        "Exit code 0 when nothing is broken.",
+    ),
+    Verb(
+        "names",
+        "List the names in a machine's port mapper (also those of Erlang nodes).",
+        "nodes:names",
+        (Argument("HOST", "a host name or address (default: this machine)", False),),
+        examples=("drupelet names", "drupelet names 192.168.1.7"),
+    ),
+    Verb(
+        "call",
+        "Call a function of a mission on a node and print its value.",
+        "calls:call",
+        (_NODE, _MISSION, _FUNCTION, _ARGUMENTS),
+        (_TIMEOUT,),
+        (
+            "drupelet call gandalf kvs store weather fine",
+            "drupelet call bilbo kvs lookup weather",
+            "drupelet call --timeout 60 bilbo kitchen boil 1.5",
+            "drupelet call bilbo echo echo -- --a-text-with-dashes",
+        ),
+        _VALUES,
+    ),
+    Verb(
+        "cast",
+        "Call a function without waiting for an answer.",
+        "calls:cast",
+        (_NODE, _MISSION, _FUNCTION, _ARGUMENTS),
+        (),
+        ("drupelet cast bilbo kvs store weather fine",),
+        "Done means sent: whether the function ran, or was there at all, is not told.",
+    ),
+    Verb(
+        "multicall",
+        "Call a function on many nodes at once, with one deadline.",
+        "calls:multicall",
+        (
+            Argument("NODES", "`all` (the local node and those that are up), or names with commas"),
+            _MISSION,
+            _FUNCTION,
+            _ARGUMENTS,
+        ),
+        (_TIMEOUT,),
+        ("drupelet multicall all node ping", "drupelet multicall bilbo,frodo kvs lookup weather"),
+        '--json prints {"NODE": {"value": ...} or {"error": {...}}}.\n'
+        "Exit code 0 when every node answered.",
+    ),
+    Verb(
+        "shell",
+        "A Python prompt where `await` works; `node`, `call`, `nodes` and `ping` are ready.",
+        "shell:shell",
+        examples=(
+            "drupelet shell",
+            'echo \'await call("bilbo", "kvs", "lookup", "weather")\' | drupelet shell',
+        ),
+        notes="Ctrl-C cancels the running line, Ctrl-D leaves.\n"
+        "From a pipe: exit code 1 if a line raised.",
+        json=False,
+    ),
+    Verb(
+        "metrics",
+        "Print the local node's counters as Prometheus text.",
+        "nodes:metrics",
+        examples=("drupelet metrics", "drupelet metrics | grep calls"),
+    ),
+    Verb(
+        "missions",
+        "List the missions that the local node serves.",
+        "nodes:missions",
+        examples=("drupelet missions", "drupelet --json missions"),
+    ),
+    Verb(
+        "demo",
+        "Start a cluster on this machine in the foreground and say what to try.",
+        "demo:demo",
+        (),
+        (
+            Option("nodes", "how many nodes, 1 to 16 (default 3)", "N", "n"),
+            Option("mapper-port", "the port mapper's port (default 4369, epmd's)", "PORT"),
+        ),
+        ("drupelet demo", "drupelet demo -n 5"),
+        "Ctrl-C stops all of it. State stays in ~/.local/state/drupelet/demo.",
+        json=False,
+    ),
+    Verb(
+        "run",
+        "One node in the foreground that serves the missions of a Python file to members.",
+        "run:run",
+        (Argument("FILE", "a Python file with @mission functions"),),
+        (
+            Option("name", "the node's name (default: the file's)", "N"),
+            Option(
+                "mapper-port", "the port mapper's port (default: the demo's, else 4369)", "PORT"
+            ),
+        ),
+        ("drupelet run kitchen.py", "drupelet run kitchen.py --name kitchen2"),
+        "It joins the cluster of `drupelet demo` when that runs.\n"
+        "Every function that the file marks with @mission is exported.",
+        json=False,
+    ),
+    Verb(
+        "completion",
+        "Print the completion script of a shell.",
+        "completion:completion",
+        (Argument("SHELL", "bash, zsh or fish", choices=("bash", "zsh", "fish")),),
+        examples=(
+            "source <(drupelet completion bash)",
+            "drupelet completion zsh > ~/.zfunc/_drupelet",
+            "drupelet completion fish > ~/.config/fish/completions/drupelet.fish",
+        ),
+        json=False,
+    ),
+    Verb(
+        "version",
+        "Show the version of this program.",
+        "nodes:version",
+        examples=("drupelet version",),
+    ),
+    Verb(
+        "help",
+        "Show the verbs, or the help of one.",
+        "main:help_verb",
+        (Argument("VERB", "a verb", False),),
+        json=False,
+    ),
+)
+
+VERBS: Final = {verb.name: verb for verb in _VERBS}
