@@ -113,9 +113,8 @@ async def test_answer_that_never_ends() -> None:
 
     async def serve() -> None:
         sock, _ = await listener.accept()
-        with sock:
-            with suppress(trio.BrokenResourceError):
-                await trio.SocketStream(sock).send_all(flood)
+        with sock, suppress(trio.BrokenResourceError):
+            await trio.SocketStream(sock).send_all(flood)
 
     with listener:
         async with trio.open_nursery() as nursery:
