@@ -168,8 +168,10 @@ class Membership:
         if len(member.links) == 1:
             member.rival_at = inf
         address = self._book.find(link.host, link.port)
-        if address is not None and now >= link.since + STABLE_S:
-            address.backoff.reset()
+        if now >= link.since + STABLE_S:
+            member.declared = None
+            if address is not None:
+                address.backoff.reset()
         if not member.links:
             self._down(member, reason, now)
         elif was_first:
@@ -299,9 +301,15 @@ class Membership:
         ]
 
     def declared_down(self, key: bytes, incarnation: int) -> str | None:
-        """Why this start of that peer was declared dead here, if it was and has not been told."""
+        """Why this start of that peer, down now, was declared dead here; None when it was not.
+
+        Ask before `link_up`, and tell the peer on the new link. It is told on each new link until
+        one lasts STABLE_S, since a link that breaks at once may not have carried the news.
+        """
         member = self._members.get(key)
-        if member is None or member.declared is None or member.declared[0] != incarnation:
+        if member is None or member.links or member.declared is None:
+            return None
+        if member.declared[0] != incarnation:
             return None
         return member.declared[1]
 
@@ -358,7 +366,6 @@ class Membership:
         member.host, member.port = peer.host, peer.port
         member.since = now
         member.reason = ""
-        member.declared = None
         member.links.append(link)
         self._links[link.link_id] = link
         self._effects.append(NodeUp(name=peer.name, key=peer.key, incarnation=peer.incarnation))
