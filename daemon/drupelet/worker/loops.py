@@ -1,0 +1,219 @@
+"""The two loops of a worker: one that only sleeps in recv, and one under trio.
+
+Decides which a mission gets. A mission of plain functions needs no event loop: `run_plain` blocks in
+recv, answers, and blocks in send when the daemon is slow to read. That saves 12 MB of trio in every
+such worker and a wake-up's worth of epoll per batch. Async and threaded functions get `run_tasks`:
+the same inline path, and a task for each call that asks for one.
+
+Rules: one read, all frames, one send. A socket that takes no more stops the reading: what waits
+here is bounded by what one read can cause. Both end when the daemon closes.
+
+Rejected: trio for all (memory); asyncio (a second kind of async code to teach).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import socket
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final, cast
+
+from drupelet.wire.frames import FrameReader
+from drupelet.wire.limits import OUT_BYTES_MAX
+from drupelet.worker.session import Session
+from drupelet.worker.targets import INLINE, TASK, Target
+
+if TYPE_CHECKING:
+    import trio
+
+READ_BYTES: Final = 65_536  # some 600 small calls, or two fragments of a large body
+THREADS_MAX: Final = max(2, os.cpu_count() or 1)  # more would only take turns
+_FULL_WAIT_MS: Final = 1_000
+
+
+def needs_tasks(table: dict[bytes, Target]) -> bool:
+    """Whether any export is async or runs in a thread."""
+    return any(target.how != INLINE for target in table.values())
+
+
+def run_plain(sock: socket.socket, table: dict[bytes, Target], reader: FrameReader) -> None:
+    """Serve inline functions until the daemon closes. `sock` blocks."""
+
+    def flush() -> None:
+        data = b"".join(session.out)
+        session.out.clear()
+        session.out_bytes = 0
+        sock.sendall(data)
+
+    session = Session(table, flush, reader=reader)
+    receive = session.receive
+    recv = sock.recv
+    out = session.out
+    try:
+        while not session.finished:
+            data = recv(READ_BYTES)
+            if not data:
+                return
+            receive(data)
+            if out:
+                flush()
+    except (BrokenPipeError, ConnectionResetError):
+        return
+
+
+async def run_tasks(sock: socket.socket, table: dict[bytes, Target], reader: FrameReader) -> None:
+    """Serve every kind of function until the daemon closes."""
+    import trio
+
+    sock.setblocking(False)
+    async with trio.open_nursery() as nursery:
+        loop = _TaskLoop(sock, table, reader, nursery)
+        nursery.start_soon(loop.run_sender)
+        try:
+            await loop.run_reader()
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        nursery.cancel_scope.cancel()
+
+
+class _TaskLoop:
+    """Reader and sender of one channel under trio. Owns: one task for each spawned call."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        table: dict[bytes, Target],
+        reader: FrameReader,
+        nursery: trio.Nursery,
+    ) -> None:
+        import trio
+
+        self._trio = trio
+        self._sock = sock
+        self._nursery = nursery
+        self._session = Session(table, self._flush, self._spawn, reader)
+        self._rest = b""
+        self._sleeper: trio.lowlevel.Task | None = None
+        self._awake = False
+        self._drained = trio.Event()
+        self._threads = trio.CapacityLimiter(THREADS_MAX)
+        self._owners: dict[int, trio.CapacityLimiter] = {}
+
+    async def run_reader(self) -> None:
+        """Read until the daemon closes."""
+        sock, session = self._sock, self._session
+        wait = self._trio.lowlevel.wait_readable
+        while not session.finished:
+            await wait(sock)
+            try:
+                data = sock.recv(READ_BYTES)
+            except BlockingIOError:
+                continue
+            if not data:
+                return
+            session.receive(data)
+            if session.out:
+                self._flush()
+            if self._rest:
+                self._drained = self._trio.Event()
+                self._wake()
+                await self._drained.wait()
+
+    def _flush(self) -> None:
+        """Give the kernel what it takes; the rest waits for `run_sender`."""
+        session = self._session
+        data = b"".join(session.out)
+        session.out.clear()
+        session.out_bytes = 0
+        if self._rest:
+            self._rest += data
+        else:
+            self._rest = self._send(data)
+        if self._rest:
+            self._wake()
+            if len(self._rest) > OUT_BYTES_MAX:
+                self._send_blocking()
+
+    def _send(self, data: bytes) -> bytes:
+        try:
+            count = self._sock.send(data)
+        except BlockingIOError:
+            return data
+        return data[count:] if count < len(data) else b""
+
+    def _send_blocking(self) -> None:
+        """In the middle of a batch whose replies are huge: nothing else may pile up."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        while self._rest:
+            poll.poll(_FULL_WAIT_MS)
+            self._rest = self._send(self._rest)
+
+    # -- the sender: sends what tasks finished, in the scheduler pass after theirs
+
+    def _wake(self) -> None:
+        self._awake = True
+        if self._sleeper is not None:
+            sleeper, self._sleeper = self._sleeper, None
+            self._trio.lowlevel.reschedule(sleeper)
+
+    async def run_sender(self) -> None:
+        """Send for ever; sleeps while there is nothing."""
+        trio = self._trio
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._sleeper = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        while True:
+            if not self._awake:
+                self._sleeper = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(abort)
+            self._awake = False
+            if self._session.out and not self._rest:
+                self._flush()
+            while self._rest:
+                await trio.lowlevel.wait_writable(self._sock)
+                self._rest = self._send(self._rest)
+                if not self._rest and self._session.out:
+                    self._flush()
+            self._drained.set()
+
+    # -- calls that ask for a task
+
+    def _spawn(self, ident: int, target: Target, args: list[object]) -> None:
+        scope = self._trio.CancelScope()
+        if ident >= 0:
+            self._session.running[ident] = scope.cancel
+        self._nursery.start_soon(self._run_call, scope, ident, target, args)
+
+    async def _run_call(
+        self, scope: trio.CancelScope, ident: int, target: Target, args: list[object]
+    ) -> None:
+        session = self._session
+        try:
+            with scope:
+                if target.how == TASK:
+                    value = await cast(Awaitable[object], target.function(*args))
+                else:
+                    value = await self._run_in_thread(target, args)
+                session.finish(ident, target, value)
+        except (Exception, SystemExit) as error:  # the function's, told to its caller
+            session.fail(ident, target, error)
+        if scope.cancelled_caught:
+            session.dropped(ident)
+        if session.out:
+            self._wake()
+
+    async def _run_in_thread(self, target: Target, args: list[object]) -> object:
+        """A class's methods take turns, so that its state needs no lock."""
+        limiter = self._threads
+        if target.owner is not None:
+            key = id(target.owner)
+            if key not in self._owners:
+                self._owners[key] = self._trio.CapacityLimiter(1)
+            limiter = self._owners[key]
+        run = functools.partial(target.function, *args)
+        return await self._trio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=True)

@@ -1,0 +1,412 @@
+"""A worker's end of its channel: frames in, calls run, frames out. Knows no socket and no trio.
+
+Decides which function a call runs, what its caller is told when it fails, and when gathered replies
+are sent. The owner gives it bytes (`receive`) and a `flush` that sends `out`; `loops.py` has both.
+
+Rules
+- The hot path is one Python frame per call: header, table, decode, function, encode, append. No
+  task, lock, channel or scope; all replies of one read go out in one send. A slow batch is sent
+  piece by piece (after FLUSH_S or FLUSH_BYTES), so that a fast call does not wait for a slow one.
+- Async and threaded functions are handed to `spawn`, at most WORKER_CALLS_MAX at once.
+- A function's exception is an answer: `RemoteError(class name, message, traceback)` without our
+  own frames in it. MemoryError is one too.
+- Bodies and credit come from strangers (the daemon forwards them unopened): whatever they hold ends
+  their own call and nothing else. Frame headers are the daemon's: `RemoteProtocolError`, and the
+  worker ends.
+
+References: NOTES, "What decides speed".
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from drupelet.errors import CallError, NotSendable, RemoteError, RemoteProtocolError, error_to_fields
+from drupelet.wire import frames, limits
+from drupelet.wire.bodies import Incoming, Outgoing
+from drupelet.wire.codec import dumps, loads
+from drupelet.wire.frames import (
+    CALL_HEADER,
+    CALL_HEADER_BYTES,
+    DIGEST_BYTES,
+    FLAG_DIGEST,
+    FLAG_MORE,
+    HEADER,
+    REPLY,
+    U32,
+    FrameReader,
+    frame,
+)
+from drupelet.worker.targets import INLINE, Target
+
+FLUSH_S: Final = 0.005  # a reply waits at most this long for the rest of its batch
+FLUSH_BYTES: Final = 262_144  # more in one send gains nothing
+ALIVE_S: Final = 1.0  # a batch that takes longer says so: the daemon's ping waits behind it
+MESSAGE_CHARS_MAX: Final = 2_000
+TRACEBACK_CHARS_MAX: Final = 8_000  # about 100 lines; with the message it fits one frame
+
+_unpack_call = CALL_HEADER.unpack_from
+_pack_header = HEADER.pack
+_ALIVE: Final = frame(frames.PONG, 0, bytes(8))
+_OUT_OF_MEMORY: Final = dumps(
+    error_to_fields(RemoteError("MemoryError", "the mission's memory limit is reached"))
+)
+
+Spawn = Callable[[int, Target, list[object]], None]
+"""Start a task for (ident, target, arguments); it ends in `finish` or `fail`. Ident -1: a cast."""
+
+
+class Session:
+    """The calls of one channel.
+
+    `table` maps ``b"mission/function"`` to its target; `flush` sends and clears `out`.
+    """
+
+    def __init__(
+        self,
+        table: dict[bytes, Target],
+        flush: Callable[[], None],
+        spawn: Spawn | None = None,
+        reader: FrameReader | None = None,
+    ) -> None:
+        self.out: list[bytes] = []
+        self.out_bytes = 0
+        self.finished = False
+        self.running: dict[int, Callable[[], None]] = {}  # ident -> how to cancel it
+        self._cast_count = 0
+        self._table = table
+        self._flush = flush
+        self._spawn = spawn
+        self._reader = reader if reader is not None else FrameReader()
+        self._incoming: dict[int, tuple[Target, Incoming]] = {}
+        self._outgoing: dict[int, tuple[Outgoing, int]] = {}
+        self._incoming_bytes = 0
+        self._outgoing_bytes = 0
+        self._flush_at = 0.0
+        self._alive_at = 0.0
+        self._handlers = self._make_handlers()
+
+    def _make_handlers(self) -> tuple[Callable[[int, bytes], None], ...]:
+        wrong = self._on_wrong
+        return (
+            wrong, self._on_call, self._on_cast, wrong, wrong, self._on_cancel, self._on_data,
+            self._on_credit, self._on_open, self._on_close, self._on_ping, wrong,
+            self._on_goodbye, wrong, wrong,
+        )  # fmt: skip
+
+    # -- what the loops call
+
+    def receive(self, data: bytes) -> None:
+        """Run everything that `data` completes. Raises: `RemoteProtocolError` for bad frames."""
+        now = monotonic()
+        self._flush_at = now + FLUSH_S
+        self._alive_at = now + ALIVE_S
+        self._reader.dispatch(data, self._handlers)
+
+    def finish(self, ident: int, target: Target, value: object) -> None:
+        """A spawned call returned `value`."""
+        if ident < 0:
+            self._cast_count -= 1
+        elif self.running.pop(ident, None) is not None:
+            self._answer(ident, target, value)
+
+    def fail(self, ident: int, target: Target, error: BaseException) -> None:
+        """A spawned call raised."""
+        if ident < 0:
+            self._cast_count -= 1
+            self._log_cast(target, error)
+        elif self.running.pop(ident, None) is not None:
+            self._error(ident, _as_call_error(error))
+
+    def dropped(self, ident: int) -> None:
+        """A spawned call was cancelled: nobody waits for its answer."""
+        if ident < 0:
+            self._cast_count -= 1
+        else:
+            self.running.pop(ident, None)
+
+    # -- calls
+
+    def _on_call(self, ident: int, body: bytes) -> None:
+        if len(body) < CALL_HEADER_BYTES:
+            raise RemoteProtocolError("short call")
+        flags, _, target_length = _unpack_call(body)
+        start = CALL_HEADER_BYTES + target_length
+        target = self._table.get(body[CALL_HEADER_BYTES:start])
+        if target is None:
+            self._undefined(ident, body[CALL_HEADER_BYTES:start])
+            return
+        if flags:
+            if flags & FLAG_DIGEST:
+                start += DIGEST_BYTES  # the daemon compared it
+            if flags & FLAG_MORE:
+                self._assemble(ident, target, body[start:])
+                return
+        self._run(ident, target, body[start:])
+
+    def _run(self, ident: int, target: Target, encoded: bytes) -> None:
+        """One call with all its arguments; the hot path."""
+        try:
+            args = loads(encoded)
+        except (RemoteProtocolError, MemoryError) as error:
+            self._error(ident, _bad_arguments(target, str(error)))
+            return
+        if args.__class__ is not list or not target.arity_min <= len(args) <= target.arity_max:
+            self._error(ident, _bad_arguments(target, _describe_count(args)))
+            return
+        if target.how != INLINE or target.is_cast:
+            self._start(ident, target, args)
+            return
+        try:
+            encoded = dumps(target.function(*args))
+        except (Exception, SystemExit) as error:  # the function's, told to its caller
+            self._error(ident, _as_call_error(error))
+        else:
+            size = len(encoded)
+            if size <= frames.MORE_ABOVE:
+                self.out.append(_pack_header(size + 6, REPLY, ident) + b"\0" + encoded)
+                self.out_bytes += size
+            else:
+                self._reply_large(ident, encoded)
+        if self.out_bytes > FLUSH_BYTES or monotonic() > self._flush_at:
+            self._flush_early()
+
+    def _start(self, ident: int, target: Target, args: list[object]) -> None:
+        """A call that is not answered by running it inline."""
+        if target.is_cast:
+            self._answer(ident, target, None)  # taken; that is all that its caller may wait for
+            self._run_cast(target, args)
+            return
+        if self._spawn is None or len(self.running) >= limits.WORKER_CALLS_MAX:
+            self._error(ident, _overloaded())
+            return
+        self._spawn(ident, target, args)
+
+    def _on_cast(self, _: int, body: bytes) -> None:
+        call = frames.split_call(body)
+        target = self._table.get(call.target)
+        if target is None or call.flags & FLAG_MORE:
+            return  # nobody waits
+        try:
+            args = loads(call.args)
+        except (RemoteProtocolError, MemoryError) as error:
+            self._log_cast(target, error)
+            return
+        if not isinstance(args, list) or not target.arity_min <= len(args) <= target.arity_max:
+            self._log_cast(target, _bad_arguments(target, _describe_count(args)))
+            return
+        self._run_cast(target, args)
+
+    def _run_cast(self, target: Target, args: list[object]) -> None:
+        if target.how != INLINE:
+            if self._spawn is not None and self._cast_count < limits.WORKER_CALLS_MAX:
+                self._cast_count += 1
+                self._spawn(-1, target, args)
+            return
+        try:
+            target.function(*args)
+        except (Exception, SystemExit) as error:  # nobody waits: the log has it
+            self._log_cast(target, error)
+        if monotonic() > self._flush_at:
+            self._flush_early()
+
+    @staticmethod
+    def _log_cast(target: Target, error: BaseException) -> None:
+        """To the mission's log. Never the arguments."""
+        sys.stderr.write(f"cast {target.name}: {type(error).__name__}: {_message(error)}\n")
+
+    def _on_cancel(self, ident: int, _: bytes) -> None:
+        cancel = self.running.pop(ident, None)
+        if cancel is not None:
+            cancel()
+        self._drop_incoming(ident)
+        self._drop_outgoing(ident)
+
+    # -- answers
+
+    def _answer(self, ident: int, target: Target, value: object) -> None:
+        try:
+            encoded = dumps(value)
+        except (Exception, SystemExit) as error:  # NotSendable, MemoryError, a __len__ that raises
+            self._error(ident, _as_call_error(error))
+            return
+        if len(encoded) > frames.MORE_ABOVE:
+            self._reply_large(ident, encoded)
+            return
+        self.out.append(frame(REPLY, ident, b"\0" + encoded))
+        self.out_bytes += len(encoded)
+
+    def _error(self, ident: int, error: CallError) -> None:
+        try:
+            body = dumps(error_to_fields(error))
+        except (NotSendable, MemoryError):
+            body = _OUT_OF_MEMORY
+        self.out.append(frame(frames.ERROR, ident, body))
+        self.out_bytes += len(body)
+        if self.out_bytes > FLUSH_BYTES:
+            self._flush_early()
+
+    def _undefined(self, ident: int, target: bytes) -> None:
+        import difflib  # rare: the daemon looks names up first
+
+        known = [name.decode() for name in self._table]
+        name = target.decode("utf-8", "replace")
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        self._error(ident, RemoteError("undef", f"this worker has no {name}{hint}"))
+
+    def _reply_large(self, ident: int, encoded: bytes) -> None:
+        size = len(encoded)
+        if size > limits.BODY_BYTES_MAX:
+            what = f"the value has {size} bytes; at most {limits.BODY_BYTES_MAX} fit one reply"
+            self._error(ident, RemoteError("too_large", what))
+            return
+        if self._outgoing_bytes + size > limits.REASSEMBLY_BYTES_MAX:
+            self._error(ident, _overloaded())
+            return
+        first = encoded[: limits.FRAGMENT_BYTES_MAX]
+        self.out.append(frame(REPLY, ident, bytes((FLAG_MORE,)) + first))
+        self.out_bytes += len(first)
+        outgoing = Outgoing(ident, encoded)
+        self._outgoing[ident] = (outgoing, size)
+        self._outgoing_bytes += size
+        self._push(ident, outgoing)
+
+    def _push(self, ident: int, outgoing: Outgoing) -> None:
+        for data in outgoing.take():
+            self.out.append(data)
+            self.out_bytes += len(data)
+            if self.out_bytes > FLUSH_BYTES:
+                self._flush_early()
+        if outgoing.finished:
+            self._drop_outgoing(ident)
+
+    def _drop_outgoing(self, ident: int) -> None:
+        entry = self._outgoing.pop(ident, None)
+        if entry is not None:
+            self._outgoing_bytes -= entry[1]
+
+    def _flush_early(self) -> None:
+        now = monotonic()
+        if now > self._alive_at:
+            self.out.append(_ALIVE)
+            self._alive_at = now + ALIVE_S
+        self._flush_at = now + FLUSH_S
+        self._flush()
+
+    # -- bodies in fragments
+
+    def _assemble(self, ident: int, target: Target, first: bytes) -> None:
+        if len(self._incoming) >= limits.STREAMS_PER_LINK_MAX:
+            self._error(ident, _overloaded())
+            return
+        self._incoming[ident] = (target, Incoming(first))
+        self._incoming_bytes += len(first)
+
+    def _on_data(self, ident: int, body: bytes) -> None:
+        entry = self._incoming.get(ident)
+        if entry is None:
+            return  # of a call that was cancelled or refused
+        target, incoming = entry
+        before = incoming.size
+        try:
+            whole, credit = incoming.receive(ident, body)
+        except RemoteProtocolError as error:
+            self._incoming_bytes -= before
+            del self._incoming[ident]
+            self._error(ident, RemoteError("too_large", f"arguments of {target.name}: {error}"))
+            return
+        self._incoming_bytes += incoming.size - before
+        if credit is not None:
+            self.out.append(credit)
+        if whole is not None:
+            self._drop_incoming(ident)
+            self._run(ident, target, whole)
+        elif self._incoming_bytes > limits.REASSEMBLY_BYTES_MAX:
+            self._drop_incoming(ident)
+            self._error(ident, _overloaded())
+
+    def _drop_incoming(self, ident: int) -> None:
+        entry = self._incoming.pop(ident, None)
+        if entry is not None:
+            self._incoming_bytes -= entry[1].size
+
+    def _on_credit(self, ident: int, body: bytes) -> None:
+        entry = self._outgoing.get(ident)
+        if entry is None:
+            return
+        if len(body) != U32.size:
+            self._drop_outgoing(ident)  # its reader's own loss
+            return
+        entry[0].add_credit(U32.unpack(body)[0])
+        self._push(ident, entry[0])
+
+    # -- the channel itself
+
+    def _on_open(self, ident: int, _: bytes) -> None:
+        error = RemoteError("undef", "this mission has no streams")
+        self.out.append(frame(frames.CLOSE, ident, dumps(error_to_fields(error))))
+
+    def _on_close(self, ident: int, _: bytes) -> None:
+        """The answer to a stream that was refused."""
+
+    def _on_ping(self, _: int, body: bytes) -> None:
+        self.out.append(frame(frames.PONG, 0, body[:8]))
+
+    def _on_goodbye(self, _: int, __: bytes) -> None:
+        self.finished = True
+
+    def _on_wrong(self, _: int, __: bytes) -> None:
+        raise RemoteProtocolError("a frame that a worker must not get")
+
+
+def _as_call_error(error: BaseException) -> CallError:
+    """What the caller is told about an exception of the mission's."""
+    if isinstance(error, RemoteError):
+        return RemoteError(error.kind, error.message[:MESSAGE_CHARS_MAX])  # the author's own kind
+    if isinstance(error, NotSendable):
+        return RemoteError("not_sendable", f"the value: {_message(error)}")
+    if isinstance(error, MemoryError):
+        return RemoteError("MemoryError", _message(error) or "the mission's memory limit is reached")
+    return RemoteError(type(error).__name__, _message(error), _traceback(error))
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)[:MESSAGE_CHARS_MAX]
+    except Exception:  # anybody's __str__
+        return "(the exception has no text)"
+
+
+def _traceback(error: BaseException) -> str:
+    """The mission's own frames."""
+    import traceback  # rare
+
+    step = error.__traceback__
+    while step is not None and step.tb_frame.f_code.co_filename in _OWN_FILES:
+        step = step.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, step, limit=-20))
+    except (Exception, RecursionError):  # anybody's __repr__
+        return ""
+    return text[-TRACEBACK_CHARS_MAX:]
+
+
+_OWN_FILES: Final = {__file__, __file__.replace("session.py", "loops.py")}
+
+
+def _bad_arguments(target: Target, what: str) -> RemoteError:
+    return RemoteError("badarg", f"{target.shown}: {what}")
+
+
+def _describe_count(args: object) -> str:
+    if not isinstance(args, list):
+        return "the arguments are not one array"
+    return f"{len(args)} argument{'s' if len(args) != 1 else ''} given"
+
+
+def _overloaded() -> RemoteError:
+    return RemoteError("overloaded", "too much waits for this mission already; try again later")
