@@ -154,9 +154,14 @@ _KIND_CHARS_MAX: Final = 128  # a class name
 _TEXT_CHARS_MAX: Final = 16_384  # a traceback; what is longer is cut at the sender and refused here
 
 
-def _sendable(text: str) -> str:
-    """Lone surrogates (an undecodable file name in an OSError) become question marks."""
-    return text.encode("utf-8", "replace").decode()
+# Texts are cut to that many *bytes*: an ERROR frame is not split and must fit a record. Lone
+# surrogates (an undecodable file name in an OSError) become question marks.
+def _head(text: str, bytes_max: int) -> str:
+    return text.encode("utf-8", "replace")[:bytes_max].decode("utf-8", "ignore")
+
+
+def _tail(text: str, bytes_max: int) -> str:
+    return text.encode("utf-8", "replace")[-bytes_max:].decode("utf-8", "ignore")
 
 
 def error_to_fields(error: CallError) -> list[object]:
@@ -165,16 +170,16 @@ def error_to_fields(error: CallError) -> list[object]:
         case RemoteError():
             return [
                 _CODE_REMOTE_ERROR,
-                _sendable(error.kind[:_KIND_CHARS_MAX]),
-                _sendable(error.message[:_TEXT_CHARS_MAX]),
-                _sendable(error.traceback_text[-_TEXT_CHARS_MAX:]),
+                _head(error.kind, _KIND_CHARS_MAX),
+                _head(error.message, _TEXT_CHARS_MAX),
+                _tail(error.traceback_text, _TEXT_CHARS_MAX),
             ]
         case Timeout():
             return [_CODE_TIMEOUT, error.maybe_ran]
         case NoConnection():
             return [_CODE_NO_CONNECTION, error.reason, error.maybe_ran]
         case NotPermitted():
-            return [_CODE_NOT_PERMITTED, _sendable(error.message[:_TEXT_CHARS_MAX])]
+            return [_CODE_NOT_PERMITTED, _head(error.message, _TEXT_CHARS_MAX)]
         case CodeMismatch():
             return [_CODE_CODE_MISMATCH, error.have, error.want]
     raise LocalProtocolError(f"{type(error).__name__} has no wire form")

@@ -18,7 +18,9 @@ from drupelet.errors import (
     error_from_fields,
     error_to_fields,
 )
+from drupelet.wire import limits
 from drupelet.wire.codec import dumps, loads
+from drupelet.wire.frames import HEADER_BYTES
 
 TEXT_MAX = errors._TEXT_CHARS_MAX
 EACH: list[CallError] = [
@@ -56,6 +58,15 @@ def test_text_at_the_maximum_and_one_above() -> None:
     for fields in ([1, "k", "m" * (TEXT_MAX + 1), ""], [4, "m" * (TEXT_MAX + 1)]):
         with pytest.raises(RemoteProtocolError, match="too long"):
             error_from_fields(fields)
+
+
+def test_the_longest_error_fits_its_frame() -> None:
+    for letter in ("x", "é", "語", "\U0001f347"):
+        error = RemoteError(letter * 20_000, letter * 20_000, letter * 20_000)
+        data = dumps(error_to_fields(error))
+        assert len(data) <= limits.FRAME_BYTES_MAX - HEADER_BYTES
+        assert len(data) <= limits.CONTROL_BYTES_MAX
+        assert letter in error_from_fields(loads(data)).message  # type: ignore[attr-defined]
 
 
 def test_text_that_is_no_unicode_is_made_so() -> None:
