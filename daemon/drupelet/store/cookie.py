@@ -48,6 +48,8 @@ RANDOM_DISTINCT_MIN: Final = 12  # 20 are usual, one in a million has fewer than
 CHOSEN_CHARS_MIN: Final = 12  # in prod
 CHOSEN_CHARS_MAX: Final = 256
 DISTINCT_CHARS_MIN: Final = 6  # in prod, also of what is left without words, runs and digits
+NUMBER_CHARS_MIN: Final = 20  # so many random digits (66 bits) or hex digits need no letters
+NUMBER_DISTINCT_MIN: Final = 8
 COOKIES_MAX: Final = 2  # the new one and the old one
 
 _WHAT: Final = "the cookie"
@@ -220,8 +222,11 @@ def _weakness(text: str) -> str:
     if _repeats(folded):
         return "is weak: it repeats itself"
     for form in (folded, folded.translate(_LOOKALIKES)):
-        left = _without_runs(_COMMON_WORDS.sub(" ", form))
-        if sum(not (c.isdigit() or c.isspace()) for c in set(left)) < DISTINCT_CHARS_MIN:
+        left = "".join(_without_runs(_COMMON_WORDS.sub(" ", form)).split())
+        distinct = set(left)
+        if len(left) >= NUMBER_CHARS_MIN and len(distinct) >= NUMBER_DISTINCT_MIN:
+            continue
+        if sum(not character.isdigit() for character in distinct) < DISTINCT_CHARS_MIN:
             return "is weak: hardly more than common words, digits and keys in a row"
     return ""
 
