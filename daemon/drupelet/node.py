@@ -295,13 +295,14 @@ def run_node(
     on_ready: Callable[[Node], None] = lambda node: None,
 ) -> int:
     """Run one node until SIGTERM or SIGINT; return the exit code."""
+    code = EXIT_DONE
     try:
         trio.run(_serve, config, missions, on_ready)
     except* ConfigError as group:
+        code = EXIT_BAD_CONFIGURATION
         for error in _leaves(group):
             _log.critical("%s", error)
-        return EXIT_BAD_CONFIGURATION
-    return EXIT_DONE
+    return code
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -57,8 +57,8 @@ async def _receive_some(sock: socket.socket) -> bytes:
             return sock.recv(_READ_BYTES)
         except BlockingIOError:
             continue
-        except OSError:
-            return b""
+        except OSError:  # a reset: turned away at the door, nothing was said of our cookie
+            raise HandshakeRefused("overloaded") from None
 
 
 async def _send_all(sock: socket.socket, data: bytes) -> None:
@@ -69,4 +69,4 @@ async def _send_all(sock: socket.socket, data: bytes) -> None:
         except BlockingIOError:
             await trio.lowlevel.wait_writable(sock)
         except OSError:
-            raise HandshakeRefused("closed") from None
+            raise HandshakeRefused("overloaded") from None
