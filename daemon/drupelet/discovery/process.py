@@ -198,13 +198,20 @@ class DiscoveryProcess:
         except OSError:
             self._stop.set()
 
+    def _lost_count(self) -> int:
+        """Packets and hints that the limits have cost: who sent them may have been honest."""
+        lost_count = self._loop.gate.statistics().over_rate_count + self._channel.dropped_count
+        if self._window is not None:
+            counts = self._window.statistics()
+            lost_count += counts.over_window_count + counts.over_origin_count
+        return lost_count
+
     def _report(self) -> messages.Report:
-        gate = self._loop.gate.statistics()
         responder = self._responder
         return messages.Report(
             interfaces=responder.plan.interfaces if responder else (),
-            packet_count=gate.packet_count,
-            dropped_count=gate.over_rate_count + self._channel.dropped_count,
+            packet_count=self._loop.gate.statistics().packet_count,
+            dropped_count=self._lost_count(),
             refused_count=self._refused_count + (responder.refused_count if responder else 0),
             rebuilt_count=self._rebuilt_count,
         )
@@ -245,6 +252,7 @@ class DiscoveryProcess:
                 self._loop.gate,
                 on_found=self._on_found,
                 on_flood=self._changed.set,
+                lost_count=self._lost_count,
             )
             try:
                 await new.open()

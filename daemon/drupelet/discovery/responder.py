@@ -7,8 +7,9 @@ responder and makes another: the one way back to a known state.
 
 - Queries: PTR, multicast answers (several nodes of one machine share port 5353, and a unicast
   answer reaches only one of them), at 0, 1, 3, 7, 15... s, then every QUERY_INTERVAL_S_MAX for
-  ever (RFC 6762, section 5.2: at least doubling, at most an hour). No known answers are listed: an
-  answer is a sign of life.
+  ever (RFC 6762, section 5.2: at least doubling, at most an hour); while hints are lost to a limit,
+  every QUERY_INTERVAL_S_LOSING, so that an honest node is found soon after a flood. No known
+  answers are listed: an answer is a sign of life.
 - Every PTR or SRV record of our type, also one that is not new, makes its instance a hint: a node
   that restarts announces itself, and is dialled at once.
 - Goodbyes are not looked at: forged as easily as greetings.
@@ -52,6 +53,7 @@ SERVICE_TYPE: Final = "_drupelet._tcp.local."
 HOST_SUFFIX: Final = "-drupelet.local."  # the gate lets packets in by "drupelet"
 TEXT_VERSION: Final = b"1"
 QUERY_INTERVAL_S_MAX: Final = 300.0  # 8 nodes: one query and 8 answers every 37 s on the LAN
+QUERY_INTERVAL_S_LOSING: Final = 15.0  # somewhat more than a window of candidates
 RESOLVES_MAX: Final = 8  # queries for an instance's details under way at once
 RESOLVE_S: Final = 3.0
 INSTANCES_PER_PACKET_MAX: Final = 8  # one machine announces its own few nodes
@@ -133,7 +135,9 @@ class Responder(RecordUpdateListener):
         *,
         on_found: FoundHandler,
         on_flood: Callable[[], None],
+        lost_count: Callable[[], int],
     ) -> None:
+        """`lost_count` tells how many packets and hints the limits have cost so far."""
         super().__init__()
         self.plan = plan
         self.refused_count = 0
@@ -141,6 +145,7 @@ class Responder(RecordUpdateListener):
         self._gate = gate
         self._on_found = on_found
         self._on_flood = on_flood
+        self._lost_count = lost_count
         self._own_name = f"{start.key_prefix}.{SERVICE_TYPE}"
         self._zeroconf: AsyncZeroconf | None = None
         self._query_task: asyncio.Task[None] | None = None
@@ -264,13 +269,18 @@ class Responder(RecordUpdateListener):
 
     async def _ask(self, zeroconf: Zeroconf) -> None:
         interval_s = 1.0
+        lost_count = self._lost_count()
         await asyncio.sleep(random.uniform(0.02, 0.12))  # RFC 6762, section 5.2
         while True:
             query = DNSOutgoing(_QUERY_FLAGS)
             query.add_question(DNSQuestion(SERVICE_TYPE, _PTR, _IN))
             zeroconf.async_send(query)
             await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))  # nodes drift apart
-            interval_s = min(interval_s * 2, QUERY_INTERVAL_S_MAX)
+            lost_count, lost_before = self._lost_count(), lost_count
+            longest_s = (
+                QUERY_INTERVAL_S_MAX if lost_count == lost_before else QUERY_INTERVAL_S_LOSING
+            )
+            interval_s = min(interval_s * 2, longest_s)
 
 
 def _service_info(start: messages.Start, addresses: tuple[str, ...]) -> AsyncServiceInfo:

@@ -100,12 +100,12 @@ class Discovery:
     ) -> None:
         """`addresses`: what the links listen on. `socket_path`: where systemd's process connects;
         None starts one. `on_candidate` must not block. Raises: `LocalProtocolError`."""
-        if not messages.is_key_prefix(key_prefix) or not messages.is_name(name):
-            raise LocalProtocolError(f"cannot advertise key {key_prefix!r} as {name!r}")
+        if not messages.is_key_prefix(key_prefix):
+            raise LocalProtocolError(f"{key_prefix!r} is no key prefix")
         self._enabled = config.enabled
         self._start = messages.Start(
             key_prefix=key_prefix,
-            name=name,
+            name=name if messages.is_name(name) else "",  # only a label: the key is what counts
             port=port,
             addresses=tuple(addresses),
             interfaces=config.interfaces,
@@ -209,13 +209,14 @@ class Discovery:
             for message in pending:
                 self._on_message(message)
             pending = []
-            with trio.move_on_at(min(ping_due_s, self._answer_due_s)) as waiting:
+            is_asked = self._answer_due_s < math.inf
+            with trio.move_on_at(self._answer_due_s if is_asked else ping_due_s) as waiting:
                 pending = await _receive(stream, reader)
             if not waiting.cancelled_caught:
                 continue
-            now = trio.current_time()
-            if now >= self._answer_due_s:
+            if is_asked:
                 raise trio.TooSlowError
+            now = trio.current_time()
             await _send(stream, messages.Ping(U64.pack(self._start_count)))
             self._answer_due_s = now + ANSWER_S
             ping_due_s = now + PING_INTERVAL_S

@@ -36,7 +36,7 @@ PORT_MAX: Final = 65_535
 COUNT_MAX: Final = 2**63 - 1  # the codec's integers
 
 _KEY_PREFIX: Final = re.compile(r"[a-z2-7]{16}")
-_NAME: Final = re.compile(r"[A-Za-z0-9._@-]{0,63}")
+_NAME: Final = re.compile(r"[A-Za-z0-9._@:-]{0,127}")  # name@host, as long as a target allows
 _SCOPE: Final = re.compile(r"[A-Za-z0-9._-]{1,15}")  # an interface's index or name (IFNAMSIZ)
 
 
