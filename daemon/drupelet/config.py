@@ -92,6 +92,7 @@ class LinkConfig:
 class MdnsConfig:
     enabled: bool = True
     interfaces: tuple[str, ...] = ()  # names or addresses; none: all of them
+    socket: Path | None = None  # where the mDNS process connects; none: the daemon starts it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +166,7 @@ _SCHEMA: Final[dict[str, dict[str, Check]]] = {
     "mdns": {
         "enabled": values.boolean,
         "interfaces": values.list_of(values.interface, INTERFACES_MAX, '["eth0"]'),
+        "socket": values.optional_socket_path,
     },
     "portmapper": {"enabled": values.boolean, "listen": _LISTEN, "port": values.port},
     "missions": {"dir": values.path_of, "launcher": values.one_of("systemd", "subprocess")},
@@ -378,6 +380,8 @@ def to_toml(config: Config) -> str:
 
 def _toml_value(value: object) -> str:
     match value:
+        case None:
+            return '""'
         case bool():
             return "true" if value else "false"
         case int():

@@ -125,6 +125,10 @@ def socket_path(value: object, base: Path) -> Path:
     return path
 
 
+def optional_socket_path(value: object, base: Path) -> Path | None:
+    return None if value == "" else socket_path(value, base)
+
+
 def check_socket_path(path: Path) -> None:
     if (size := len(os.fsencode(path))) > SOCKET_PATH_BYTES_MAX:
         raise BadValue(

@@ -117,6 +117,7 @@ class Node:
             port=self.port,
             on_candidate=self.links.candidate,
             addresses=self.config.link.listen,
+            socket_path=self.config.mdns.socket,
         )
 
     def _open_worker(self, sock: object, mission: str) -> Endpoint:

@@ -37,6 +37,7 @@ def test_nothing_given_means_the_documented_defaults() -> None:
     assert str(made.link.cookie_file) == "/etc/drupelet/cookie"
     assert made.mdns.enabled is True
     assert made.mdns.interfaces == ()
+    assert made.mdns.socket is None
     assert made.portmapper.enabled is True
     assert (made.portmapper.listen, made.portmapper.port) == (("127.0.0.1", "::1"), 4369)
     assert str(made.missions.dir) == "/etc/drupelet/missions.d"
@@ -74,6 +75,7 @@ def test_every_key_is_taken() -> None:
         [mdns]
         enabled = false
         interfaces = ["eth0", "192.168.1.1"]
+        socket = "mdns.sock"
         [portmapper]
         enabled = false
         port = 0
@@ -98,6 +100,7 @@ def test_every_key_is_taken() -> None:
     assert made.link.cookie_file == Path("/home/pi/secret")
     assert made.missions.dir == Path("/home/pi/m")
     assert made.mdns.interfaces == ("eth0", "192.168.1.1")
+    assert made.mdns.socket == Path("/home/pi/mdns.sock")
     assert made.portmapper.port == 0
     assert made.engine.kind == "sqlite"
     assert made.objects.repository == "postgresql"
@@ -131,6 +134,13 @@ def test_the_sample_shows_every_key_at_its_default() -> None:
     assert config.parse(with_name, FILE) == Config(node=NodeConfig(name="gandalf"))
     with_peers = text.replace("\npeers = []", "").replace("# peers", "peers")
     assert len(config.parse(with_peers, FILE).link.peers) == 2
+
+
+def test_the_drop_in_for_systemd_fits_its_unit() -> None:
+    text = (ROOT / "config" / "conf.d" / "10-systemd.toml").read_text()
+    socket_path = config.parse(text, FILE).mdns.socket
+    unit = (ROOT / "systemd" / "drupelet-discovery.service").read_text()
+    assert f"--socket {socket_path}\n" in unit
 
 
 # -- refusals

@@ -24,6 +24,8 @@ BASE = Path("/base")
         (values.path_of, "a/b", Path("/base/a/b")),
         (values.path_of, "/a", Path("/a")),
         (values.socket_path, "/" + "s" * 106, Path("/" + "s" * 106)),
+        (values.optional_socket_path, "", None),
+        (values.optional_socket_path, "a", Path("/base/a")),
         (values.address, "::", "::"),
         (values.address, "192.168.1.7", "192.168.1.7"),
         (values.address, "fe80::1%eth0", "fe80::1%eth0"),
