@@ -70,6 +70,7 @@ def test_how_people_write_a_random_one() -> None:
         "correcthorsebatterystaplepurplex",  # 32 letters, no digit
         "abcdefghijklmnopqrstuvwxyz234567",  # the alphabet itself
         "a2b3c4d5" * 4,
+        "kq7w3zr5m2xhtc6n" * 2,
         "aaaaaaaaaaaaaaaa2222222222222222",
     ],
 )

@@ -96,6 +96,7 @@ WRONG_FIELDS: list[dict[str, Any]] = [
     {"software": ""},
     {"software": "v" * (SOFTWARE_CHARS_MAX + 1)},
     {"software": "\x1b[31m"},
+    {"software": "0.1.0\u00e9"},
     {"capabilities": ["c"] * (CAPABILITIES_MAX + 1)},
     {"capabilities": ["c" * (CAPABILITY_CHARS_MAX + 1)]},
     {"capabilities": [""]},
