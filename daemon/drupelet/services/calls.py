@@ -21,6 +21,7 @@ import inspect
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
+from types import CoroutineType
 from typing import Protocol, cast
 
 import trio
@@ -34,6 +35,8 @@ from drupelet.errors import (
     RemoteError,
     RemoteProtocolError,
     Timeout,
+    error_from_fields,
+    error_to_fields,
 )
 from drupelet.services.endpoint import Endpoint, too_large
 from drupelet.services.missions import Export
@@ -44,9 +47,15 @@ from drupelet.wire.frames import (
     CALL_HEADER_BYTES,
     DIGEST_BYTES,
     FLAG_DIGEST,
+    FLAG_MANY,
     FLAG_MORE,
 )
-from drupelet.wire.limits import BODY_BYTES_MAX, CALLS_PER_LINK_MAX, TARGET_BYTES_MAX
+from drupelet.wire.limits import (
+    BODY_BYTES_MAX,
+    CALLS_PER_LINK_MAX,
+    MANY_CALLS_MAX,
+    TARGET_BYTES_MAX,
+)
 
 TIMEOUT_S = 5.0  # OTP's gen_server:call default
 _TIMEOUT_MS_MAX = 2**32 - 1
@@ -122,18 +131,25 @@ class Calls:
 
         Returns values and, in their places, `CallError` objects, in the order of `many`.
         """
-        encoded = [dumps(list(args)) for args in many]
+        lists = [list(args) for args in many]
         prefix = self._prefix(mission, function, timeout)
+        prefix = bytes((prefix[0] | FLAG_MANY,)) + prefix[1:]
         deadline = trio.current_time() + timeout
+        chunks = [
+            lists[start : start + MANY_CALLS_MAX] for start in range(0, len(lists), MANY_CALLS_MAX)
+        ]
+        encoded = [dumps(chunk) for chunk in chunks]
         if node == self._directory().own_name:
             export = self._permit(f"{mission}/{function}".encode(), "member", b"")
             if export.inline is not None:
-                return [loads(await _run_inline(export, _arguments(each))) for each in encoded]
+                bodies: list[bytes | CallError] = [
+                    b"\0" + dumps(await _run_many(export, chunk)) for chunk in chunks
+                ]
+                return join_answers(chunks, bodies)
             endpoint = _worker(export)
         else:
             endpoint = self._directory().endpoint(node) or await self._connect(node, deadline)
-        bodies = await endpoint.call_many(prefix, encoded, deadline)
-        return [loads(each[1:]) if each.__class__ is bytes else each for each in bodies]
+        return join_answers(chunks, await endpoint.call_many(prefix, encoded, deadline))
 
     async def cast(self, node: str, mission: str, function: str, *args: object) -> None:
         """Call without an answer: sent once if the node is or can be connected."""
@@ -257,7 +273,7 @@ class Calls:
             export = self._permit(target, endpoint.ring, digest)
             if export.inline is None:
                 deadline = trio.current_time() + timeout_ms / 1000 if timeout_ms else inf
-                header = CALL_HEADER.pack(0, timeout_ms, len(target)) + target
+                header = CALL_HEADER.pack(flags & FLAG_MANY, timeout_ms, len(target)) + target
                 more = flags & FLAG_MORE
                 _worker(export).forward(endpoint, ident, header, body[start:], deadline, more)
                 return
@@ -269,10 +285,10 @@ class Calls:
             endpoint.assemble(
                 ident,
                 body[start:],
-                lambda whole: self._serve_inline(endpoint, ident, export, whole, timeout_ms),
+                lambda whole: self._serve_inline(endpoint, ident, export, whole, flags, timeout_ms),
             )
         else:
-            self._serve_inline(endpoint, ident, export, body[start:], timeout_ms)
+            self._serve_inline(endpoint, ident, export, body[start:], flags, timeout_ms)
 
     def _permit(self, target: bytes, ring: str, digest: bytes) -> Export:
         """Whitelist, right, code. Raises: `CallError`."""
@@ -308,7 +324,13 @@ class Calls:
         )
 
     def _serve_inline(
-        self, endpoint: Endpoint, ident: int, export: Export, encoded: bytes, timeout_ms: int
+        self,
+        endpoint: Endpoint,
+        ident: int,
+        export: Export,
+        encoded: bytes,
+        flags: int,
+        timeout_ms: int,
     ) -> None:
         """A function of a system mission."""
         self.served_count += 1
@@ -317,8 +339,8 @@ class Calls:
             args = loads(encoded)
             if args.__class__ is not list:
                 raise RemoteProtocolError("arguments are not an array")
-            value = export.inline(*args)
-            if inspect.iscoroutine(value):
+            value = _many(export, args) if flags & FLAG_MANY else export.inline(*args)
+            if value.__class__ is CoroutineType:
                 self._nursery.start_soon(
                     self._serve_task, endpoint, ident, export, value, timeout_ms
                 )
@@ -408,7 +430,8 @@ class Calls:
             digest = body[start : start + DIGEST_BYTES]
             start += DIGEST_BYTES
         more = flags & FLAG_MORE
-        header = CALL_HEADER.pack(FLAG_DIGEST if digest else 0, timeout_ms, len(target))
+        kept = (flags & FLAG_MANY) | (FLAG_DIGEST if digest else 0)
+        header = CALL_HEADER.pack(kept, timeout_ms, len(target))
         prefix = b"".join((header, target, digest))
         deadline = trio.current_time() + timeout_ms / 1000 if timeout_ms else inf
         endpoint = self._directory().endpoint(_text(node))
@@ -488,7 +511,8 @@ def _worker(export: Export) -> Endpoint:
     """The worker of a mission. Raises: why it does not run now."""
     endpoint = export.endpoint
     if endpoint is None or endpoint.closed:
-        raise export.unavailable or RemoteError("mission_crashed", f"{export.mission} is down")
+        error = export.unavailable or RemoteError("mission_crashed", f"{export.mission} is down")
+        raise error.with_traceback(None)  # one object for many callers: its traceback would grow
     worker = cast(Endpoint, endpoint)
     if worker.channel.congested:
         raise NoConnection("overloaded")
@@ -506,6 +530,59 @@ async def _run_inline(export: Export, args: list[object]) -> bytes:
         raise
     except Exception as error:  # the function's, told to its caller
         raise _as_call_error(export, error) from error
+
+
+def _many(export: Export, args: list[object]) -> object:
+    """The value of many calls, or a coroutine for it when the function is asynchronous."""
+    if len(args) > MANY_CALLS_MAX or any(each.__class__ is not list for each in args):
+        raise RemoteProtocolError("not an array of argument arrays")
+    assert export.inline is not None
+    if inspect.iscoroutinefunction(export.inline):
+        return _run_many(export, args)
+    values: list[object] = []
+    errors: dict[int, list[object]] = {}
+    function = export.inline
+    for index, each in enumerate(args):
+        try:
+            values.append(function(*each))  # type: ignore[misc]
+        except Exception as error:  # the function's, told to its caller
+            values.append(None)
+            errors[index] = error_to_fields(_as_call_error(export, error))
+    return [values, errors]
+
+
+async def _run_many(export: Export, args: Sequence[object]) -> object:
+    """As `_many`, for functions of either kind, one after the other."""
+    values: list[object] = []
+    errors: dict[int, list[object]] = {}
+    for index, each in enumerate(args):
+        try:
+            values.append(loads(await _run_inline(export, cast(list[object], each))))
+        except CallError as error:
+            values.append(None)
+            errors[index] = error_to_fields(error)
+    return [values, errors]
+
+
+def join_answers(
+    chunks: Sequence[Sequence[object]], bodies: Sequence[bytes | CallError]
+) -> list[object]:
+    """Answers of `call_many` in order. Raises: `RemoteProtocolError` for another shape."""
+    joined: list[object] = []
+    for chunk, body in zip(chunks, bodies, strict=True):
+        if isinstance(body, CallError):
+            joined += [body] * len(chunk)
+            continue
+        match loads(body[1:]):
+            case [list(values), dict(errors)] if len(values) == len(chunk):
+                for index, fields in errors.items():
+                    if not isinstance(index, int) or not 0 <= index < len(values):
+                        raise RemoteProtocolError("malformed answer to many calls")
+                    values[index] = error_from_fields(fields)
+                joined += values
+            case _:
+                raise RemoteProtocolError("malformed answer to many calls")
+    return joined
 
 
 def _as_call_error(export: Export, error: Exception) -> CallError:

@@ -20,7 +20,7 @@ import secrets
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 import trio
@@ -204,7 +204,8 @@ class Links:
                 endpoint = self.endpoint(node)
                 if endpoint is not None:
                     return endpoint
-                if not self._dialling:
+                addresses = self.membership.candidates_of(node)
+                if not any((each.host, each.port) in self._dialling for each in addresses):
                     break
                 await self._wait_change()
         raise NoConnection(self.membership.reason(node))
@@ -401,13 +402,28 @@ class Links:
         if welcome.refused is not None:
             link.endpoint.channel.close(welcome.refused)
             return
-        now = trio.current_time()
         self._dialling.discard((effect.host, effect.port))
-        self._up(link)
+        ours = self._welcome(link, None)
+        if self._up(link) is None and ours.declared_down_reason is not None:
+            link.endpoint.channel.queue(frame(frames.HELLO, 0, encode_welcome(ours)))
+        self._declared_by(link, welcome)
+
+    def _welcome(self, link: Link, refused: str | None) -> Welcome:
+        """What we have to tell this peer. Before `_up`: membership tells it once."""
+        declared = self.membership.declared_down(link.peer.key, link.peer.incarnation)
+        return Welcome(
+            ring="member",
+            declared_down_incarnation=link.peer.incarnation if declared else None,
+            declared_down_reason=declared,
+            refused=refused,
+        )
+
+    def _declared_by(self, link: Link, welcome: Welcome) -> None:
+        """The peer may tell that it had declared us dead, whoever of us dialled."""
         if welcome.declared_down_reason is not None:
-            self.membership.declared_down_by(
-                link.peer.name, link.peer.key, welcome.declared_down_reason, now
-            )
+            peer = link.peer
+            reason = welcome.declared_down_reason
+            self.membership.declared_down_by(peer.name, peer.key, reason, trio.current_time())
             self._perform()
 
     # -- accepting
@@ -431,14 +447,10 @@ class Links:
         endpoint = self._endpoint(accepted, established, opener=False)
         peer = established.peer
         link = self._new_link(endpoint, established, address, peer.port, initiated=False)
-        declared = self.membership.declared_down(peer.key, peer.incarnation)
+        endpoint.on_hello = lambda body: self._declared_by(link, decode_welcome(body))
+        welcome = self._welcome(link, None)
         refused = self._up(link)
-        welcome = Welcome(
-            ring="member",
-            declared_down_incarnation=peer.incarnation if declared else None,
-            declared_down_reason=declared,
-            refused=refused,
-        )
+        welcome = replace(welcome, refused=refused)
         endpoint.channel.queue(frame(frames.HELLO, 0, encode_welcome(welcome)))
         endpoint.channel.send_now()
         if refused is not None:

@@ -28,6 +28,10 @@ one lacks the flag MORE. CREDIT and DATA are forwarded end to end like the body 
 | GOSSIP | 0    | CBOR, messages/membership.py                                                   |
 | HELLO  | 0    | CBOR, messages/links.py or messages/workers.py: first frame of a channel       |
 
+Many calls: with flag MANY the arguments are an array of argument arrays, at most MANY_CALLS_MAX,
+and the value is ``[[value, ...], {index: [code, field, ...]}]``: the failed ones stand in the map,
+and as null in the list. One header, one decode and one encode for all of them.
+
 Ideas rejected: CBOR for the header (one more encode and decode per call, 2 us); a dataclass per
 frame (1 us; `Frame` is a NamedTuple for the sake of the hot path, see adr/0003).
 """
@@ -81,6 +85,7 @@ KIND_MAX: Final = 14
 
 FLAG_MORE: Final = 1  # CALL, REPLY, DATA: the body goes on in DATA frames
 FLAG_DIGEST: Final = 2  # CALL, CAST: a 16-byte code digest follows the target
+FLAG_MANY: Final = 4  # CALL: many calls of one function; see "Many calls" above
 
 DIGEST_BYTES: Final = 16
 FRAME_BODY_BYTES_MAX: Final = limits.FRAME_BYTES_MAX - 9  # what one frame carries

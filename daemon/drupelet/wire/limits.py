@@ -19,6 +19,7 @@ STREAM_CREDIT_BYTES: Final = 262_144  # first window of a stream: 20 ms at 100 M
 OUT_BYTES_MAX: Final = 4 * 1024 * 1024  # small frames waiting on one link; beyond it: overloaded
 CALLS_PER_LINK_MAX: Final = 65_536  # unanswered calls in one direction of a link
 STREAMS_PER_LINK_MAX: Final = 256
+MANY_CALLS_MAX: Final = 256  # calls in one CALL frame: they hold the callee's loop for ~1 ms
 TARGET_BYTES_MAX: Final = 255  # "node/mission/function"; its length is one byte on the wire
 
 # -- values (the codec)
