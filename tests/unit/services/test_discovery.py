@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from drupelet.core.candidates import Candidate
 from drupelet.errors import LocalProtocolError
@@ -78,7 +79,7 @@ class Scene:
             try:
                 self.peers.append(Peer(await trio.open_unix_socket(str(self._path))))
             except OSError:
-                await trio.sleep(0.005)
+                await trio.testing.wait_all_tasks_blocked(0.005)
             else:
                 return self.peers[-1]
 
@@ -121,8 +122,8 @@ def found(number: int, key_prefix: str = "k" * 16) -> messages.Found:
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Let the keeper read until it is so; the scene's deadline bounds it."""
-    while not is_so():  # noqa: ASYNC110  (the keeper has no event for it)
-        await trio.sleep(0.005)
+    while not is_so():
+        await trio.testing.wait_all_tasks_blocked(0.005)
 
 
 async def test_candidates_pass_and_own_ones_do_not(path: Path) -> None:
