@@ -39,7 +39,7 @@ class PeerIntroduction:
     """Who is speaking.
 
     `key`: the Ed25519 identity. `signature`: by it, over the X25519 static key of this boot.
-    `incarnation`: grows with each start, 0 to 2**63 - 1. `port`: where it takes links, 0 for
+    `incarnation`: another one at each start, 0 to 2**63 - 1. `port`: where it takes links, 0 for
     nowhere. `versions`: protocol versions it speaks, newest first. `expect`: the identity that the
     sender wants to reach; a receiver with another one refuses.
     """
