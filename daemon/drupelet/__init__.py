@@ -1,4 +1,4 @@
-"""Drupelet: a cluster of Raspberry Pis that find each other, share work, and open one function at a time.
+"""Drupelet: a cluster of Raspberry Pis that find each other and open one function at a time.
 
 Names are loaded on first use: `import drupelet` alone costs nothing, so that the command line's
 quick verbs start in a few milliseconds.

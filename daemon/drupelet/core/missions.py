@@ -199,6 +199,7 @@ class MissionWorker:
         self._clear_timers()
         self.state = State.BACKOFF
         self._restart_at = now + delay_s
+        self._stuck = ""
         self._withdraw(
             RemoteError(kind, f"{label} {reason} while it ran this call; it starts again"),
             RemoteError(
@@ -258,10 +259,13 @@ class MissionWorker:
         self.state = State.KILLING
         self._stuck = reason
         self._stuck_count += 1
+        self._withdraw(
+            RemoteError("mission_stuck", f"{self.spec.label} {reason}; it starts again"),
+            RemoteError("mission_backoff", f"{self.spec.label} {reason}; it starts again soon"),
+        )
         self._effects.append(KillWorker())
 
     def _withdraw(self, open_error: CallError, later_error: CallError) -> None:
-        self._stuck = ""
         self.last_error = later_error
         self._effects.append(Withdraw(open_error, later_error))
 

@@ -96,6 +96,7 @@ class Endpoint:
         "_outgoing",
         "_router",
         "channel",
+        "close_error",
         "key",
         "last_received",
         "name",
@@ -126,6 +127,7 @@ class Endpoint:
         self.table = CallTable(2 if opener else 1, calls_max)
         self.serving: dict[int, Serving] = {}
         self.last_received = 0.0
+        self.close_error: CallError | None = None  # how open calls end when the peer closes
         self.on_hello: Callable[[bytes], None] | None = None
         self.on_pong: Callable[[int], None] | None = None
         self.on_control: Callable[[int, bytes], None] | None = None
@@ -149,7 +151,7 @@ class Endpoint:
             return await self.channel.run(initial)
         finally:
             reason = self.channel.close_reason
-            self.close(NoConnection(reason, maybe_ran=True))
+            self.close(self.close_error or NoConnection(reason, maybe_ran=True))
 
     def close(self, error: CallError) -> None:
         """Close the channel; all calls that we opened end with `error`, all we serve are dropped."""

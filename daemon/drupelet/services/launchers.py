@@ -80,7 +80,7 @@ class SubprocessLauncher:
         with sock:
             number = sock.fileno()
             sock.setblocking(True)  # the worker's end only: its loop sleeps in recv
-            popen = subprocess.Popen(
+            popen = subprocess.Popen(  # noqa: ASYNC220  vfork, 1 to 2 ms; see above
                 [
                     self._python,
                     "-I",  # no PYTHON* variables, no user site, no current directory

@@ -326,9 +326,7 @@ class _Finder:
             return None
         return Target(name, function, where=mark.where, is_cast=is_cast(function), owner=owner)
 
-    def _not_marked(
-        self, mission: str, name: str, module: types.ModuleType, value: object
-    ) -> None:
+    def _not_marked(self, mission: str, name: str, module: types.ModuleType, value: object) -> None:
         others = marks_of(value)
         if not callable(value):
             what = f"{name!r} is {type(value).__name__} and no function"
@@ -366,5 +364,3 @@ def _verbs(cls: type) -> list[str]:
         and name not in CALLBACKS
         and isinstance(member, types.FunctionType | staticmethod | classmethod)
     ]
-
-

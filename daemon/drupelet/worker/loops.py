@@ -1,8 +1,8 @@
 """The two loops of a worker: one that only sleeps in recv, and one under trio.
 
-Decides which a mission gets. A mission of plain functions needs no event loop: `run_plain` blocks in
-recv, answers, and blocks in send when the daemon is slow to read. That saves 12 MB of trio in every
-such worker and a wake-up's worth of epoll per batch. Async and threaded functions get `run_tasks`:
+Decides which a mission gets. A mission of plain functions needs no event loop: `run_plain` blocks
+in recv, answers, and blocks in send when the daemon is slow to read. That saves 12 MB of trio in
+every such worker and an epoll per batch. Async and threaded functions get `run_tasks`:
 the same inline path, and a task for each call that asks for one.
 
 Rules: one read, all frames, one send. A socket that takes no more stops the reading: what waits
@@ -13,6 +13,7 @@ Rejected: trio for all (memory); asyncio (a second kind of async code to teach).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import select
@@ -71,10 +72,8 @@ async def run_tasks(sock: socket.socket, table: dict[bytes, Target], reader: Fra
     async with trio.open_nursery() as nursery:
         loop = _TaskLoop(sock, table, reader, nursery)
         nursery.start_soon(loop.run_sender)
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await loop.run_reader()
-        except (BrokenPipeError, ConnectionResetError):
-            pass
         nursery.cancel_scope.cancel()
 
 

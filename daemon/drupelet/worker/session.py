@@ -24,7 +24,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from drupelet.errors import CallError, NotSendable, RemoteError, RemoteProtocolError, error_to_fields
+from drupelet.errors import (
+    CallError,
+    NotSendable,
+    RemoteError,
+    RemoteProtocolError,
+    error_to_fields,
+)
 from drupelet.wire import frames, limits
 from drupelet.wire.bodies import Incoming, Outgoing
 from drupelet.wire.codec import dumps, loads
@@ -51,9 +57,8 @@ TRACEBACK_CHARS_MAX: Final = 8_000  # about 100 lines; with the message it fits 
 _unpack_call = CALL_HEADER.unpack_from
 _pack_header = HEADER.pack
 _ALIVE: Final = frame(frames.PONG, 0, bytes(8))
-_OUT_OF_MEMORY: Final = dumps(
-    error_to_fields(RemoteError("MemoryError", "the mission's memory limit is reached"))
-)
+_NO_MEMORY: Final = "the mission's memory limit is reached"
+_OUT_OF_MEMORY: Final = dumps(error_to_fields(RemoteError("MemoryError", _NO_MEMORY)))
 
 Spawn = Callable[[int, Target, list[object]], None]
 """Start a task for (ident, target, arguments); it ends in `finish` or `fail`. Ident -1: a cast."""
@@ -370,7 +375,7 @@ def _as_call_error(error: BaseException) -> CallError:
     if isinstance(error, NotSendable):
         return RemoteError("not_sendable", f"the value: {_message(error)}")
     if isinstance(error, MemoryError):
-        return RemoteError("MemoryError", _message(error) or "the mission's memory limit is reached")
+        return RemoteError("MemoryError", _message(error) or _NO_MEMORY)
     return RemoteError(type(error).__name__, _message(error), _traceback(error))
 
 

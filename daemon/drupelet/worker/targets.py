@@ -146,7 +146,7 @@ def _annotation_problem(annotation: object, function: Callable[..., object]) -> 
             getattr(plain, "__func__", None), "__globals__", {}
         )
         try:
-            annotation = eval(annotation, dict(names))  # noqa: S307  the author's own text
+            annotation = eval(annotation, dict(names))  # the author's own text
         except Exception as error:  # whatever it evaluates to
             return f"{annotation!r} is not a type ({type(error).__name__}: {error}); import it"
     wrong = _not_data(annotation)

@@ -1,0 +1,418 @@
+"""Missions: the whitelist of this node, and the workers behind it.
+
+Decides nothing about when a worker starts or is stuck (`core/missions.py`): carries that out, and
+keeps `exports`, the one table in which every call is looked up (`services/calls.py`).
+
+Rules
+- Exposed is what the operator listed and the code marks; what a worker says beyond its list is
+  ignored, since it runs the mission's code.
+- A mission that cannot load keeps its places in the table: its callers are told why, with file and
+  line, instead of "no such function".
+- `exports` is changed in place and never replaced; other services hold it.
+
+Owns: one driver task per mission; per running worker one task for its channel, one for its prints,
+one for its exit; its process. Cancellation: every worker is killed and waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+
+from drupelet.core.missions import (
+    KillWorker,
+    MissionSpec,
+    MissionWorker,
+    PingWorker,
+    Serve,
+    StartWorker,
+    State,
+    Withdraw,
+    starting_error,
+)
+from drupelet.errors import CallError, ConfigError, RemoteError, RemoteProtocolError
+from drupelet.services.launchers import Launcher, WorkerProcess
+from drupelet.services.mission_files import read_missions
+from drupelet.services.mission_output import log_output
+from drupelet.wire import frames
+from drupelet.wire.messages.workers import (
+    WorkerFailure,
+    WorkerHello,
+    WorkerOrder,
+    decode_hello,
+    encode_order,
+)
+
+_log = logging.getLogger("drupelet.missions")
+
+READY_S: Final = 2.0  # how long the node's own readiness waits for its workers
+GRACE_S: Final = 0.5  # from a worker's closing its channel to its being killed
+REAP_S: Final = 5.0  # a killed process is gone at once unless the kernel waits for a disk
+RINGS: Final = frozenset({"operator", "member"})
+
+
+class EndpointLike(Protocol):
+    """What this service needs of `services/endpoint.py`."""
+
+    on_hello: Callable[[bytes], None] | None
+    on_pong: Callable[[int], None] | None
+    close_error: CallError | None
+
+    @property
+    def open_calls(self) -> int: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    async def run(self) -> object: ...
+
+    def ping(self, token: int) -> None: ...
+
+    def close(self, error: CallError) -> None: ...
+
+
+OpenEndpoint = Callable[[socket.socket, str], EndpointLike]
+
+
+@dataclass(slots=True)
+class Export:
+    """One entry of the whitelist. `inline` for system missions, `endpoint` for workers.
+
+    Not frozen: calls hold it while its worker comes and goes.
+    """
+
+    target: bytes
+    mission: str
+    function: str
+    rings: frozenset[str]
+    inline: Callable[..., object] | None = None
+    endpoint: EndpointLike | None = None
+    unavailable: CallError | None = None
+    digest: bytes = b""
+    is_cast: bool = False
+    signature: str = ""
+
+
+@dataclass(slots=True)
+class _Mission:
+    """One worker's slot."""
+
+    spec: MissionSpec
+    machine: MissionWorker
+    exports: list[Export] = field(default_factory=list)
+    endpoint: EndpointLike | None = None
+    process: WorkerProcess | None = None
+    digest: bytes = b""
+    wake: trio.Event = field(default_factory=trio.Event)
+    settled: trio.Event = field(default_factory=trio.Event)
+
+
+class Missions:
+    """The missions of one node.
+
+    `directory` holds the operator's ``*.toml`` files (None: no files). Each worker's working
+    directory is ``state_dir/missions/NAME``.
+    Raises: `ConfigError` for what is wrong in the files.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        launcher: Launcher,
+        open_endpoint: OpenEndpoint,
+        state_dir: Path | None = None,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self.exports: dict[bytes, Export] = {}
+        self._launcher = launcher
+        self._open_endpoint = open_endpoint
+        self._state_dir = state_dir
+        self._random = random
+        self._missions: list[_Mission] = []
+        self._system: dict[str, list[Export]] = {}
+        self._nursery: trio.Nursery | None = None
+        if directory is not None:
+            for spec in read_missions(directory):
+                self.add(spec)
+
+    # -- the table
+
+    def add_system(
+        self, mission: str, functions: dict[str, Callable[..., object]], rings: frozenset[str]
+    ) -> None:
+        """Functions that run inside the daemon."""
+        for function, inline in functions.items():
+            target = f"{mission}/{function}".encode()
+            export = Export(target, mission, function, rings, inline=inline)
+            self.exports[target] = export
+            self._system.setdefault(mission, []).append(export)
+
+    def add(self, spec: MissionSpec) -> None:
+        """One more worker. Before `run`. Raises: `ConfigError` when the name is taken."""
+        if spec.name and (spec.name in self._system or self._owner(spec.name) is not None):
+            what = f'mission "{spec.name}" is there already'
+            raise ConfigError(what, mend="give one another name", file=spec.source, key="name")
+        mission = _Mission(spec, MissionWorker(spec, self._random))
+        for function in spec.exports or ():
+            export = self._new_export(mission, spec.name, function)
+            export.unavailable = starting_error(spec.label)
+        self._missions.append(mission)
+
+    def snapshot(self) -> list[dict[str, object]]:
+        """What `drupelet missions` shows, one map per mission."""
+        shown: list[dict[str, object]] = [
+            _show(name, exports, b"", State.READY.value, "", 0)
+            for name, exports in self._system.items()
+        ]
+        for mission in self._missions:
+            machine = mission.machine
+            problem = str(machine.last_error or "")
+            restarts = max(machine.statistics().start_count - 1, 0)
+            by_name: dict[str, list[Export]] = {}
+            if mission.spec.name or not mission.exports:
+                by_name[mission.spec.label] = []
+            for export in mission.exports:
+                by_name.setdefault(export.mission, []).append(export)
+            for name, exports in by_name.items():
+                shown.append(
+                    _show(name, exports, mission.digest, machine.state.value, problem, restarts)
+                )
+        return shown
+
+    def digest(self, mission: str) -> bytes:
+        """The digest of the code that serves `mission`; b"" when nobody knows."""
+        owner = self._owner(mission)
+        return owner.digest if owner is not None else b""
+
+    def _owner(self, name: str) -> _Mission | None:
+        for mission in self._missions:
+            if mission.spec.name == name or any(e.mission == name for e in mission.exports):
+                return mission
+        return None
+
+    def _new_export(self, mission: _Mission, name: str, function: str) -> Export:
+        target = f"{name}/{function}".encode()
+        export = Export(target, name, function, RINGS)
+        self.exports[target] = export
+        mission.exports.append(export)
+        return export
+
+    # -- life
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the workers until cancelled. Started: every worker serves, or failed once."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for mission in self._missions:
+                nursery.start_soon(self._drive, mission)
+            with trio.move_on_after(READY_S):
+                for mission in self._missions:
+                    await mission.settled.wait()
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def _drive(self, mission: _Mission) -> None:
+        """Give the machine its inputs in time, and do what it says."""
+        machine = mission.machine
+        machine.start(trio.current_time())
+        while True:
+            self._perform(mission)
+            mission.wake = trio.Event()
+            with trio.CancelScope(deadline=machine.next_timer()):
+                await mission.wake.wait()
+            machine.report_calls(mission.endpoint.open_calls if mission.endpoint else 0)
+            machine.handle_timer(trio.current_time())
+
+    def _perform(self, mission: _Mission) -> None:
+        for effect in mission.machine.take_effects():
+            match effect:
+                case StartWorker():
+                    assert self._nursery is not None
+                    self._nursery.start_soon(self._run_worker, mission)
+                case KillWorker():
+                    if mission.process is not None:
+                        mission.process.kill()
+                case PingWorker(token):
+                    if mission.endpoint is not None:
+                        mission.endpoint.ping(token)
+                case Serve(hello):
+                    self._serve(mission, hello)
+                case Withdraw(open_error, later_error):
+                    self._withdraw(mission, open_error, later_error)
+        mission.wake.set()  # its timers may have changed
+
+    def _serve(self, mission: _Mission, hello: WorkerHello) -> None:
+        mission.digest = hello.digest
+        if mission.spec.exports is None:
+            self._take_marked(mission, hello)
+        entries = {
+            (name, entry.name): entry for name, named in hello.missions.items() for entry in named
+        }
+        for export in mission.exports:
+            entry = entries.get((export.mission, export.function))
+            if entry is None:
+                what = f"{mission.spec.label} no longer has {export.function}"
+                export.unavailable = RemoteError("undef", what)
+                export.endpoint = None
+                continue
+            export.is_cast = entry.is_cast
+            export.signature = entry.signature
+            export.digest = hello.digest
+            export.endpoint = mission.endpoint
+            export.unavailable = None
+        pid = mission.process.pid if mission.process else 0
+        _log.info("mission_ready mission=%s pid=%d", mission.spec.label, pid)
+        mission.settled.set()
+
+    def _take_marked(self, mission: _Mission, hello: WorkerHello) -> None:
+        """`drupelet run`: the file's own marks are the list; they may differ after a restart."""
+        for export in mission.exports:
+            self.exports.pop(export.target, None)
+        mission.exports.clear()
+        for name, entries in hello.missions.items():
+            if name in self._system or self._owner(name) not in (None, mission):
+                _log.warning(
+                    "mission_taken mission=%s, another one has that name, ignoring the one in %s",
+                    name,
+                    mission.spec.modules[0],
+                )
+                continue
+            for entry in entries:
+                self._new_export(mission, name, entry.name)
+
+    def _withdraw(self, mission: _Mission, open_error: CallError, later_error: CallError) -> None:
+        for export in mission.exports:
+            export.endpoint = None
+            export.unavailable = later_error
+        if mission.endpoint is not None:
+            mission.endpoint.close(open_error)
+            mission.endpoint = None
+        state = mission.machine.state
+        where = f" (listed in {mission.spec.source})" if mission.spec.source else ""
+        if state is State.REFUSED:
+            _log.warning(
+                "mission_refused mission=%s %s%s, serving everything else",
+                mission.spec.label,
+                later_error,
+                where,
+            )
+        else:
+            _log.warning("mission_down mission=%s %s", mission.spec.label, later_error)
+        mission.settled.set()
+
+    # -- one worker process
+
+    async def _run_worker(self, mission: _Mission) -> None:
+        machine, spec = mission.machine, mission.spec
+        ours, theirs = socket.socketpair()
+        try:
+            order = self._order(spec)
+            ours.sendall(frames.frame(frames.HELLO, 0, encode_order(order)))
+            process = await self._launcher.start(spec, theirs)
+        except OSError as error:
+            theirs.close()
+            ours.close()
+            _log.warning("mission_start mission=%s %s, trying again", spec.label, error)
+            machine.worker_exit(1, trio.current_time())
+            self._perform(mission)
+            return
+        except BaseException:
+            ours.close()
+            raise
+        endpoint = self._open_endpoint(ours, spec.label)
+        endpoint.close_error = RemoteError(
+            "mission_crashed", f"{spec.label} ended while it ran this call; it starts again"
+        )
+        endpoint.on_hello = lambda body: self._on_hello(mission, body)
+        endpoint.on_pong = lambda token: self._on_pong(mission, token)
+        mission.process, mission.endpoint = process, endpoint
+        code = 1
+        exited = trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._carry, mission, endpoint, process, exited)
+                if process.output is not None:
+                    nursery.start_soon(log_output, spec.label, process.output)
+                if machine.state is not State.STARTING:  # stopped while the launcher was at it
+                    process.kill()
+                code = await process.wait()
+                # What it sent and printed last is read; then `_carry` would wait for its grace.
+                nursery.cancel_scope.deadline = trio.current_time() + GRACE_S
+                exited.set()
+        finally:
+            process.kill()
+            with trio.move_on_after(REAP_S, shield=True):
+                await process.wait()
+            mission.process = None
+        machine.worker_exit(code, trio.current_time())
+        self._perform(mission)
+
+    async def _carry(
+        self,
+        mission: _Mission,
+        endpoint: EndpointLike,
+        process: WorkerProcess,
+        exited: trio.Event,
+    ) -> None:
+        """The worker's channel. A worker whose channel is closed is of no more use."""
+        try:
+            await endpoint.run()
+        except RemoteProtocolError as error:
+            _log.warning("mission_protocol mission=%s %s, killing it", mission.spec.label, error)
+            process.kill()
+            return
+        with trio.move_on_after(GRACE_S):
+            await exited.wait()
+        process.kill()
+
+    def _on_hello(self, mission: _Mission, body: bytes) -> None:
+        hello = decode_hello(body)
+        if isinstance(hello, WorkerHello) and mission.spec.exports is not None:
+            listed = {mission.spec.name: hello.missions.get(mission.spec.name, ())}
+            hello = replace(hello, missions=listed)
+        elif isinstance(hello, WorkerFailure) and not hello.problems:
+            raise RemoteProtocolError("a failure without a problem")
+        mission.machine.worker_hello(hello, trio.current_time())
+        self._perform(mission)
+
+    def _on_pong(self, mission: _Mission, token: int) -> None:
+        mission.machine.worker_pong(token, trio.current_time())
+        mission.wake.set()
+
+    def _order(self, spec: MissionSpec) -> WorkerOrder:
+        directory = spec.directory
+        if directory == "/" and self._state_dir is not None:
+            directory = str((self._state_dir / "missions" / spec.label).absolute())
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        return WorkerOrder(
+            mission=spec.name,
+            modules=spec.modules,
+            exports=spec.exports,
+            memory_bytes=spec.memory_mb * 1024 * 1024,
+            directory=directory,
+        )
+
+
+def _show(
+    name: str, exports: Iterable[Export], digest: bytes, state: str, problem: str, restarts: int
+) -> dict[str, object]:
+    return {
+        "name": name,
+        "exports": [export.function for export in exports],
+        "digest": digest.hex(),
+        "state": state,
+        "problem": problem,
+        "restarts": restarts,
+    }
+
+
+__all__ = ["EndpointLike", "Export", "MissionSpec", "Missions"]
