@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from drupelet.discovery.interfaces import Plan
 from drupelet.discovery.responder import (
     CACHED_NAMES_MAX,
+    EXIT_MEMORY,
     INSTANCES_PER_PACKET_MAX,
     GatedLoop,
     Responder,
@@ -210,3 +213,16 @@ def test_a_cache_full_of_forged_names_is_noticed() -> None:
             await gandalf.responder.close(goodbye=False)
 
     run(scene)
+
+
+def test_memory_that_runs_out_ends_the_process() -> None:
+    program = """
+from drupelet.discovery.gate import PacketGate
+from drupelet.discovery.responder import _GatedProtocol
+class Hungry:
+    def datagram_received(self, data, addr):
+        raise MemoryError
+_GatedProtocol(Hungry(), PacketGate(), lambda: 0.0).datagram_received(b"drupelet", ("a", 1))
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=20, check=False)
+    assert done.returncode == EXIT_MEMORY
