@@ -281,6 +281,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
 # An integer beyond 2**63, so never a value of ours; 1b, its first byte, occurs in it once.
 _MARK: Final = bytes.fromhex("1b9ed3a741c86d52f0")
 _MARK_VALUE: Final = int.from_bytes(_MARK[1:], "big")
+_BETWEEN: Final = b"\x82%b" + _MARK  # the mark holds no per cent sign
 _cbor2_loads: Final = cbor2.loads
 _LEAVES: Final = frozenset({str, bytes, float, bool, type(None)})
 _TAGGED: Final = frozenset({datetime.datetime, uuid.UUID, Pid, Ref})
@@ -293,13 +294,11 @@ _MAPS_FREE_BYTES: Final = 2 * limits.MAP_INT_KEYS_MAX
 
 def loads(data: bytes) -> Any:
     """The value that `data` is, exactly. Raises: `RemoteProtocolError` for any other bytes."""
-    if len(data) > _MAPS_FREE_BYTES:
-        _check_size(data)
-    if data.find(_MARK) >= 0:
-        return _loads_marked(data)
+    if (len(data) > _MAPS_FREE_BYTES and _may_cost_much(data)) or data.find(_MARK) >= 0:
+        return _loads_scanned(data)
     try:
         value, after = _cbor2_loads(
-            b"\x82%b%b" % (data, _MARK),
+            _BETWEEN % data,
             max_depth=_CBOR2_DEPTH_MAX,
             allow_indefinite=False,
             allow_duplicate_keys=False,
@@ -333,17 +332,21 @@ def loads_canonical(data: bytes) -> Any:
     return value
 
 
-def _check_size(data: bytes) -> None:
-    """Bound what decoding a large input can cost, before it begins."""
+def _may_cost_much(data: bytes) -> bool:
+    """Whether decoding needs a bound before it begins: too many items, or a map of many keys."""
+    # Only these heads announce a map that large, and a byte that is nowhere is nowhere a head.
+    return (
+        len(data) > limits.VALUE_ITEMS_MAX or b"\xb9" in data or b"\xba" in data or b"\xbb" in data
+    )
+
+
+def _loads_scanned(data: bytes) -> Any:
+    """`loads` by way of `scan`, which also finds the end: no mark, and no copy of a large input.
+
+    Also for data that holds the mark: by design of somebody, or once in 2**72.
+    """
     if len(data) > limits.BODY_BYTES_MAX:
         raise RemoteProtocolError("value too large")
-    # Only these heads announce a map that large, and a byte that is nowhere is nowhere a head.
-    if len(data) > limits.VALUE_ITEMS_MAX or b"\xb9" in data or b"\xba" in data or b"\xbb" in data:
-        scan(data, limits.VALUE_ITEMS_MAX)
-
-
-def _loads_marked(data: bytes) -> Any:
-    """`loads` for data that holds the mark: by design of somebody, or once in 2**72."""
     scan(data, limits.VALUE_ITEMS_MAX)
     try:
         value = _cbor2_loads(
