@@ -50,10 +50,10 @@ format: $(VENV)/.dev ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## ours and other systems, side by side
+bench: $(VENV)/.bench ## ours and other systems, side by side
 	$(LIMIT) $(BENCH_S) $(BIN)/python tests/bench/run.py $(ARGS)
 
-fuzz: $(VENV)/.dev ## junk into every parser, RUNS executions each
+fuzz: $(VENV)/.fuzz ## junk into every parser, RUNS executions each
 	$(LIMIT) $(FUZZ_S) $(BIN)/python tests/fuzz/run_all.py --runs $(RUNS)
 
 sim: $(VENV)/.run ## a whole cluster in virtual time; SEED replays a run exactly
@@ -82,11 +82,11 @@ $(VENV)/.run: $(LOCKS)/run.lock $(LOCKS)/build.lock pyproject.toml | $(BIN)/pyth
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(LOCKS)/dev.lock $(VENV)/.run
-	$(PIP) install --quiet --require-hashes --only-binary=:all: -r $(LOCKS)/dev.lock
+$(VENV)/.dev $(VENV)/.fuzz $(VENV)/.bench: $(VENV)/.%: $(LOCKS)/%.lock $(VENV)/.run
+	$(PIP) install --quiet --require-hashes --only-binary=:all: -r $<
 	@touch $@
 
-# New versions: writes the three locks anew from pyproject.toml, from the public index only.
+# New versions: writes the locks anew from pyproject.toml, from the public index only.
 COMPILE = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null \
   CUSTOM_COMPILE_COMMAND='make lock' build/lock/bin/pip-compile --quiet --upgrade --strip-extras \
   --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
@@ -97,7 +97,8 @@ lock: ## new versions of everything into the lock files
 	build/lock/bin/pip install --quiet pip-tools
 	$(COMPILE) -o $(LOCKS)/build.lock $(LOCKS)/build.in
 	$(COMPILE) -o $(LOCKS)/run.lock pyproject.toml
-	$(COMPILE) --extra dev -c $(LOCKS)/run.lock -o $(LOCKS)/dev.lock pyproject.toml
+	set -e; for extra in dev fuzz bench; do \
+	  $(COMPILE) --extra $$extra -c $(LOCKS)/run.lock -o $(LOCKS)/$$extra.lock pyproject.toml; done
 	@! grep -nE '(://|file:/|@ /)' $(LOCKS)/*.lock || { echo 'A lock names an address.' >&2; exit 1; }
 
 clean: ## remove everything that a target made

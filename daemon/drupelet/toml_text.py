@@ -198,16 +198,16 @@ def parse_toml(text: str, file: str) -> dict[str, object]:
         raise ConfigError("is nested too deep", mend="flatten it", file=file) from None
     except ValueError as error:  # TOMLDecodeError is one; so are numbers of 5,000 digits
         what = str(error)
-        line, column = text.count("\n") + 1, ""
+        place, column = text.count("\n") + 1, ""
         if at := _AT.search(what):
             what = what[: at.start()]
             if at[1]:
-                line, column = int(at[1]), f" at column {at[2]}"
+                place, column = int(at[1]), f" at column {at[2]}"
         raise ConfigError(
             f"not valid TOML: {printable(what)}{column}",
             mend=_syntax_mend(what),
             file=file,
-            line=line,
+            line=place,
         ) from None
 
 
