@@ -9,9 +9,11 @@ Rules
   once led to a member stay longest, then by source (a port mapper of ours before a registry before
   a member's gossip before mDNS, which anyone on the network can forge), then the longest unheard.
   A newcomer worse than all of them is refused.
-- Every address is tried for ever, with jittered back-off up to 30 s. A hint that is repeated cuts
-  a long back-off short, at most once in 5 s: the node may have just come back.
-- An address asleep (`dial_at` inf) belongs to a node that is linked.
+- Every address is tried for ever, with jittered back-off up to 30 s, or 120 s while nothing but
+  mDNS speaks for it. A hint that is repeated cuts a long back-off short, at most once in 5 s: the
+  node may have just come back.
+- An address asleep (`dial_at` inf) was proved to lead to a node that is linked. Who merely claims
+  to be such a node is tried after CLAIMED_S; who contests a proof, at the next repeated hint.
 
 Ideas rejected: forgetting an address after so many failures (a Pi behind a late network would never
 be found again); one back-off per node (a dead address of it would delay the good one).
@@ -30,9 +32,13 @@ from drupelet.wire import limits
 
 BACKOFF_BASE_S: Final = 0.2  # a daemon restarts in less than a second
 BACKOFF_CAP_S: Final = 30.0  # a mended network is used again within half a minute
+HINTED_CAP_S: Final = (
+    120.0  # for what only mDNS names: a full book of forgeries is 2 dials a second
+)
 REPEATED_GAP_S: Final = 5.0  # how often a repeated hint may cut a back-off short
 REPEATED_SAVES_S: Final = 2.0  # a shorter wait is not worth cutting
 FIRST_JITTER_S: Final = 0.05  # spreads a burst of new hints
+CLAIMED_S: Final = 60.0  # then an address that only claims to be a linked node's is tried
 YIELD_S: Final = 0.2  # the larger key waits this long for the smaller one to dial: fewer duplicates
 KEY_PREFIX_CHARS: Final = 16
 
@@ -51,6 +57,7 @@ class Address:
         "backoff",
         "dial_at",
         "dialling_until",
+        "doubted",
         "failed_at",
         "host",
         "key",
@@ -74,6 +81,7 @@ class Address:
         self.backoff = backoff
         self.dial_at = now
         self.dialling_until = -inf  # a dial is under way until then at most
+        self.doubted = False  # who answers there is to be found out, whoever is linked already
         self.last_seen = now
         self.repeated_at = now
         self.wanted_at = -inf
@@ -84,6 +92,11 @@ class Address:
     def dialling(self) -> bool:
         """Whether a dial is under way."""
         return self.dialling_until > -inf
+
+    @property
+    def hinted(self) -> bool:
+        """Whether nothing speaks for it but mDNS, which anyone on the network can forge."""
+        return self.key is None and self.source == "mdns"
 
     def leads_to(self, key: bytes, name: str) -> bool:
         """Whether, to the best of what is known, the node of this key and name answers here."""
@@ -96,6 +109,11 @@ class Address:
     def rank(self) -> tuple[bool, int, float]:
         """How much it is worth keeping; the smallest goes first."""
         return self.key is not None, _SOURCE_RANK.get(self.source, 0), self.last_seen
+
+    def urgency(self) -> tuple[bool, int, bool, float]:
+        """Who is dialled first when many are due: what never was before what failed."""
+        proved, source, _ = self.rank()
+        return proved, source, self.failed_at == -inf, -self.dial_at
 
 
 class AddressBook:
@@ -128,7 +146,7 @@ class AddressBook:
         if known is not None:
             self._repeated(known, candidate, now)
             return known
-        address = Address(candidate, Backoff(BACKOFF_BASE_S, BACKOFF_CAP_S, self._random), now)
+        address = Address(candidate, self._backoff(candidate.source), now)
         address.dial_at = now + self._first_delay_s(candidate.key_prefix)
         if len(self._addresses) >= limits.CANDIDATES_MAX and not self._make_room(address):
             self.refused_count += 1
@@ -145,8 +163,25 @@ class AddressBook:
 
     def wake(self, address: Address, now: float) -> None:
         """The node it leads to is no longer linked."""
-        if address.dial_at == inf and not address.dialling:
-            address.dial_at = now + address.backoff.next_delay_s() + self._yield_s(address)
+        if not address.dialling:
+            delay_s = address.backoff.next_delay_s() + self._yield_s(address)
+            address.dial_at = min(address.dial_at, now + delay_s)
+
+    def rest(self, address: Address, now: float) -> None:
+        """The node it leads to is linked: for good if that was proved. A mere claim holds for
+        CLAIMED_S, or a forged hint could hide the node that really answers there."""
+        address.doubted = address.key is None
+        address.dial_at = inf if address.key is not None else now + CLAIMED_S
+
+    def _backoff(self, source: str) -> Backoff:
+        cap_s = HINTED_CAP_S if source == "mdns" else BACKOFF_CAP_S
+        return Backoff(BACKOFF_BASE_S, cap_s, self._random)
+
+    def proved(self, address: Address, key: bytes) -> None:
+        """A handshake with `key` succeeded there."""
+        if address.hinted:
+            address.backoff = self._backoff("")
+        address.key = key
 
     def _yield_s(self, address: Address) -> float:
         prefix = key_prefix_of(address.key) if address.key is not None else address.key_prefix
@@ -159,25 +194,24 @@ class AddressBook:
     def _repeated(self, known: Address, candidate: Candidate, now: float) -> None:
         known.last_seen = now
         if _SOURCE_RANK.get(candidate.source, 0) > _SOURCE_RANK.get(known.source, 0):
+            if known.hinted:
+                known.backoff = self._backoff(candidate.source)
             known.source = candidate.source
             known.name = candidate.name or known.name
             known.key_prefix = candidate.key_prefix or known.key_prefix
         elif not known.name:
             known.name = candidate.name
-        if known.key is None and not known.key_prefix:
-            known.key_prefix = candidate.key_prefix
-        moved = (
-            known.key is not None
-            and bool(candidate.key_prefix)
-            and candidate.key_prefix != key_prefix_of(known.key)
-        )
-        if moved:  # perhaps: another node has this address now
-            known.key = None
+        claimed = known.key_prefix if known.key is None else key_prefix_of(known.key)
+        contested = bool(candidate.key_prefix) and candidate.key_prefix != claimed
+        if not claimed:
             known.key_prefix = candidate.key_prefix
         if known.dialling or now < known.repeated_at + REPEATED_GAP_S:
             return
-        asleep = known.dial_at == inf and not moved
-        if not asleep and known.dial_at > now + REPEATED_SAVES_S:
+        if contested and known.dial_at == inf:
+            known.doubted = True  # perhaps another node has this address now
+        elif known.dial_at == inf:
+            return
+        if known.dial_at > now + REPEATED_SAVES_S:
             known.repeated_at = now
             known.backoff.reset()
             known.dial_at = now + self._first_delay_s(known.key_prefix)

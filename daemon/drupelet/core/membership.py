@@ -58,12 +58,12 @@ MEMBERS_MAX: Final = 256  # members remembered, the up ones included; the longes
 SUPERSEDED_MAX: Final = 8  # former incarnations remembered per member
 DIALS_MAX: Final = 16  # dials under way; each is a socket and a handshake of 0.3 ms
 DIAL_S: Final = 15.0  # connecting and handshake 10 s by the driver; then we no longer wait for it
-DIALS_FULL_S: Final = 0.1  # look again when DIALS_MAX are under way ...
-LINKS_FULL_S: Final = 5.0  # ... or LINKS_WANTED_MAX are linked: that changes seldom
+DIALS_HINTED_MAX: Final = 8  # of these to what only mDNS, thus anyone, names: a flood leaves room
 SAME_NODE_S: Final = 0.25  # between dials of two addresses of one node (RFC 8305, section 5)
 SETTLED_S: Final = limits.HANDSHAKE_S  # dials that crossed are both done within a handshake's time
 RIVAL_S: Final = 1.0  # a round trip and a stall: time for the peer to close one itself
 STABLE_S: Final = 5.0  # a link that lasted so long resets its address's back-off
+TOLD_S: Final = 10.0  # a link that lasted so long carried its first message: silence ends it sooner
 WANTED_GAP_S: Final = 1.0  # how often a call may dial in spite of the back-off
 OWN_RETRY_S: Final = 300.0  # an address that led to ourselves may have a new owner by then
 GOSSIP_GAP_S: Final = 1.0  # a cluster of 64 that starts at once sends 64 lists per link, not 4,096
@@ -84,6 +84,7 @@ class Membership:
         self._names: dict[str, Member] = {}  # the latest holder of each name
         self._links: dict[int, MemberLink] = {}
         self._dialling = 0
+        self._timer: float | None = None  # next_timer, None when it is to be found anew
         self._effects: list[MembershipEffect] = []
         self._counts = dict.fromkeys(
             ("dialled", "failed", "duplicate", "self", "name_taken", "superseded", "gossip"), 0
@@ -95,9 +96,10 @@ class Membership:
 
     def candidate(self, candidate: Candidate, now: float) -> None:
         """Discovery, configuration, a port mapper or a member offers an address."""
+        self._timer = None
         address = self._book.add(candidate, now)
         if address is not None and address.dial_at < inf and self._owner(address) is not None:
-            address.dial_at = inf
+            self._book.rest(address, now)
 
     def wanted(self, name: str, now: float) -> bool:
         """A call wants that node. Returns whether it is linked or being dialled now.
@@ -112,6 +114,7 @@ class Membership:
                 under_way = True
             elif now >= address.wanted_at + WANTED_GAP_S and self._owner(address) is None:
                 address.wanted_at = now
+                self._timer = None
                 if self._dialling < 2 * DIALS_MAX:  # a person waits: beyond the usual limit
                     self._dial(address, now)
                     under_way = True
@@ -140,11 +143,12 @@ class Membership:
         Returns None when the link is kept, else why not, a word of `errors.REASONS`; a `CloseLink`
         with that reason is among the effects then.
         """
+        self._timer = None
         assert link_id not in self._links, "link_up() twice for one link"
         address = self._book.find(peer.host, peer.port)
         if initiated and address is not None and address.dialling:
             self._dial_ended(address)
-            address.key = peer.key
+            self._book.proved(address, peer.key)
             address.dial_at = inf
             if address.name and address.name != peer.name:
                 address.reason, address.failed_at = "wrong_node", now
@@ -159,6 +163,7 @@ class Membership:
 
     def link_down(self, link_id: int, reason: str, now: float) -> None:
         """A link is gone. `reason`: a word of `errors.REASONS`, "down" for silence."""
+        self._timer = None
         link = self._links.pop(link_id, None)
         if link is None:
             return  # we closed it ourselves
@@ -168,10 +173,10 @@ class Membership:
         if len(member.links) == 1:
             member.rival_at = inf
         address = self._book.find(link.host, link.port)
-        if now >= link.since + STABLE_S:
+        if address is not None and now >= link.since + STABLE_S:
+            address.backoff.reset()
+        if now >= link.since + TOLD_S:
             member.declared = None
-            if address is not None:
-                address.backoff.reset()
         if not member.links:
             self._down(member, reason, now)
         elif was_first:
@@ -179,6 +184,7 @@ class Membership:
 
     def dial_failed(self, host: str, port: int, reason: str, now: float) -> None:
         """A `Dial` came to nothing."""
+        self._timer = None
         address = self._book.find(host, port)
         if address is not None and address.dialling:
             self._dial_ended(address)
@@ -210,6 +216,7 @@ class Membership:
 
     def handle_timer(self, now: float) -> None:
         """Whatever is due at `now`."""
+        self._timer = None
         for member in self._members.values():
             if now >= member.rival_at:
                 self._settle_rivals(member)
@@ -219,23 +226,13 @@ class Membership:
         for address in list(self._book):
             if address.dialling and now >= address.dialling_until:
                 self.dial_failed(address.host, address.port, "silent", now)
-            if now >= address.dial_at and not address.dialling:
-                self._dial_if_room(address, now)
+        self._dial_due(now)
 
     def next_timer(self) -> float:
         """When to call `handle_timer` next; inf: never."""
-        soonest = inf
-        for address in self._book:
-            due = address.dialling_until if address.dialling else address.dial_at
-            if due < soonest:
-                soonest = due
-        for member in self._members.values():
-            if member.rival_at < soonest:
-                soonest = member.rival_at
-        for link in self._links.values():
-            if link.gossip_at < soonest:
-                soonest = link.gossip_at
-        return soonest
+        if self._timer is None:
+            self._timer = self._find_timer()
+        return self._timer
 
     def take_effects(self) -> list[MembershipEffect]:
         """What to do, in order; each is given out once."""
@@ -304,7 +301,7 @@ class Membership:
         """Why this start of that peer, down now, was declared dead here; None when it was not.
 
         Ask before `link_up`, and tell the peer on the new link. It is told on each new link until
-        one lasts STABLE_S, since a link that breaks at once may not have carried the news.
+        one lasts TOLD_S, since a link that breaks at once may not have carried the news.
         """
         member = self._members.get(key)
         if member is None or member.links or member.declared is None:
@@ -452,13 +449,15 @@ class Membership:
                 now,
             )
             if address is not None:
-                address.key = peer.key
+                self._book.proved(address, peer.key)
         for address in self._book:
             if not address.dialling and address.leads_to(peer.key, peer.name):
-                address.dial_at = inf
+                self._book.rest(address, now)
 
     def _owner(self, address: Address) -> Member | None:
-        """The linked member that answers at this address, as far as is known."""
+        """The linked member that answers at this address, as far as is known and undoubted."""
+        if address.doubted:
+            return None
         if address.key is not None:
             member = self._members.get(address.key)
             return member if member is not None and member.links else None
@@ -491,17 +490,43 @@ class Membership:
             for address in self._book
         )
 
-    def _dial_if_room(self, address: Address, now: float) -> None:
-        if self._owner(address) is not None:
-            address.dial_at = inf
+    def _room(self) -> tuple[int, int]:
+        """(dials that may start now, those of them to what only mDNS names)."""
+        hinted = sum(address.dialling and address.hinted for address in self._book)
+        room = min(DIALS_MAX, LINKS_WANTED_MAX - len(self._links)) - self._dialling
+        return room, DIALS_HINTED_MAX - hinted
+
+    def _dial_due(self, now: float) -> None:
+        """Dial what is due, the most trusted first. What finds no room stays due; `next_timer`
+        leaves it out until there is room."""
+        due = [address for address in self._book if now >= address.dial_at]
+        if not due:
             return
-        if self._dialling >= DIALS_MAX:
-            address.dial_at = now + DIALS_FULL_S
-            return
-        if self._dialling + len(self._links) >= LINKS_WANTED_MAX:
-            address.dial_at = now + LINKS_FULL_S
-            return
-        self._dial(address, now)
+        due.sort(key=Address.urgency, reverse=True)
+        room, room_hinted = self._room()
+        for address in due:
+            if now < address.dial_at:
+                continue  # another address of the same node went first
+            if self._owner(address) is not None:
+                self._book.rest(address, now)
+            elif room > 0 and (room_hinted > 0 or not address.hinted):
+                room -= 1
+                room_hinted -= address.hinted
+                self._dial(address, now)
+
+    def _find_timer(self) -> float:
+        soonest = inf
+        room, room_hinted = self._room()
+        for address in self._book:
+            if address.dialling:
+                soonest = min(soonest, address.dialling_until)
+            elif address.dial_at < soonest and room > 0 and (room_hinted > 0 or not address.hinted):
+                soonest = address.dial_at
+        for member in self._members.values():
+            soonest = min(soonest, member.rival_at)
+        for link in self._links.values():
+            soonest = min(soonest, link.gossip_at)
+        return soonest
 
     def _dial(self, address: Address, now: float) -> None:
         self._dialling += 1
@@ -519,12 +544,13 @@ class Membership:
         self._book.failed(address, reason, now)
         if reason == "self":
             address.dial_at = now + OWN_RETRY_S
-        elif self._owner(address) is not None:
-            address.dial_at = inf
+        elif address.key is not None and self._owner(address) is not None:
+            self._book.rest(address, now)
 
     def _dial_ended(self, address: Address) -> None:
         self._dialling -= 1
         address.dialling_until = -inf
+        address.doubted = False
 
     # -- gossip
 

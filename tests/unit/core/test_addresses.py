@@ -9,7 +9,9 @@ import pytest
 
 from drupelet.core.addresses import (
     BACKOFF_CAP_S,
+    CLAIMED_S,
     FIRST_JITTER_S,
+    HINTED_CAP_S,
     REPEATED_GAP_S,
     YIELD_S,
     AddressBook,
@@ -93,7 +95,7 @@ def test_the_larger_key_lets_the_smaller_dial_first() -> None:
 
 def test_backs_off_to_the_cap_for_ever() -> None:
     addresses = book()
-    address = addresses.add(hint(), 0.0)
+    address = addresses.add(hint(1, "gossip"), 0.0)
     assert address is not None
     for _ in range(100):
         addresses.failed(address, "port_closed", 100.0)
@@ -127,15 +129,55 @@ def test_a_repeated_hint_leaves_a_linked_address_asleep() -> None:
     assert 100.0 < address.dial_at < 101.0
 
 
-def test_another_key_at_a_known_address_is_tried() -> None:
+def test_another_key_at_a_proved_address_is_tried_and_the_proof_kept() -> None:
     addresses = book()
     address = addresses.add(hint(key_prefix=key_prefix_of(BOB)), 0.0)
     assert address is not None
-    address.key = BOB
-    address.dial_at = inf
+    addresses.proved(address, BOB)
+    addresses.rest(address, 0.0)
+    assert address.dial_at == inf
     addresses.add(hint(key_prefix="q" * 16), 100.0)
-    assert address.key is None
+    assert address.doubted
+    assert address.key == BOB
     assert address.dial_at < 101.0
+
+
+def test_a_mere_claim_rests_for_a_bounded_time() -> None:
+    addresses = book()
+    address = addresses.add(hint(key_prefix=key_prefix_of(BOB)), 0.0)
+    assert address is not None
+    addresses.rest(address, 0.0)
+    assert address.dial_at == CLAIMED_S
+    assert address.doubted
+    addresses.wake(address, 1.0)
+    assert address.dial_at < 2.0
+
+
+def test_what_only_mdns_names_is_tried_seldom_until_it_is_proved() -> None:
+    addresses = book()
+    address = addresses.add(hint(), 0.0)
+    assert address is not None
+    spans = []
+    for _ in range(100):
+        addresses.failed(address, "no_route", 0.0)
+        spans.append(address.dial_at)
+    assert BACKOFF_CAP_S < max(spans) <= HINTED_CAP_S
+    addresses.proved(address, BOB)
+    for _ in range(100):
+        addresses.failed(address, "no_route", 0.0)
+        assert address.dial_at <= BACKOFF_CAP_S
+
+
+def test_the_most_trusted_is_dialled_first_then_what_never_failed() -> None:
+    addresses = book()
+    hints = [hint(1), hint(2), hint(3, "gossip"), hint(4), hint(5, "static")]
+    entries = [addresses.add(each, 0.0) for each in hints]
+    assert all(entry is not None for entry in entries)
+    known = [entry for entry in entries if entry is not None]
+    addresses.proved(known[0], BOB)
+    addresses.failed(known[3], "no_route", 0.0)
+    first = sorted(known, key=lambda entry: entry.urgency(), reverse=True)
+    assert [int(entry.host.rpartition(".")[2]) for entry in first] == [1, 5, 3, 2, 4]
 
 
 @pytest.mark.parametrize(
