@@ -260,7 +260,11 @@ class MissionWorker:
         self._stuck = reason
         self._stuck_count += 1
         self._withdraw(
-            RemoteError("mission_stuck", f"{self.spec.label} {reason}; it starts again"),
+            RemoteError(
+                "mission_stuck",
+                f"{self.spec.label} {reason}; it starts again. For work that takes long "
+                'use @mission(..., where="thread"), an async function, or a larger stuck_s',
+            ),
             RemoteError("mission_backoff", f"{self.spec.label} {reason}; it starts again soon"),
         )
         self._effects.append(KillWorker())

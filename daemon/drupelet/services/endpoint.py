@@ -97,7 +97,6 @@ class Endpoint:
         "_router",
         "channel",
         "close_error",
-        "close_error",
         "key",
         "last_received",
         "name",
@@ -128,7 +127,6 @@ class Endpoint:
         self.table = CallTable(2 if opener else 1, calls_max)
         self.serving: dict[int, Serving] = {}
         self.last_received = 0.0
-        self.close_error: CallError | None = None  # how open calls end when the peer closes
         self.close_error: CallError | None = None  # what open calls get when the peer goes
         self.on_hello: Callable[[bytes], None] | None = None
         self.on_pong: Callable[[int], None] | None = None

@@ -155,7 +155,6 @@ def environment() -> dict[str, str]:
         "LANG": "C.UTF-8",
         "HOME": "/nonexistent",
         "MALLOC_ARENA_MAX": "2",  # an arena reserves 64 MiB of the address space that is limited
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 

@@ -1,7 +1,7 @@
 """``missions.d/*.toml``: what the operator lets missions expose.
 
 Decides the keys of such a file and turns each into a `MissionSpec`. Every problem in every file is
-reported at once, with file, line, key and mend (`config.py` has the helpers).
+reported at once, with file, line, key and mend (`toml_text.py` has the helpers).
 
     module = "kvs"                    # bundled, or a path ending in .py; or a list of such
     exports = ["store", "lookup"]     # the names that others may call; the code marks them too
@@ -15,9 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from drupelet.config import locate, parse_toml, raise_all, read_text, suggest
 from drupelet.core.missions import MEMORY_MB, STUCK_S, MissionSpec
 from drupelet.errors import ConfigError
+from drupelet.toml_text import locate, parse_toml, raise_all, read_text, suggest
 from drupelet.wire.limits import NAME_CHARS_MAX
 from drupelet.wire.messages.workers import EXPORT_CHARS_MAX, EXPORTS_MAX, MODULES_MAX
 

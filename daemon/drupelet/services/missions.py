@@ -305,7 +305,7 @@ class Missions:
                 later_error,
                 where,
             )
-        else:
+        elif state is State.BACKOFF:
             _log.warning("mission_down mission=%s %s", mission.spec.label, later_error)
         mission.settled.set()
 
@@ -370,6 +370,10 @@ class Missions:
             _log.warning("mission_protocol mission=%s %s, killing it", mission.spec.label, error)
             process.kill()
             return
+        if mission.machine.state is State.READY:
+            what = f"{mission.spec.label} has just ended; it starts again at once"
+            for export in mission.exports:
+                export.unavailable = RemoteError("mission_backoff", what)
         with trio.move_on_after(GRACE_S):
             await exited.wait()
         process.kill()

@@ -19,7 +19,6 @@ path may import its neighbours; they are searched last, so they cannot stand in 
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import sys
@@ -339,6 +338,8 @@ class _Finder:
 
     def _hint(self, mission: str, name: str) -> str:
         known = [known for owner, known in self.all_marked() if owner == mission]
+        import difflib  # rare, and it would stay in memory
+
         near = difflib.get_close_matches(name, known, n=1)
         if near:
             return f"; did you mean {near[0]!r}?"
