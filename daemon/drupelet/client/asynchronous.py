@@ -22,6 +22,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from os import PathLike
 from typing import Final, NoReturn, TypeAlias
 
 import outcome
@@ -54,7 +55,7 @@ _RaiseCancel: TypeAlias = Callable[[], NoReturn]
 
 
 @asynccontextmanager
-async def open_client(socket: str | None = None) -> AsyncIterator[Client]:
+async def open_client(socket: str | PathLike[str] | None = None) -> AsyncIterator[Client]:
     """A client of the local daemon: ``async with open_client() as node: await node.call(...)``.
 
     `socket` is the path of its Unix socket; without one, see `drupelet.net.sockets`.
@@ -82,7 +83,7 @@ async def open_client(socket: str | None = None) -> AsyncIterator[Client]:
         raise failure
 
 
-async def _connect(path: str | None) -> Client:
+async def _connect(path: str | PathLike[str] | None) -> Client:
     tried: list[tuple[str, str]] = []
     for candidate in sockets.candidate_sockets(path):
         try:

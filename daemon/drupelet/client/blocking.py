@@ -13,6 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
 from typing import Final
 
 from drupelet.client.protocol import (
@@ -36,7 +37,7 @@ CALLS_AT_ONCE_MAX: Final = 2_048  # of one call_many under way: half of what a m
 BYTES_AT_ONCE_MAX: Final = 2 * 1024 * 1024  # half of what the daemon lets wait on a link
 
 
-def connect(socket: str | None = None) -> BlockingClient:
+def connect(socket: str | PathLike[str] | None = None) -> BlockingClient:
     """A client of the local daemon, to be used in ``with``.
 
     `socket` is the path of its Unix socket; without one, see `drupelet.net.sockets`.

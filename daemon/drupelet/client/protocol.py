@@ -125,7 +125,11 @@ def call_target(node_name: str, mission: str, function: str) -> bytes:
 
 def encode_arguments(arguments: tuple[object, ...] | list[object]) -> bytes:
     """The positional arguments as one CBOR array. Raises: `NotSendable`, before a byte is sent."""
-    encoded = dumps(list(arguments))
+    try:
+        encoded = dumps(list(arguments))
+    except NotSendable as error:
+        message = str(error).removeprefix(f"{error.path}: ")
+        raise NotSendable(message, f"args{error.path}") from None
     if len(encoded) > limits.BODY_BYTES_MAX:
         raise NotSendable(
             f"{len(encoded)} bytes, at most {limits.BODY_BYTES_MAX} can be sent in one call", "args"

@@ -44,7 +44,7 @@ async def _resolve(host: str, port: int) -> list[tuple[int, object]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except OSError:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[assignment]
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(family, address) for family, _, _, _, address in found]
 
 

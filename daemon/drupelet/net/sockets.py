@@ -91,11 +91,11 @@ def check_run_directory(directory: Path) -> None:
 
 
 def candidate_sockets(
-    explicit: str | None = None, environ: Mapping[str, str] | None = None
+    explicit: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
 ) -> list[str]:
     """The sockets to try, in order. Raises: `ConfigError` for a run directory that is not safe."""
     environ = os.environ if environ is None else environ
-    named = explicit or environ.get(SOCKET_VARIABLE, "")
+    named = os.fspath(explicit or environ.get(SOCKET_VARIABLE, ""))
     if named:
         return [named]
     candidates = [SYSTEM_SOCKET]

@@ -376,13 +376,13 @@ class Endpoint:
             return
         waiter = self.table.close(ident)
         if waiter.__class__ is tuple:
-            origin, theirs = waiter  # type: ignore[misc]
+            origin, theirs = waiter
             origin.serving.pop(theirs, None)
             origin.channel.queue(_pack_header(len(body) + 5, frames.REPLY, theirs) + body)
         elif waiter.__class__ is Task:
-            reschedule(waiter, _Value(body))  # type: ignore[arg-type]
+            reschedule(waiter, _Value(body))
         elif waiter.__class__ is Gather:
-            waiter.answer(ident, body)  # type: ignore[attr-defined]
+            waiter.answer(ident, body)
         elif waiter is not None:
             raise RemoteProtocolError("reply to a stream")
 
