@@ -22,6 +22,7 @@ be found again); one back-off per node (a dead address of it would delay the goo
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Callable, Iterator
 from math import inf
 from typing import Final
@@ -45,6 +46,7 @@ KEY_PREFIX_CHARS: Final = 16
 _SOURCE_RANK: Final = {"static": 4, "mapper": 3, "registry": 2, "gossip": 1, "mdns": 0}
 
 
+@functools.lru_cache(maxsize=512)  # asked for each address and member in turn; 2 us a key
 def key_prefix_of(key: bytes) -> str:
     """The first 16 base32 characters of a key, as discovery advertises them."""
     return base64.b32encode(key).decode("ascii").lower()[:KEY_PREFIX_CHARS]

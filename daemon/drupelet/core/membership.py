@@ -515,13 +515,22 @@ class Membership:
                 self._dial(address, now)
 
     def _find_timer(self) -> float:
-        soonest = inf
-        room, room_hinted = self._room()
+        """A look at everything, 20 us when the book is full; kept until the next input."""
+        soonest = soonest_hinted = dial_ends = inf
+        hinted_under_way = 0
         for address in self._book:
-            if address.dialling:
-                soonest = min(soonest, address.dialling_until)
-            elif address.dial_at < soonest and room > 0 and (room_hinted > 0 or not address.hinted):
-                soonest = address.dial_at
+            if address.dialling_until > -inf:
+                dial_ends = min(dial_ends, address.dialling_until)
+                hinted_under_way += address.hinted
+            elif address.hinted:
+                soonest_hinted = min(soonest_hinted, address.dial_at)
+            else:
+                soonest = min(soonest, address.dial_at)
+        if hinted_under_way < DIALS_HINTED_MAX:
+            soonest = min(soonest, soonest_hinted)
+        if self._dialling >= min(DIALS_MAX, LINKS_WANTED_MAX - len(self._links)):
+            soonest = inf
+        soonest = min(soonest, dial_ends)
         for member in self._members.values():
             soonest = min(soonest, member.rival_at)
         for link in self._links.values():
