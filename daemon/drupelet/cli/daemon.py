@@ -1,7 +1,8 @@
 """``drupeletd``: the daemon's command line.
 
 Decides the flags, where the log goes (stderr; under systemd without dates, the journal has them)
-and the exit codes: 0 stopped in order, 2 usage, 78 bad configuration (the unit does not restart on it).
+and the exit codes: 0 stopped in order, 2 usage, 78 bad configuration (the unit does not restart on
+it).
 """
 
 from __future__ import annotations

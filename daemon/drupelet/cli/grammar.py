@@ -226,7 +226,7 @@ def general_help(verbs: dict[str, Verb]) -> str:
         [
             "usage: drupelet [--socket PATH] [--json] VERB [ARGUMENT...]",
             "",
-            "Ask and steer a cluster of Drupelet nodes; `drupelet demo` starts one on this machine.",
+            "Ask and steer a cluster of Drupelet nodes; `drupelet demo` starts one here.",
             "",
             "verbs:",
             *_columns(rows),

@@ -1,4 +1,4 @@
-"""The verbs that show, over the blocking client: ``status nodes names missions metrics version``."""
+"""Verbs that show, over the blocking client: ``status nodes names missions metrics version``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that the command line prints: results on stdout, what went wrong on stderr; nobody else prints.
+"""All that the command line prints: results on stdout, failures on stderr; nobody else prints.
 
 - `--json`: exactly one JSON document on stdout, a failure too:
   ``{"error": {"kind", "message", ...}}``.
@@ -24,12 +24,12 @@ from drupelet.errors import (
     DrupeletError,
     NoConnection,
     NotPermitted,
-    NotSendable,
     RemoteError,
     Timeout,
 )
 
 COLUMN_CHARS_MAX: Final = 60  # a table's column; a longer text is cut with an ellipsis
+WRITE_CHARS_MAX: Final = 65_536  # PYTHONUNBUFFERED loses what a write(2) does not take whole
 
 # What to do next, by NoConnection.reason and RemoteError.kind.
 REASON_MENDS: Final = {
@@ -69,12 +69,13 @@ class Failed(DrupeletError):
 
 def write(text: str) -> None:
     """Text to stdout, as it is."""
-    sys.stdout.write(text)
+    for start in range(0, len(text), WRITE_CHARS_MAX):
+        sys.stdout.write(text[start : start + WRITE_CHARS_MAX])
 
 
 def line(text: str) -> None:
     """One line to stdout, at once."""
-    sys.stdout.write(f"{text}\n")
+    write(f"{text}\n")
     sys.stdout.flush()
 
 
@@ -208,8 +209,6 @@ def mend(error: Exception) -> str:
             return "ask the node's owner for a grant, or check the spelling"
         case CodeMismatch():
             return "install the same version of the mission on both nodes"
-        case NotSendable():
-            return "send data: texts, numbers, lists and maps"
         case UsageError():
             return f"drupelet {error.verb} --help".replace("  ", " ")
     return str(getattr(error, "mend", ""))

@@ -1,4 +1,4 @@
-"""Where development nodes (`drupelet demo`, `drupelet run`) keep what they need; their configuration.
+"""Where development nodes (`drupelet demo`, `drupelet run`) keep what they need, and how.
 
 Everything is the user's own: ``$XDG_STATE_HOME/drupelet`` (else ``~/.local/state/drupelet``) holds
 the cookie that all of them share and one directory for each node; sockets lie in the run directory
@@ -102,7 +102,7 @@ def demo_lock() -> Iterator[int]:
             pid = (os.pread(descriptor, 64, 0).decode(errors="replace").split() or ["?"])[0]
             raise Failed(
                 f"a demo runs already (process {pid})",
-                mend=f"use it (`drupelet nodes`), or stop it: Ctrl-C in its terminal or `kill {pid}`",
+                mend=f"use it (`drupelet nodes`), or stop it (Ctrl-C there, or `kill {pid}`)",
             ) from None
         note_mapper(descriptor, MAPPER_PORT)
         yield descriptor

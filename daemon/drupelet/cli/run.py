@@ -1,8 +1,8 @@
 """``run FILE.py``: one node in the foreground that serves the missions of a Python file to members.
 
 Development's single opt-in: every function that the file marks with @mission is exported. The node
-is this very process; the file is loaded by a mission worker, never here. It has the demo's cookie and,
-while a demo runs, its port mapper, so that they find each other.
+is this very process; the file is loaded by a mission worker, never here. It has the demo's cookie
+and, while a demo runs, its port mapper, so that they find each other.
 """
 
 from __future__ import annotations

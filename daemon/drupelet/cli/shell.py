@@ -33,6 +33,7 @@ from drupelet.cli.places import state_directory
 from drupelet.client import Client, open_client
 from drupelet.errors import EXIT_DONE, EXIT_FAILED, DrupeletError
 
+EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
 HISTORY_LINES_MAX: Final = 2_000
 SOURCE_CHARS_MAX: Final = 1_000_000  # of one statement; a file given by mistake stops here
 STOP_S: Final = 3.0  # after Ctrl-C a line has this long to clean up
@@ -71,15 +72,16 @@ class Loop:
         self.thread = threading.Thread(target=self._run, name="drupelet shell")
 
     def submit(
-        self, code: CodeType, names: dict[str, object]
-    ) -> tuple[Future[None], trio.CancelScope]:
-        """Start a line. The future ends with the line; cancelling the scope cancels the line."""
+        self,
+        code: CodeType,
+        names: dict[str, object],
+        done: Future[None],
+        scope: trio.CancelScope,
+    ) -> None:
+        """Start a line. `done` ends with the line; cancelling `scope` cancels the line."""
         assert self._token is not None
         assert self._nursery is not None
-        done: Future[None] = Future()
-        scope = trio.CancelScope()
         self._token.run_sync_soon(self._nursery.start_soon, _run_line, code, names, done, scope)
-        return done, scope
 
     def cancel(self, scope: trio.CancelScope) -> None:
         """Cancel a line, from the main thread."""
@@ -172,14 +174,13 @@ class Console:
         while True:
             try:
                 line = input("...      " if pending else "drupelet> ")
+                pending = self.feed(f"{pending}\n{line}" if pending else line)
             except EOFError:
                 output.note("")
                 return EXIT_DONE
             except KeyboardInterrupt:
                 output.note("")
                 pending = ""
-                continue
-            pending = self.feed(f"{pending}\n{line}" if pending else line)
 
     def read_all(self, source: TextIO) -> int:
         """All lines of a pipe or file; exit code 1 if one of them raised."""
@@ -216,16 +217,18 @@ class Console:
         return ""
 
     def _run(self, code: CodeType) -> None:
-        done, scope = self._loop.submit(code, self.names)
-        try:
+        done: Future[None] = Future()
+        scope = trio.CancelScope()
+        try:  # from here on Ctrl-C can come at any point, also before the line has begun
+            self._loop.submit(code, self.names, done, scope)
             done.result()
         except KeyboardInterrupt:
             self._loop.cancel(scope)
             with contextlib.suppress(KeyboardInterrupt, Exception):
                 done.result(STOP_S)
             if not done.done():
-                output.note("the line does not stop; it never awaits")
-                raise
+                output.note("the line does not stop (it never awaits): leaving")
+                raise SystemExit(EXIT_INTERRUPTED) from None
             self.failed = True
             output.note("cancelled")
         except Exception as error:

@@ -51,14 +51,10 @@ def to_json(value: object) -> object:
     return {f"${name}": isoformat() if isoformat is not None else str(value)}
 
 
-def dump(value: object, *, indent: int | None = None) -> str:
-    """`value` as one JSON text of printable ASCII-or-better, without NaN."""
-    text = json.dumps(to_json(value), ensure_ascii=False, allow_nan=False, indent=indent)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate has no UTF-8
-        return json.dumps(to_json(value), allow_nan=False, indent=indent)
-    return text
+def dump(value: object) -> str:
+    """`value` as one line of JSON, without NaN; what is not printable is escaped."""
+    text = json.dumps(to_json(value), ensure_ascii=False, allow_nan=False)
+    return text if text.isprintable() else json.dumps(to_json(value), allow_nan=False)
 
 
 def parse_argument(text: str) -> object:

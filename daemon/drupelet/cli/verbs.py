@@ -15,7 +15,7 @@ _ARGUMENTS: Final = Argument(
 _TIMEOUT: Final = Option("timeout", "seconds to wait for the answer (default 5)", "S")
 _VALUES: Final = (
     'Values are printed as JSON. What JSON lacks: bytes are {"$bytes": "base64"}, NaN is\n'
-    '{"$float": "nan"}, a map with integer keys {"$map": [[1, "one"]]}; arguments may use the same forms.'
+    '{"$float": "nan"}, a map with integer keys {"$map": [[1, "one"]]}. Arguments may use these.'
 )
 
 _VERBS: Final = (
