@@ -59,7 +59,7 @@ WORKER_CALLS_MAX: Final = 4_096  # unanswered calls at one mission worker
 CLIENTS_MAX: Final = 128  # connections on the Unix socket
 
 # -- port mapper (wire/epmd.py)
-MAPPER_NAME_BYTES_MAX: Final = 255  # an Erlang atom is at most 255 characters; UTF-8 counts in bytes
+MAPPER_NAME_BYTES_MAX: Final = 255  # an Erlang atom has at most 255 characters; here bytes
 MAPPER_EXTRA_BYTES_MAX: Final = 255  # Erlang sends none, we send "drupelet/1"
 MAPPER_REQUEST_BYTES_MAX: Final = 525  # 2 length + 13 fixed + name + extra, the longest: ALIVE2
 MAPPER_NAMES_MAX: Final = 16_384  # held at once; each costs a descriptor (the bar is 10,000)
