@@ -137,7 +137,7 @@ def test_the_sample_shows_every_key_at_its_default() -> None:
 
 
 def test_the_drop_in_for_systemd_fits_its_unit() -> None:
-    text = (ROOT / "config" / "conf.d" / "10-systemd.toml").read_text()
+    text = (ROOT / "systemd" / "10-systemd.toml").read_text()
     socket_path = config.parse(text, FILE).mdns.socket
     unit = (ROOT / "systemd" / "drupelet-discovery.service").read_text()
     assert f"--socket {socket_path}\n" in unit
