@@ -120,7 +120,7 @@ async def _attend(children: list[Child], run_directory: Path, signals: object) -
                 state = child.how_it_ended() if child.ended.is_set() else "is not ready yet"
                 raise Failed(f"node {child.name} {state}", mend="its log above has the reason")
         await _wait_met(children, run_directory)
-        show_what_to_try([child.name for child in children])
+        show_what_to_try({child.name: child.pid for child in children})
         async with open_client(_socket_of(run_directory, children[0].name)) as node:
             try:
                 async for event in node.monitor_nodes():
@@ -237,9 +237,10 @@ def program() -> str:
     return shlex.quote(str(path.absolute()) if relative.startswith("..") else relative)
 
 
-def show_what_to_try(names: list[str]) -> None:
-    """The next commands, ready to be copied."""
+def show_what_to_try(pids: dict[str, int]) -> None:
+    """The next commands, ready to be copied. `pids`: the nodes and their processes."""
     me = program()
+    names = list(pids)
     last = names[-1]
     lines = [
         "",
@@ -257,7 +258,7 @@ def show_what_to_try(names: list[str]) -> None:
             f"  {me} ping {last}",
             f"  {me} why {last} kvs store",
             f"  {me} multicall all node ping",
-            f"  pkill -9 -f demo/{last}/          # kill a node; the others notice",
+            f"  kill -9 {pids[last]}          # kill {last}; the others notice",
         ]
     lines += [f"  {me} shell", "", "Ctrl-C stops all nodes.", ""]
     output.line("\n".join(lines))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 from drupelet import __version__
 from drupelet.cli import output
 from drupelet.cli.grammar import Request
 from drupelet.client.blocking import connect
 from drupelet.errors import EXIT_DONE, RemoteProtocolError
+
+_STATUS_FIRST: Final = ("name", "key", "version", "uptime_s", "nodes_up", "nodes_down", "missions")
 
 
 def status(request: Request) -> int:
@@ -19,8 +22,18 @@ def status(request: Request) -> int:
     if request.json:
         output.document(found)
     else:
-        output.fields({str(name): value for name, value in found.items()})
+        output.fields(_for_people(found))
     return EXIT_DONE
+
+
+def _for_people(found: dict[str, object]) -> dict[str, object]:
+    """A status in an order that reads well (a map on the wire is sorted), missions on one line."""
+    order = [*(name for name in _STATUS_FIRST if name in found), *sorted(found)]
+    shown = {name: found[name] for name in dict.fromkeys(order)}
+    missions = shown.get("missions")
+    if isinstance(missions, list) and all(isinstance(one, dict) for one in missions):
+        shown["missions"] = [f"{one.get('name')} ({one.get('state')})" for one in missions]
+    return shown
 
 
 def nodes(request: Request) -> int:
