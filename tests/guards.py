@@ -25,7 +25,9 @@ import hypothesis
 import pytest
 import trio
 
-GRACE_S = 2.0  # for threads and children that are ending when a test returns
+GRACE_S = float(
+    os.environ.get("DRUPELET_GRACE_S", "2")
+)  # for threads and children that are ending when a test returns
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, print_blob=True)

@@ -45,7 +45,7 @@ def run(tmp_path: Path, name: str, body: str, *options: str) -> subprocess.Compl
     return subprocess.run(
         [*command, *options, str(test)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "DRUPELET_GRACE_S": "0.2", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=50,
