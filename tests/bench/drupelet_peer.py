@@ -35,7 +35,8 @@ from drupelet.config import (
     to_toml,
 )
 from drupelet.config_values import Peer
-from drupelet.node import open_node
+from drupelet.errors import RemoteError
+from drupelet.node import Node, open_node
 
 WARM_S = 0.25
 UP_S = 15.0
@@ -149,6 +150,8 @@ async def link(port: int, directory: Path, *, many: bool) -> None:
             while node.links.endpoint("server") is None:
                 await trio.sleep(0.05)
 
+        await warm(node)
+
         async def call(value: dict[str, object]) -> object:
             return await node.call("server", "bench", "echo", value)
 
@@ -158,6 +161,17 @@ async def link(port: int, directory: Path, *, many: bool) -> None:
             return answers
 
         await measure(call, call_many if many else None)
+
+
+async def warm(node: Node) -> None:
+    """Until the server serves: its function is added just after its link port."""
+    with trio.fail_after(UP_S):
+        while True:
+            try:
+                await node.call("server", "bench", "echo", payload(64))
+                return
+            except RemoteError:
+                await trio.sleep(0.05)
 
 
 def start_daemon(conf: Config) -> subprocess.Popen[bytes]:
