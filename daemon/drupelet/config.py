@@ -32,7 +32,6 @@ from drupelet.config_values import BadValue, Check, Peer, is_address, show
 from drupelet.errors import ConfigError
 from drupelet.toml_text import (
     ConfigErrors,
-    locate,
     locate_all,
     parse_toml,
     printable,
@@ -56,7 +55,6 @@ __all__ = [
     "RelayConfig",
     "SessionsConfig",
     "load",
-    "locate",
     "parse",
     "to_toml",
 ]

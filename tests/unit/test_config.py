@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from drupelet import config
 from drupelet.config import Config, ConfigErrors, NodeConfig, Peer
 from drupelet.errors import EXIT_BAD_CONFIGURATION, ConfigError, exit_code
+from drupelet.toml_text import locate_all
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = "/etc/drupelet/drupelet.toml"
@@ -126,8 +127,8 @@ def test_effective_values_read_back_the_same() -> None:
 def test_the_sample_shows_every_key_at_its_default() -> None:
     text = (ROOT / "config" / "drupelet.toml").read_text()
     assert config.parse(text, FILE) == Config()
-    shown = {key for key in config.locate_all(text) if len(key) == 2}
-    effective = {key for key in config.locate_all(config.to_toml(Config())) if len(key) == 2}
+    shown = {key for key in locate_all(text) if len(key) == 2}
+    effective = {key for key in locate_all(config.to_toml(Config())) if len(key) == 2}
     assert effective - shown == {("node", "name")}
     assert shown <= effective
     with_name = text.replace('# name = "gandalf"', 'name = "gandalf"')
