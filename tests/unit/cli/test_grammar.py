@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from drupelet.cli.grammar import Request, UsageError, general_help, parse, usage_line, verb_help
+from drupelet.cli.grammar import Request, UsageError, general_help, parse
 from drupelet.cli.verbs import VERBS
 
 
@@ -69,16 +69,3 @@ def test_integers_have_bounds(text: str, good: bool) -> None:
 def test_help_of_the_program(argv: list[str]) -> None:
     assert parsed(*argv).verb.name == "help"
     assert all(name in general_help(VERBS) for name in VERBS)
-
-
-@pytest.mark.parametrize("name", [name for name in VERBS if name != "help"])
-def test_every_verb_has_help_with_purpose_and_examples(name: str) -> None:
-    for argv in ([name, "--help"], ["help", name], ["-h", name]):
-        request = parsed(*argv)
-        assert (request.verb.name, request.arguments) == ("help", (name,))
-    verb = VERBS[name]
-    text = verb_help(verb)
-    assert usage_line(verb) in text
-    assert verb.purpose.endswith(".")
-    assert verb.examples
-    assert all(len(line) <= 100 for line in text.splitlines())
