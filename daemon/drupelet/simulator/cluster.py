@@ -21,6 +21,7 @@ from typing import Final
 
 from drupelet.core.addresses import key_prefix_of
 from drupelet.core.candidates import Candidate
+from drupelet.core.connection import GOODBYE_S, State
 from drupelet.core.membership import LINKS_MAX, MEMBERS_MAX
 from drupelet.simulator.ledger import CLOSE_S, SILENCE_S, InvariantError, Ledger, require
 from drupelet.simulator.network import LATENCY_S, Network
@@ -345,7 +346,8 @@ class Simulation:
             for link in process.links.values():
                 require(len(link.table) <= CALLS_MAX, "too many calls")
                 if not process.stopped and now > process.resumed_at + RESUMED_S:
-                    silent_s = now - link.heard_at
+                    closing = link.connection.state is State.CLOSING
+                    silent_s = now - link.heard_at - (GOODBYE_S if closing else 0.0)
                     require(
                         silent_s <= SILENCE_S,
                         f"{process.label}: {link.peer.name} silent for {silent_s:.3f} s, link kept",

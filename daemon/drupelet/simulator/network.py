@@ -137,6 +137,7 @@ class Network:
         if not alive:
             return False
         pair = random.choice(alive)
+        self._disturb(pair[0].host, pair[1].host)  # half-open, it tells nothing of a kill
         for end in pair if both else (random.choice(pair),):
             self._end(end)
         return True
