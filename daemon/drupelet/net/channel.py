@@ -213,7 +213,11 @@ class Channel:
     def send_now(self) -> None:
         """Give the kernel all that it takes. Never blocks and never raises for the peer's sake."""
         self._marked = False
-        if self._blocked or self.close_reason:
+        if self.close_reason:
+            self._out.clear()
+            self._bulk = None
+            return
+        if self._blocked:
             return
         send = self._socket.send
         while True:
@@ -342,6 +346,8 @@ class Channel:
         if self._opener is not None:
             handlers = self.handlers
             for record in self._opener.receive_data(data):
+                if self.close_reason:
+                    return
                 dispatch_record(record, handlers)
         else:
             assert self._reader is not None

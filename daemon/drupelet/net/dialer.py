@@ -1,7 +1,9 @@
 """Dialling: a TCP connection to an address, or the reason why there is none.
 
 Decides how an operating system's error reads to a caller: `no_route` (no such host, unreachable,
-timed out) or `port_closed` (refused). Knows no policy: whom to dial and when is `core/membership`.
+timed out), `port_closed` (refused) or `overloaded` (accepted and reset at once, which is how our
+nodes turn strangers away at the door; it may show before the first byte is sent). Knows no policy:
+whom to dial and when is `core/membership`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ async def dial(host: str, port: int, *, timeout_s: float = DIAL_S) -> socket.soc
     """A connected, tuned, non-blocking socket.
 
     `host` is a literal address or a name; every address of a name is tried in turn.
-    Raises: `NoConnection` with reason `no_route` or `port_closed`.
+    Raises: `NoConnection` with reason `no_route`, `port_closed` or `overloaded`.
     """
     reason = "no_route"
     with trio.move_on_after(timeout_s):
@@ -34,6 +36,8 @@ async def dial(host: str, port: int, *, timeout_s: float = DIAL_S) -> socket.soc
                 return await _connect(family, address)
             except ConnectionRefusedError:
                 reason = "port_closed"
+            except ConnectionResetError:
+                reason = "overloaded"
             except OSError:
                 continue
     raise NoConnection(reason)
@@ -57,5 +61,9 @@ async def _connect(family: int, address: object) -> socket.socket:
         raise
     plain = socket.socket(fileno=sock.detach())
     plain.setblocking(False)
-    tune_tcp(plain)
+    try:
+        tune_tcp(plain)
+    except OSError:
+        plain.close()
+        raise
     return plain

@@ -73,13 +73,15 @@ class Control:
                 self._nursery = nursery
                 await self._listener.run()
         finally:
-            self._path.unlink(missing_ok=True)
+            self.stop_accepting()
 
     def stop_accepting(self) -> None:
-        """Shutdown begins: no new clients."""
+        """Shutdown begins: no new clients. The socket file goes now and once: a successor may bind
+        the same path while we still drain."""
         if self._listener is not None:
             self._listener.close()
-        self._path.unlink(missing_ok=True)
+            self._listener = None
+            self._path.unlink(missing_ok=True)
 
     def _on_accept(self, accepted: socket.socket, address: str) -> None:
         if len(self.clients) >= CLIENTS_MAX or self._nursery is None:
@@ -112,23 +114,28 @@ def _check_hello(body: bytes) -> None:
 
 def _bind(path: Path) -> socket.socket:
     """A listening Unix socket; a stale file of a dead daemon is replaced, a live one is not."""
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    _remove_stale(path)
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        _remove_stale(path)
+    except OSError as error:
+        raise _cannot_listen(path, error, "choose a directory that this user may write") from None
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o777 & ~_SOCKET_MODE)
     try:
         listening.bind(str(path))
     except OSError as error:
         listening.close()
-        raise ConfigError(
-            f"cannot listen on {path}: {error.strerror or error}",
-            mend="choose a shorter path or another directory",
-            key="[node] socket",
-        ) from None
+        mend = "choose a directory that this user may write, with a path below 108 bytes"
+        raise _cannot_listen(path, error, mend) from None
     finally:
         os.umask(mask)
     listening.listen(CLIENTS_MAX)
     return listening
+
+
+def _cannot_listen(path: Path, error: OSError, mend: str) -> ConfigError:
+    what = f"cannot listen on {path}: {error.strerror or error}"
+    return ConfigError(what, mend=mend, key="[node] socket")
 
 
 def _remove_stale(path: Path) -> None:

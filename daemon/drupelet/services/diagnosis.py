@@ -39,8 +39,8 @@ MENDS: Final[dict[str, str]] = {
     "no_route": "check the cable, the Wi-Fi and the address: `ping {host}`",
     "silent": "something else may use that port, or the node is overloaded: "
     "`journalctl -u drupelet` there",
-    "bad_cookie": "give both nodes the same cookie file (sudo cat /etc/drupelet/cookie on the other "
-    "one) and restart this one",
+    "bad_cookie": "give both nodes the same cookie file (sudo cat /etc/drupelet/cookie on the "
+    "other one) and restart this one",
     "version": "update the older of the two nodes; `drupelet version` on each tells which it is",
     "not_a_member": "the node has expelled this key, or knows it only through a grant; "
     "pair the two again",
@@ -51,8 +51,11 @@ MENDS: Final[dict[str, str]] = {
     "node's missions.d file, mark it with @mission, and restart the node",
     "mission_crashed": "`journalctl -u drupelet` on {node} shows the traceback; mend the mission's "
     "file, it is restarted by itself",
+    "mission_refused": "mend what is named above in that mission's file on {node}, then restart "
+    "the node",
     "code_differs": "copy the newer file to the other node and restart its mission",
-    "down": "it was silent for 5 s: stopped, hung, or the network is cut; it is dialled again for ever",
+    "down": "it was silent for 5 s: stopped, hung, or the network is cut; it is dialled again "
+    "for ever",
 }
 
 
@@ -217,7 +220,8 @@ class Why:
         state = str(entry.get("state", ""))
         if state not in ("ready", "system"):
             detail = f"{mission} is {state}: {entry.get('problem', '')}".rstrip(": ")
-            return walk.broken("mission", "mission_crashed", detail)
+            reason = "mission_refused" if state == "refused" else "mission_crashed"
+            return walk.broken("mission", reason, detail)
         walk.good("mission", f"{mission} is ready")
         exports = entry.get("exports")
         exports = [str(each) for each in exports] if isinstance(exports, list) else []

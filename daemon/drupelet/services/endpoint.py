@@ -154,7 +154,7 @@ class Endpoint:
             self.close(self.close_error or NoConnection(reason, maybe_ran=True))
 
     def close(self, error: CallError) -> None:
-        """Close the channel; all calls that we opened end with `error`, all we serve are dropped."""
+        """Close the channel; calls that we opened end with `error`, all we serve are dropped."""
         reason = error.reason if isinstance(error, NoConnection) else "closed"
         self.channel.close(reason)
         self._deadlines.discard(self)
@@ -337,7 +337,7 @@ class Endpoint:
     def forward(
         self, origin: Endpoint, theirs: int, prefix: bytes, args: bytes, deadline: float, more: int
     ) -> None:
-        """Pass on the call `theirs` of `origin`. `more`: the rest of `args` follows in DATA frames."""
+        """Pass on the call `theirs` of `origin`. `more`: the rest of `args` comes in DATA frames."""
         ident = self.table.open((origin, theirs), deadline)
         origin.serving[theirs] = (self, ident)
         if more:

@@ -50,7 +50,7 @@ from drupelet.wire.handshake import (
     Responder,
 )
 from drupelet.wire.keys import VerifiedKeys
-from drupelet.wire.limits import HANDSHAKE_S
+from drupelet.wire.limits import CANDIDATES_MAX, HANDSHAKE_S
 from drupelet.wire.messages.links import Welcome, decode_welcome, encode_welcome
 from drupelet.wire.messages.membership import decode_gossip, encode_gossip
 from drupelet.wire.records import RecordOpener, RecordSealer
@@ -145,6 +145,8 @@ class Links:
         self._by_name: dict[str, Endpoint] = {}
         self._next_link_id = 1
         self._dialling: set[tuple[str, int]] = set()
+        # (why, which cookie is next) of addresses where a handshake failed
+        self._failures: dict[tuple[str, int], tuple[str, int]] = {}
         self._changed = trio.Event()
         self._listeners: list[Callable[[NodeEvent], None]] = []
         self._stopping = False
@@ -296,12 +298,10 @@ class Links:
                     _log.info("node_up name=%s", effect.name)
                     self._tell("up", effect, "")
                 case effects.UseLink(name, link_id):
-                    self._by_name[name] = self._links[link_id].endpoint
-                    self._change()
-                case effects.UseLink(name, link_id):
                     link = self._links.get(link_id)
                     if link is not None:
                         self._by_name[name] = link.endpoint
+                        self._change()
                 case effects.NodeDown():
                     self._node_down(effect)
                 case effects.DeclaredDown():
@@ -369,32 +369,58 @@ class Links:
     async def _shake(
         self, host: str, port: int
     ) -> tuple[Established | None, socket.socket | None, str]:
-        """Dial and shake hands, with each cookie that we have. (established, socket, reason)."""
+        """Dial and shake hands, with each cookie that we have. (established, socket, reason).
+
+        Who failed at a door is turned away there for a while. So the next try begins with the next
+        cookie, and being turned away then reads as the failure that led to it.
+        """
+        address = (host, port)
+        known, first = self._failures.pop(address, ("", 0))
         reason = "silent"
-        for psk_index in range(len(self.credentials.psks)):
+        count = len(self.credentials.psks)
+        for attempt in range(count):
+            psk_index = (first + attempt) % count
             try:
                 sock = await dial(host, port)
+                established, reason = await self._shake_once(sock, psk_index)
+                if established is not None:
+                    return established, sock, ""
+                sock.close()
             except NoConnection as error:
-                return None, None, error.reason
-            machine = Initiator(
-                self.credentials,
-                role=ROLE_MEMBER,
-                ephemeral=secrets.token_bytes(32),
-                psk_index=psk_index,
-                verified=self._verified,
-            )
-            reason = "silent"
-            try:
-                with trio.move_on_after(HANDSHAKE_S):
-                    return await initiate(sock, machine), sock, ""
-            except HandshakeRefused as refused:
-                reason = refused.reason
-            except RemoteProtocolError:
-                reason = "wrong_node"
-            sock.close()
+                reason = error.reason
+            if reason == "overloaded" and known:
+                reason = known
+                break
             if reason != "bad_cookie":
                 break
+            known, first = reason, psk_index + 1
+        if reason in ("bad_cookie", "version"):
+            if len(self._failures) >= CANDIDATES_MAX:
+                del self._failures[next(iter(self._failures))]
+            self._failures[address] = (reason, first)
         return None, None, reason
+
+    async def _shake_once(
+        self, sock: socket.socket, psk_index: int
+    ) -> tuple[Established | None, str]:
+        machine = Initiator(
+            self.credentials,
+            role=ROLE_MEMBER,
+            ephemeral=secrets.token_bytes(32),
+            psk_index=psk_index,
+            verified=self._verified,
+        )
+        try:
+            with trio.move_on_after(HANDSHAKE_S):
+                return await initiate(sock, machine), ""
+        except HandshakeRefused as refused:
+            return None, refused.reason
+        except RemoteProtocolError:
+            return None, "wrong_node"
+        except BaseException:
+            sock.close()
+            raise
+        return None, "silent"
 
     def _greeted(self, link: Link, effect: effects.Dial, body: bytes) -> None:
         """The accepting side's WELCOME."""
