@@ -313,7 +313,7 @@ class Cluster:
         return self.nodes[key]
 
     def add(self, key: str, *known: RealNode, **fields: object) -> RealNode:
-        """A node that is not started yet; it dials `known`. `key` is its name unless `fields` say."""
+        """A node that is not started yet; it dials `known`. Its name is `key`."""
         directory = self.directory / key
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         values: dict[str, object] = {

@@ -286,7 +286,7 @@ async def test_a_killed_worker_is_restarted_and_callers_are_told(cluster: Cluste
             os.kill(worker, signal.SIGKILL)
 
         async with trio.open_nursery() as nursery:
-            with pytest.raises(RemoteError, match="mission_crashed.*starts again"):
+            with pytest.raises(RemoteError, match=r"mission_crashed.*starts again"):
                 nursery.start_soon(kill)
                 await client.call("", "echo", "echo_later", 1, 30.0, timeout=20.0)
         started = time.monotonic()
@@ -493,7 +493,8 @@ def write_mission(node: RealNode, line: str) -> None:
     node.write_config()
     file = node.directory / "kettle.py"
     file.write_text(
-        f"from drupelet import mission\n\n\n@mission('kettle')\ndef boil():\n    return True\n{line}\n"
+        "from drupelet import mission\n\n\n@mission('kettle')\ndef boil():\n"
+        f"    return True\n\n\n{line}\n"
     )
     (node.directory / "missions.d" / "kettle.toml").write_text(
         f'module = "{file}"\nexports = ["boil"]\n'

@@ -337,7 +337,7 @@ class Endpoint:
     def forward(
         self, origin: Endpoint, theirs: int, prefix: bytes, args: bytes, deadline: float, more: int
     ) -> None:
-        """Pass on the call `theirs` of `origin`. `more`: the rest of `args` comes in DATA frames."""
+        """Pass on the call `theirs` of `origin`. `more`: the rest comes in DATA frames."""
         ident = self.table.open((origin, theirs), deadline)
         origin.serving[theirs] = (self, ident)
         if more:
