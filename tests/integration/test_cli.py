@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -109,19 +110,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     assert code == 0, running.log
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_gone(pids: list[int]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while alive := [pid for pid in pids if is_alive(pid)]:
-        assert time.monotonic() < deadline_s, f"still there: {alive}"
-        time.sleep(0.01)  # the end of somebody else's child has no event to wait for
+def wait_gone(pidfds: list[int]) -> None:
+    """Wait for the end of processes, also of somebody else's children."""
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], WAIT_S)[0], "a node outlived its demo"
+        os.close(pidfd)
 
 
 # -- the demo's nodes answer
@@ -304,14 +297,14 @@ async def test_the_trio_client(demo: Demo) -> None:
 def test_no_node_outlives_the_demo(tmp_path: Path, number: int) -> None:
     running = Demo(tmp_path, "-n", "2")
     running.wait_for("Ctrl-C stops all nodes")
-    pids = [running.pid_of(name) for name in NAMES[:2]]
+    pidfds = [os.pidfd_open(running.pid_of(name)) for name in NAMES[:2]]
     code = running.stop(number)
     assert code == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-    wait_gone(pids)
+    wait_gone(pidfds)
     if number == signal.SIGTERM:
         assert list((tmp_path / "run" / "drupelet").iterdir()) == []
-        ended = [running.log.index(f"{name}") for name in NAMES[:2]]
-        assert ended
+        stopped = re.findall(r"^(\w+) +\| .* stopping signal=SIGTERM", running.log, re.MULTILINE)
+        assert stopped == ["bilbo", "gandalf"]
 
 
 async def test_a_killed_node_is_noticed(tmp_path: Path) -> None:
