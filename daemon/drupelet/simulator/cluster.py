@@ -262,6 +262,7 @@ class Simulation:
             self.scheduler.at(instant, self._fault)
         # Every fault mends itself at most 15 s after it came, and flushes in FLUSHED_S.
         self._mended_at = instant + 15.0 + FLUSHED_S
+        self.scheduler.at(start, self._check_quiet)
 
     def _fault(self) -> None:
         random = self._random
@@ -343,6 +344,8 @@ class Simulation:
             require(statistics.addresses <= limits.CANDIDATES_MAX, "too many addresses")
             require(statistics.members <= MEMBERS_MAX, "too many members")
             require(statistics.links <= LINKS_MAX, "too many links")
+            if not process.stopped and now > process.resumed_at + CHECK_GAP_S:
+                self.ledger.check_deadlines(process.label, now)
             for link in process.links.values():
                 require(len(link.table) <= CALLS_MAX, "too many calls")
                 if not process.stopped and now > process.resumed_at + RESUMED_S:
@@ -353,6 +356,9 @@ class Simulation:
                         f"{process.label}: {link.peer.name} silent for {silent_s:.3f} s, link kept",
                     )
         self.scheduler.after(CHECK_GAP_S, self._check)
+
+    def _check_quiet(self) -> None:
+        require(self.ledger.downs == 0, "a node went down before anything broke")
 
     def _check_close(self, observers: list[Process], gone: Process, killed_at: float) -> None:
         for observer in observers:

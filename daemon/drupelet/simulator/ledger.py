@@ -6,7 +6,9 @@ Invariants, checked all along
 - node events of an observer alternate for each key: one `NodeDown` per `NodeUp`;
 - a link on which nothing arrived for 5 s is gone, unless its owner was stopped meanwhile;
 - a killed process is down within 100 ms and the way there at each observer with a clean path;
-- a call runs at most once, has exactly one outcome, and its value is what the function gave;
+- before the first fault no node goes down;
+- a call runs at most once, has exactly one outcome by its deadline, and its value is what the
+  function gave;
 - ``maybe_ran=False`` is never said of a call that ran or will run;
 - tables stay within their limits.
 And at the end, healed: every pair is linked by exactly one and the same link, calls work, and who
@@ -16,11 +18,13 @@ was declared dead and lived has been told.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 from drupelet.core.effects import NodeDown, NodeUp
 
 SILENCE_S: Final = 5.0  # NodeDown within this; SCENARIOS and feature 10
+LATE_S: Final = 0.05  # an outcome after its deadline: scans of the table are 10 ms apart
 CLOSE_S: Final = 0.1  # NodeDown after a close, beyond the network's own delay
 
 
@@ -35,6 +39,7 @@ class CallRecord:
     token: int
     caller: str
     callee: str
+    deadline: float = inf  # in time seen from above
     runs: int = 0
     value: object = None
     outcomes: list[str] = field(default_factory=list)
@@ -47,6 +52,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.calls: dict[int, CallRecord] = {}
+        self.open: dict[int, CallRecord] = {}  # those without an outcome
         self._up: dict[tuple[int, bytes], int] = {}  # (observer's start, key) -> incarnation
         self.ups = 0
         self.downs = 0
@@ -74,9 +80,10 @@ class Ledger:
         self.told += 1
         self.untold.pop((observer, key, incarnation), None)
 
-    def opened(self, token: int, caller: str, callee: str) -> None:
+    def opened(self, token: int, caller: str, callee: str, deadline: float = inf) -> None:
         """A program makes a call."""
-        self.calls[token] = CallRecord(token=token, caller=caller, callee=callee)
+        record = CallRecord(token=token, caller=caller, callee=callee, deadline=deadline)
+        self.calls[token] = self.open[token] = record
 
     def ran(self, token: int, value: object) -> None:
         """The function ran for this call."""
@@ -92,6 +99,7 @@ class Ledger:
         """The program was told what became of its call."""
         record = self.calls[token]
         record.outcomes.append(kind)
+        self.open.pop(token, None)
         require(len(record.outcomes) == 1, f"call {token} ended twice: {record.outcomes}")
         if kind == "value":
             require(record.runs == 1, f"call {token} has a value and never ran")
@@ -102,9 +110,18 @@ class Ledger:
 
     def caller_gone(self, caller: str) -> None:
         """A process ended; its calls need no outcome any more."""
-        for record in self.calls.values():
-            if record.caller == caller and not record.outcomes:
+        for record in list(self.open.values()):
+            if record.caller == caller:
                 record.caller_gone = True
+                del self.open[record.token]
+
+    def check_deadlines(self, caller: str, now: float) -> None:
+        """A caller that was awake has told each of its programs in time."""
+        for record in self.open.values():
+            require(
+                record.caller != caller or now <= record.deadline + LATE_S,
+                f"call {record.token} of {caller} is {now - record.deadline:.3f} s late",
+            )
 
     def close(self) -> None:
         """At the end: no call is left without an outcome."""

@@ -158,7 +158,7 @@ class Process:
 
     def call(self, token: int, name: str, work_s: float) -> None:
         """Call a function on `name`, which keeps `token` and gives the number of its calls."""
-        self._ledger.opened(token, self.label, name)
+        self._ledger.opened(token, self.label, name, self._scheduler.now + CALL_S)
         link_id = self.membership.link_of(name)
         link = self.links.get(link_id) if link_id is not None else None
         if link is None:

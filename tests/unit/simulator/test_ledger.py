@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drupelet.core.effects import NodeDown, NodeUp
-from drupelet.simulator.ledger import InvariantError, Ledger, require
+from drupelet.simulator.ledger import LATE_S, InvariantError, Ledger, require
 
 UP = NodeUp(name="bob", key=b"b", incarnation=7)
 DOWN = NodeDown(name="bob", key=b"b", incarnation=7, reason="down")
@@ -57,6 +57,16 @@ def test_exactly_one_outcome(ledger: Ledger) -> None:
     ledger.outcome(1, "timeout")
     with pytest.raises(InvariantError, match="ended twice"):
         ledger.outcome(1, "timeout")
+
+
+def test_an_outcome_by_the_deadline(ledger: Ledger) -> None:
+    ledger.opened(2, "alice.1", "bob", 5.0)
+    ledger.check_deadlines("alice.1", 5.0 + LATE_S)
+    ledger.check_deadlines("carol.1", 9.0)
+    with pytest.raises(InvariantError, match="late"):
+        ledger.check_deadlines("alice.1", 5.1)
+    ledger.outcome(2, "timeout")
+    ledger.check_deadlines("alice.1", 9.0)
 
 
 def test_a_process_that_is_gone_needs_no_outcome(ledger: Ledger) -> None:
