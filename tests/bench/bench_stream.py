@@ -16,6 +16,7 @@ import trio
 
 from drupelet.node import Node, open_node
 from drupelet.services.endpoint import Endpoint
+from drupelet.services.streams import Stream
 from tests.bench.drupelet_peer import UP_S, config, payload, warm
 
 STREAM_BYTES = 100_000_000
@@ -27,14 +28,13 @@ async def serve(port: int, directory: Path) -> None:
         node.serve("bench", {"echo": lambda value: value})
         async with trio.open_nursery() as nursery:
 
-            async def sink(endpoint: Endpoint, ident: int) -> None:
-                stream = endpoint.accept_stream(ident)
+            async def sink(stream: Stream) -> None:
                 while await stream.receive_some():
                     pass
                 stream.end()
 
-            def accept(endpoint: Endpoint, ident: int) -> None:
-                nursery.start_soon(sink, endpoint, ident)
+            def accept(endpoint: Endpoint, stream: Stream) -> None:
+                nursery.start_soon(sink, stream)
 
             node.calls.serve_stream("bench/sink", accept)
             await trio.sleep_forever()

@@ -40,6 +40,7 @@ from drupelet.errors import (
 )
 from drupelet.services.endpoint import Endpoint, too_large
 from drupelet.services.missions import Export
+from drupelet.services.streams import Stream
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.frames import (
@@ -61,7 +62,7 @@ TIMEOUT_S = 5.0  # OTP's gen_server:call default
 _TIMEOUT_MS_MAX = 2**32 - 1
 _PREFIXES_MAX = 256  # prepared call headers that are kept
 
-StreamHandler = Callable[[Endpoint, int], None]
+StreamHandler = Callable[[Endpoint, Stream], None]
 
 
 class Directory(Protocol):
@@ -491,7 +492,8 @@ class Calls:
     # -- streams
 
     def serve_stream(self, stream_type: str, handler: StreamHandler) -> None:
-        """`handler(endpoint, ident)` decides about streams of this type."""
+        """`handler(endpoint, stream)` gets each stream of this type, already accepted: its first
+        bytes may come in the same read. It must not block, and ends what it does not want."""
         self._stream_handlers[stream_type.encode()] = handler
 
     def on_open(self, endpoint: Endpoint, ident: int, stream_type: bytes) -> None:
@@ -500,7 +502,7 @@ class Calls:
         if handler is None:
             endpoint.refuse_stream(ident, RemoteError("undef", "no such stream type"))
         else:
-            handler(endpoint, ident)
+            handler(endpoint, endpoint.accept_stream(ident))
 
 
 def _arguments(encoded: bytes) -> list[object]:

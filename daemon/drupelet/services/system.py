@@ -201,10 +201,8 @@ class System:
 
     # -- events
 
-    def _events(self, endpoint: Endpoint, ident: int) -> None:
+    def _events(self, endpoint: Endpoint, stream: Stream) -> None:
         """A stream of nodes that come and go: one CBOR map per DATA frame."""
-        stream = endpoint.accept_stream(ident)
-
         def tell(event: NodeEvent) -> None:
             item = {
                 "event": event.kind,

@@ -18,8 +18,8 @@ from tests.unit.services.pairs import Side, joined, open_side
 
 
 def accept(side: Side, accepted: list[Stream]) -> None:
-    def handler(endpoint: Endpoint, ident: int) -> None:
-        accepted.append(endpoint.accept_stream(ident))
+    def handler(endpoint: Endpoint, stream: Stream) -> None:
+        accepted.append(stream)
 
     side.calls.serve_stream("test/bytes", handler)
 
@@ -130,3 +130,21 @@ async def test_a_call_overtakes_queued_bulk() -> None:
                     await trio.testing.wait_all_tasks_blocked()
                 order.append("stream")
     assert order == ["call", "stream"]
+
+
+async def test_data_that_comes_in_the_same_read_as_its_open_is_not_lost() -> None:
+    """A handler that starts a task is too late for it; the stream must exist before."""
+    got = trio.Event()
+    async with open_side("alice") as alice, open_side("bob") as bob:
+        async with trio.open_nursery() as nursery:
+
+            async def read(stream: Stream) -> None:
+                assert await stream.receive_some() == b"first"
+                got.set()
+
+            bob.calls.serve_stream("test/late", lambda _, stream: nursery.start_soon(read, stream))
+            async with joined(alice, bob) as (ours, _):
+                stream = ours.open_stream(b"test/late")
+                assert stream.send_item_nowait(b"first")
+                with trio.fail_after(2):
+                    await got.wait()
