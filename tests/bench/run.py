@@ -72,7 +72,9 @@ def external(name: str, server: str, client: str) -> list[str]:
     return ["--external", name, f"{program} {server} {place}", f"{program} {client} {place}"]
 
 
-def rpc(options: argparse.Namespace, name: str, peers: str, extra: list[str], goals: list[Goal]) -> bool:
+def rpc(
+    options: argparse.Namespace, name: str, peers: str, extra: list[str], goals: list[Goal]
+) -> bool:
     """One run of peers/a_rpc.py; prints its table and how the goals stand."""
     command = [options.peers_python, str(HERE / "peers" / "a_rpc.py"), "--peers", peers]
     command += ["--dir", str(OUT / "work"), "--reps", "2" if options.quick else "5"]
@@ -181,7 +183,11 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], bool]] = {
         FULL_GOALS,
     ),
     "blocking": lambda options: rpc(
-        options, "blocking", "erlang-tls", ["--payloads", "64", "--concs", "1", *BLOCKING, *FULL], []
+        options,
+        "blocking",
+        "erlang-tls",
+        ["--payloads", "64", "--concs", "1", *BLOCKING, *FULL],
+        [],
     ),
     "stream": lambda options: script(options, "bench_stream.py"),
     "links": lambda options: script(options, "bench_links.py"),
@@ -208,9 +214,7 @@ def main() -> int:
     parser.add_argument("--peers-python", default=None)
     options = parser.parse_args()
     options.peers_python = peers_python(options.peers_python)
-    missed = [
-        name for name in options.sections.split(",") if name and not SECTIONS[name](options)
-    ]
+    missed = [name for name in options.sections.split(",") if name and not SECTIONS[name](options)]
     print(f"\nsections with a missed goal: {', '.join(missed) or 'none'}")
     return 1 if missed else 0
 

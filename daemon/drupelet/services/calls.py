@@ -17,8 +17,6 @@ Owns: one task per asynchronous system function under way, in the nursery given.
 from __future__ import annotations
 
 import difflib
-import inspect
-import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from types import CoroutineType
@@ -35,10 +33,15 @@ from drupelet.errors import (
     RemoteError,
     RemoteProtocolError,
     Timeout,
-    error_from_fields,
-    error_to_fields,
 )
 from drupelet.services.endpoint import Endpoint, too_large
+from drupelet.services.inline import (
+    as_call_error,
+    join_answers,
+    run_inline,
+    run_many,
+    run_many_in_turn,
+)
 from drupelet.services.missions import Export
 from drupelet.services.streams import Stream
 from drupelet.wire import frames
@@ -55,6 +58,7 @@ from drupelet.wire.limits import (
     BODY_BYTES_MAX,
     CALLS_PER_LINK_MAX,
     MANY_CALLS_MAX,
+    OUT_BYTES_MAX,
     TARGET_BYTES_MAX,
 )
 
@@ -144,7 +148,7 @@ class Calls:
             export = self._permit(f"{mission}/{function}".encode(), "member", b"")
             if export.inline is not None:
                 bodies: list[bytes | CallError] = [
-                    b"\0" + dumps(await _run_many(export, chunk)) for chunk in chunks
+                    b"\0" + dumps(await run_many_in_turn(export, chunk)) for chunk in chunks
                 ]
                 return join_answers(chunks, bodies)
             endpoint = _worker(export)
@@ -243,7 +247,7 @@ class Calls:
             body = await _worker(export).call(prefix, encoded, deadline)
             return loads(body[1:])
         with trio.CancelScope(deadline=deadline):
-            return loads(await _run_inline(export, _arguments(encoded)))
+            return loads(await run_inline(export, _arguments(encoded)))
         raise Timeout(maybe_ran=True)
 
     # -- from endpoints
@@ -269,7 +273,8 @@ class Calls:
         if len(body) < start:
             raise RemoteProtocolError("short call")
         try:
-            if len(endpoint.serving) >= CALLS_PER_LINK_MAX:
+            congested = endpoint.channel.queued_bytes > OUT_BYTES_MAX  # it reads no answers
+            if congested or len(endpoint.serving) >= CALLS_PER_LINK_MAX:
                 raise NoConnection("overloaded")
             export = self._permit(target, endpoint.ring, digest)
             if export.inline is None:
@@ -340,7 +345,7 @@ class Calls:
             args = loads(encoded)
             if args.__class__ is not list:
                 raise RemoteProtocolError("arguments are not an array")
-            value = _many(export, args) if flags & FLAG_MANY else export.inline(*args)
+            value = run_many(export, args) if flags & FLAG_MANY else export.inline(*args)
             if value.__class__ is CoroutineType:
                 self._nursery.start_soon(
                     self._serve_task, endpoint, ident, export, value, timeout_ms
@@ -350,7 +355,7 @@ class Calls:
         except RemoteProtocolError:
             raise
         except Exception as error:  # the function's, told to its caller
-            endpoint.reply_error(ident, _as_call_error(export, error))
+            endpoint.reply_error(ident, as_call_error(export, error))
             return
         endpoint.reply(ident, encoded_value)
 
@@ -370,7 +375,7 @@ class Calls:
                 encoded = dumps(await running)
             except Exception as error:  # the function's, told to its caller
                 if not endpoint.closed:
-                    endpoint.reply_error(ident, _as_call_error(export, error))
+                    endpoint.reply_error(ident, as_call_error(export, error))
                 return
             if not endpoint.closed:
                 endpoint.reply(ident, encoded)
@@ -415,7 +420,7 @@ class Calls:
         try:
             args = loads(encoded)
             if isinstance(args, list):
-                await _run_inline(export, args)
+                await run_inline(export, args)
         except Exception:  # nobody waits for a cast; RemoteProtocolError here is its sender's loss
             self.refused_count += 1
 
@@ -519,83 +524,6 @@ def _worker(export: Export) -> Endpoint:
     if worker.channel.congested:
         raise NoConnection("overloaded")
     return worker
-
-
-async def _run_inline(export: Export, args: list[object]) -> bytes:
-    assert export.inline is not None
-    try:
-        value = export.inline(*args)
-        if inspect.iscoroutine(value):
-            value = await value
-        return dumps(value)
-    except CallError:
-        raise
-    except Exception as error:  # the function's, told to its caller
-        raise _as_call_error(export, error) from error
-
-
-def _many(export: Export, args: list[object]) -> object:
-    """The value of many calls, or a coroutine for it when the function is asynchronous."""
-    if len(args) > MANY_CALLS_MAX or any(each.__class__ is not list for each in args):
-        raise RemoteProtocolError("not an array of argument arrays")
-    assert export.inline is not None
-    if inspect.iscoroutinefunction(export.inline):
-        return _run_many(export, args)
-    values: list[object] = []
-    errors: dict[int, list[object]] = {}
-    function = export.inline
-    for index, each in enumerate(args):
-        try:
-            values.append(function(*each))  # type: ignore[misc]
-        except Exception as error:  # the function's, told to its caller
-            values.append(None)
-            errors[index] = error_to_fields(_as_call_error(export, error))
-    return [values, errors]
-
-
-async def _run_many(export: Export, args: Sequence[object]) -> object:
-    """As `_many`, for functions of either kind, one after the other."""
-    values: list[object] = []
-    errors: dict[int, list[object]] = {}
-    for index, each in enumerate(args):
-        try:
-            values.append(loads(await _run_inline(export, cast(list[object], each))))
-        except CallError as error:
-            values.append(None)
-            errors[index] = error_to_fields(error)
-    return [values, errors]
-
-
-def join_answers(
-    chunks: Sequence[Sequence[object]], bodies: Sequence[bytes | CallError]
-) -> list[object]:
-    """Answers of `call_many` in order. Raises: `RemoteProtocolError` for another shape."""
-    joined: list[object] = []
-    for chunk, body in zip(chunks, bodies, strict=True):
-        if isinstance(body, CallError):
-            joined += [body] * len(chunk)
-            continue
-        match loads(body[1:]):
-            case [list(values), dict(errors)] if len(values) == len(chunk):
-                for index, fields in errors.items():
-                    if not isinstance(index, int) or not 0 <= index < len(values):
-                        raise RemoteProtocolError("malformed answer to many calls")
-                    values[index] = error_from_fields(fields)
-                joined += values
-            case _:
-                raise RemoteProtocolError("malformed answer to many calls")
-    return joined
-
-
-def _as_call_error(export: Export, error: Exception) -> CallError:
-    if isinstance(error, CallError):
-        return error
-    if isinstance(error, NotSendable):
-        return RemoteError("not_sendable", f"{export.mission}.{export.function}: {error}")
-    if isinstance(error, TypeError) and error.__traceback__ and error.__traceback__.tb_next is None:
-        return RemoteError("badarg", f"{export.mission}.{export.function}: {error}")
-    text = "".join(traceback.format_exception(error))
-    return RemoteError(type(error).__name__, str(error), text)
 
 
 def _text(name: bytes) -> str:

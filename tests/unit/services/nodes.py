@@ -26,7 +26,12 @@ from drupelet.wire.handshake import ROLE_MEMBER, Credentials, Established, Initi
 
 
 def make_config(
-    directory: Path, name: str, *, peers: tuple[Peer, ...] = (), cookie: str = "cookie", port: int = 0
+    directory: Path,
+    name: str,
+    *,
+    peers: tuple[Peer, ...] = (),
+    cookie: str = "cookie",
+    port: int = 0,
 ) -> Config:
     state_dir = directory / name
     missions = state_dir / "missions.d"

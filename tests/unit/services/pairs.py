@@ -49,7 +49,9 @@ class Side:
     flusher: Flusher
     deadlines: Deadlines
 
-    def serve(self, mission: str, rings: frozenset[str] = MEMBERS, **functions: Callable[..., object]) -> None:
+    def serve(
+        self, mission: str, rings: frozenset[str] = MEMBERS, **functions: Callable[..., object]
+    ) -> None:
         for name, function in functions.items():
             target = f"{mission}/{name}".encode()
             self.exports[target] = make_export(target, inline=function, rings=rings)

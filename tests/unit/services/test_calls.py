@@ -19,7 +19,9 @@ async def test_a_member_is_told_what_there_is() -> None:
         bob.serve("kvs", store=lambda key, value: True, lookup=lambda key: None)
         bob.serve("secret", OPERATOR, dump=lambda: "x")
         async with joined(alice, bob):
-            with pytest.raises(RemoteError, match=r"undef.*no mission 'kv'.*did you mean kvs") as one:
+            with pytest.raises(
+                RemoteError, match=r"undef.*no mission 'kv'.*did you mean kvs"
+            ) as one:
                 await alice.calls.call("bob", "kv", "store", 1, 2)
             assert "secret" not in str(one.value)
             with pytest.raises(RemoteError, match="exports no 'stor'.*did you mean store"):

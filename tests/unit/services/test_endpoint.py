@@ -148,9 +148,7 @@ async def test_a_call_is_forwarded_with_its_body_both_ways() -> None:
         async with joined(client, alice, ring="operator") as (to_alice, _), joined(alice, bob):
             for size in (10, FRAGMENT_BYTES_MAX + 5, 2_000_000):
                 prefix = frames.call_body(b"bob/echo/echo", b"", timeout_ms=4000)
-                body = await to_alice.call(
-                    prefix, dumps([b"y" * size]), trio.current_time() + 4
-                )
+                body = await to_alice.call(prefix, dumps([b"y" * size]), trio.current_time() + 4)
                 assert loads(body[1:]) == b"y" * size
 
 

@@ -103,7 +103,9 @@ async def test_a_node_that_dials_itself_finds_out_and_goes_on(tmp_path: Path) ->
     async with open_small_node(tmp_path, "gandalf") as gandalf:
         async with open_small_node(tmp_path, "bilbo", gandalf) as bilbo:
             bilbo.links.candidate(
-                Candidate(source="gossip", host="127.0.0.1", port=bilbo.port, name="", key_prefix="")
+                Candidate(
+                    source="gossip", host="127.0.0.1", port=bilbo.port, name="", key_prefix=""
+                )
             )
             assert await bilbo.call("gandalf", "node", "ping") == "pong"
             assert [each.name for each in bilbo.membership.nodes()] == ["gandalf"]

@@ -63,7 +63,9 @@ async def test_a_sender_beyond_its_credit_loses_its_link() -> None:
     accepted: list[Stream] = []
     async with open_side("alice") as alice, open_side("bob") as bob:
         accept(bob, accepted)
-        with pytest.RaisesGroup(pytest.RaisesExc(Exception, match="credit"), flatten_subgroups=True):
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(Exception, match="credit"), flatten_subgroups=True
+        ):
             async with joined(alice, bob) as (ours, _):
                 stream = ours.open_stream(b"test/bytes")
                 for _ in range(STREAM_CREDIT_BYTES // 32_768 + 1):
