@@ -346,6 +346,33 @@ def test_the_demo_steps_aside_for_a_foreign_port_and_says_a_taken_name(
     assert "gandalf registered already" in running.log
 
 
+def test_a_node_that_cannot_start_is_told(tmp_path: Path) -> None:
+    cookie = tmp_path / "state" / "drupelet" / "cookie"
+    running = Demo(tmp_path, "-n", "2")
+    running.wait_for("Ctrl-C stops all nodes")
+    assert running.stop() == 0
+    (tmp_path / "state" / "drupelet" / "demo" / "bilbo" / "missions.d" / "bad.toml").write_text("x")
+    running = Demo(tmp_path, "-n", "2")
+    assert running.stop(0) == 1
+    assert "node bilbo ended with exit code 78" in running.log
+    assert "bad.toml:1" in running.log
+    cookie.chmod(0o644)
+    running = Demo(tmp_path, "-n", "2")
+    assert running.stop(0) == 78
+    assert "chmod 600" in running.log
+
+
+def test_a_reader_of_the_demo_that_goes_away_ends_it(tmp_path: Path) -> None:
+    running = Demo(tmp_path, "-n", "2")
+    running.wait_for("Ctrl-C stops all nodes")
+    pidfds = [os.pidfd_open(running.pid_of(name)) for name in NAMES[:2]]
+    assert running.process.stdout is not None
+    running.process.stdout.close()
+    os.kill(running.pid_of("bilbo"), signal.SIGTERM)  # so that there is something to write
+    wait_gone(pidfds)
+    assert running.process.wait(WAIT_S) == 141
+
+
 def test_drupeletd_checks_its_configuration(tmp_path: Path) -> None:
     daemon = [str(Path(PROGRAM).with_name("drupeletd")), "--config", str(tmp_path / "d.toml")]
 

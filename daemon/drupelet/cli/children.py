@@ -24,6 +24,7 @@ from drupelet.cli import output
 
 READY_S: Final = 15.0  # 0.6 s on a PC, some 5 s on a Pi Zero 2 W with 3 nodes at once
 STOP_S: Final = 5.0  # the daemon's own drain takes at most 2.5 s
+LAST_WORDS_S: Final = 0.5  # for the end of the log; a mission worker may hold the pipe open
 _LINE_BYTES_MAX: Final = 65_536  # a log line; a longer one is shown in pieces
 
 
@@ -60,20 +61,18 @@ class Child:
     async def run(self) -> None:
         """Show the log, notice readiness and the end; returns when the process has ended."""
         assert self._process.stdout is not None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._wait_notified)
-            async with trio.lowlevel.FdStream(os.dup(self._process.stdout.fileno())) as log:
-                self._process.stdout.close()
-                nursery.start_soon(self._show_log, log)
-                await trio.lowlevel.wait_readable(self._pidfd)
-                self._process.wait()
-                with trio.move_on_after(0.5):  # what it wrote last; a grandchild may hold the pipe
-                    await self._log_ended.wait()
-                nursery.cancel_scope.cancel()
-        self.ended.set()
-        self._notify.close()
+        with self._process.stdout, self._notify:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_notified)
+                async with trio.lowlevel.FdStream(os.dup(self._process.stdout.fileno())) as log:
+                    nursery.start_soon(self._show_log, log)
+                    await trio.lowlevel.wait_readable(self._pidfd)
+                    self._process.wait()
+                    with trio.move_on_after(LAST_WORDS_S):
+                        await self._log_ended.wait()
+                    nursery.cancel_scope.cancel()
         self._notify_file.unlink(missing_ok=True)
-        os.close(self._pidfd)
+        self.ended.set()
 
     async def wait_ready(self) -> bool:
         """Wait until it serves; False when it ended or took longer than READY_S."""
@@ -90,12 +89,17 @@ class Child:
 
     async def stop(self) -> None:
         """SIGTERM, STOP_S of patience, SIGKILL."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self.ended.is_set():
-                return
-            self._process.send_signal(number)
-            with trio.move_on_after(STOP_S):
-                await self.ended.wait()
+        pidfd = os.dup(self._pidfd)  # `run` may wait on the other one, or may have been cancelled
+        try:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                if self._process.poll() is None:
+                    self._process.send_signal(number)
+                    with trio.move_on_after(STOP_S):
+                        await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            self._process.poll()
+            os.close(pidfd)
+            self._notify_file.unlink(missing_ok=True)
 
     def how_it_ended(self) -> str:
         """``was killed by SIGKILL``, ``ended with exit code 78``."""

@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         output.quiet_stdout()
         return 141
     except BaseException as error:
+        if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt) is not None:
+            return 130  # Ctrl-C before the node took over the signals
         if arguments.log_level == "debug" or isinstance(error, SystemExit):
             raise
         logging.getLogger("drupelet").critical("internal_error", exc_info=error)

@@ -35,6 +35,10 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BaseExceptionGroup as group:  # of a nursery that Ctrl-C went through
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        return EXIT_INTERRUPTED
     return code
 
 
@@ -53,6 +57,8 @@ def _main(argv: list[str]) -> int:
             _show_traceback(error)
         return output.failure(error, json=json)
     except Exception as error:
+        if isinstance(error, ExceptionGroup) and error.subgroup(BrokenPipeError) is not None:
+            raise BrokenPipeError from None
         return _unexpected(error, json=json, debug=debug)
 
 

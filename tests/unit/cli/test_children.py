@@ -55,6 +55,7 @@ async def test_ready_and_stop(start: Any, tmp_path: Path) -> None:
     assert await child.wait_ready()
     assert child.how_it_ended() == "runs"
     await child.stop()
+    await child.ended.wait()
     assert child.how_it_ended() == "was killed by SIGTERM"
     await child.stop()
     assert os.listdir(tmp_path) == []
