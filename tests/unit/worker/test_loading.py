@@ -1,0 +1,212 @@
+"""S004-5, first half: four bad modules and three good ones, and the rest of the load checks."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drupelet.wire.messages.workers import EXPORTS_MAX, PROBLEMS_MAX, decode_hello, encode_hello
+from drupelet.worker.loading import SOURCE_BYTES_MAX, LoadError, module_path
+from drupelet.worker.targets import IN_THREAD
+from tests.unit.worker.modules import load_order, problems_of, write
+
+MARK = '@mission("m")\n'
+
+
+@pytest.fixture(autouse=True)
+def modules_forgotten() -> Iterator[None]:
+    """A worker loads one mission and ends; here they follow each other."""
+    modules, path = dict(sys.modules), list(sys.path)
+    yield
+    for name in set(sys.modules) - set(modules):
+        del sys.modules[name]
+    sys.path[:] = path
+
+
+# -- S004-5: the four bad ones
+
+
+def test_a_file_that_does_not_compile(tmp_path: Path) -> None:
+    path = write(tmp_path, "bad1", "x = 1\ndef boil(:\n")
+    (problem,) = problems_of(path, exports="boil")
+    assert (problem.kind, problem.file, problem.line) == ("file_wont_compile", path, 3)
+
+
+def test_an_export_that_is_missing_or_not_public(tmp_path: Path) -> None:
+    path = write(tmp_path, "bad2", f"{MARK}def boil(): ...\n{MARK}def _hidden(): ...\n")
+    problems = problems_of(path, exports="boill _hidden __import__ a.b-c")
+    assert [problem.kind for problem in problems] == ["invalid_export"] * 4
+    assert "did you mean 'boil'?" in problems[0].message
+    assert "not public" in problems[1].message
+
+
+def test_three_bad_signatures_are_told_at_once(tmp_path: Path) -> None:
+    text = (
+        f"{MARK}def one(*args): ...\n{MARK}def two(**more): ...\n"
+        f"{MARK}def three(a: 'NoSuchType'): ...\n"
+    )
+    path = write(tmp_path, "bad3", text)
+    problems = problems_of(path, exports="one two three")
+    assert [problem.kind for problem in problems] == ["invalid_fn_and_arity"] * 3
+    assert [problem.line for problem in problems] == [2, 4, 6]
+
+
+def test_a_function_that_is_listed_but_not_marked(tmp_path: Path) -> None:
+    path = write(tmp_path, "bad4", f"{MARK}def boil(): ...\n\ndef secret(): ...\n")
+    (problem,) = problems_of(path, exports="boil secret")
+    assert (problem.kind, problem.line) == ("function_not_exported", 5)
+    assert '@mission("m")' in problem.message
+
+
+# -- S004-5: the three good ones
+
+
+def test_three_good_modules_merge_into_one_mission(tmp_path: Path) -> None:
+    one = write(tmp_path, "good1", f"{MARK}def boil(litres: float) -> str: return 'hot'\n")
+    two = write(tmp_path, "good2", f"{MARK}async def wait(): ...\n")
+    three = write(tmp_path, "good3", f"{MARK}class Oven:\n    def heat(self, t: int): return t\n")
+    loaded = load_order(one, two, three, exports="boil wait Oven.heat")
+    assert set(loaded.table()) == {b"m/boil", b"m/wait", b"m/Oven.heat"}
+    assert loaded.missions["m"]["Oven.heat"].function(7) == 7
+    sources = b"".join(Path(path).read_bytes() for path in (one, two, three))
+    assert loaded.digest == hashlib.blake2b(sources, digest_size=16).digest()
+    assert decode_hello(encode_hello(loaded.hello())) == loaded.hello()
+
+
+# -- the rest
+
+
+def test_marked_but_not_listed_is_not_served(tmp_path: Path) -> None:
+    path = write(tmp_path, "shy", f"{MARK}def a(): ...\n{MARK}def b(): ...\n")
+    assert set(load_order(path, exports="a").table()) == {b"m/a"}
+
+
+def test_without_a_list_all_that_is_marked_is_served(tmp_path: Path) -> None:
+    text = f'{MARK}def a(): ...\n@mission("n")\nclass C:\n    def f(self): ...\n    def _g(self): ...\n'
+    path = write(tmp_path, "all", text + "def c(): ...\n")
+    assert set(load_order(path, exports=None, mission="").table()) == {b"m/a", b"n/C.f"}
+
+
+def test_a_class_keeps_its_state_and_hides_its_callbacks(tmp_path: Path) -> None:
+    text = (
+        '@mission("m", where="thread")\nclass Oven:\n    limit = 300\n'
+        "    def __init__(self): self.t = 20\n"
+        "    def heat(self, t): self.t = t\n    def read(self): return self.t\n"
+        "    @cast\n    def cool(self): ...\n"
+        "    def init(self): ...\n    def handle_info(self, m): ...\n"
+        "    def handle_continue(self): ...\n    def terminate(self): ...\n"
+    )
+    path = write(tmp_path, "oven", text)
+    loaded = load_order(path, exports="Oven.heat Oven.read Oven.cool")
+    targets = loaded.missions["m"]
+    targets["Oven.heat"].function(99)
+    assert targets["Oven.read"].function() == 99
+    assert targets["Oven.cool"].is_cast
+    assert targets["Oven.read"].how == IN_THREAD
+    assert targets["Oven.read"].owner is targets["Oven.heat"].owner
+    names = "Oven.init Oven.handle_info Oven.handle_continue Oven.terminate"
+    for problem in problems_of(path, exports=f"{names} Oven Oven.limit Oven.x Oven.heat.im_func"):
+        assert problem.kind == "invalid_export"
+        assert problem.line
+    everything = load_order(path, exports=None, mission="")
+    assert set(everything.missions["m"]) == {"Oven.heat", "Oven.read", "Oven.cool"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [
+        ("import no_such_module_here\n", 2, "ModuleNotFoundError"),
+        ("x = 1\ndef f():\n    1 / 0\nf()\n", 4, "ZeroDivisionError"),
+        ("raise SystemExit(3)\n", 2, "SystemExit"),
+        ('@mission("a b")\ndef f(): ...\n', 2, "no mission name"),
+        ("@mission\ndef f(): ...\n", 2, "write the mission's name"),
+        (f"{MARK}class C:\n    def __init__(self):\n        1 / 0\n    def f(self): ...\n", 5, "C()"),
+    ],
+)
+def test_code_that_raises_while_it_loads(tmp_path: Path, text: str, line: int, word: str) -> None:
+    path = write(tmp_path, "raises", text)
+    (problem,) = problems_of(path, exports="C.f")
+    assert (problem.kind, problem.line) == ("file_wont_compile", line)
+    assert word in problem.message
+
+
+def test_a_file_that_is_not_there_or_no_text_or_too_large(tmp_path: Path) -> None:
+    null = tmp_path / "null.py"
+    null.write_bytes(b"x = '\0'\n")
+    large = tmp_path / "large.py"
+    large.write_bytes(b"#" * (SOURCE_BYTES_MAX + 1))
+    just = tmp_path / "just.py"
+    just.write_bytes(b"#" * SOURCE_BYTES_MAX)
+    for path in (str(tmp_path / "none.py"), str(tmp_path), str(null), str(large), "no_bundled"):
+        (problem,) = problems_of(path, exports="f")
+        assert problem.kind == "file_wont_compile"
+    (problem,) = problems_of(str(just), exports="f")
+    assert problem.kind == "invalid_export"
+
+
+def test_names_that_clash_or_are_no_functions(tmp_path: Path) -> None:
+    one = write(tmp_path, "clash1", f"{MARK}def f(): ...\nlimit = 3\n{MARK}def g(): ...\n")
+    two = write(tmp_path, "clash2", f"{MARK}def f(): ...\n@mission('other')\ndef h(): ...\n")
+    f, limit, g, h = problems_of(one, two, exports="f limit g.x h")
+    assert "marked twice" in f.message
+    assert "int and no function" in limit.message
+    assert "is a function" in g.message
+    assert (h.kind, "other" in h.message) == ("function_not_exported", True)
+
+
+def test_the_same_function_in_two_modules_is_no_clash(tmp_path: Path) -> None:
+    write(tmp_path, "shared_helper", f"{MARK}def f(): return 1\n")
+    one = write(tmp_path, "user1", "from shared_helper import f\n")
+    two = write(tmp_path, "user2", "from shared_helper import f\n")
+    assert set(load_order(one, two, exports="f").table()) == {b"m/f"}
+
+
+def test_nothing_marked_and_too_much_marked(tmp_path: Path) -> None:
+    nothing = write(tmp_path, "nothing", "def f(): ...\n")
+    (problem,) = problems_of(nothing, exports=None, mission="")
+    assert "nothing is marked" in problem.message
+    text = "".join(f"{MARK}def f{n}(): ...\n" for n in range(EXPORTS_MAX))
+    assert len(load_order(write(tmp_path, "many", text), exports=None).table()) == EXPORTS_MAX
+    more = write(tmp_path, "more", text + f"{MARK}def g(): ...\n")
+    (problem,) = problems_of(more, exports=None)
+    assert "at most 256" in problem.message
+
+
+def test_more_problems_than_fit_are_cut(tmp_path: Path) -> None:
+    path = write(tmp_path, "worst", "")
+    exports = " ".join(f"f{n}" for n in range(PROBLEMS_MAX + 8))
+    with pytest.raises(LoadError) as caught:
+        load_order(path, exports=exports)
+    assert len(caught.value.hello().problems) == PROBLEMS_MAX
+    decode_hello(encode_hello(caught.value.hello()))
+
+
+def test_a_module_does_not_replace_one_of_the_library(tmp_path: Path) -> None:
+    path = write(tmp_path, "json", f"{MARK}def f(): ...\n")
+    import json
+
+    load_order(path, exports="f")
+    assert sys.modules["json"] is json
+
+
+@pytest.mark.parametrize(("name", "exports"), [("kvs", "store lookup"), ("echo", "echo")])
+def test_the_bundled_missions_load(name: str, exports: str) -> None:
+    assert load_order(name, exports=exports, mission=name).table()
+    assert Path(module_path(name)).is_file()
+
+
+def test_kvs_is_seed_001s() -> None:
+    table = load_order("kvs", exports="store lookup", mission="kvs").table()
+    store, lookup = table[b"kvs/store"].function, table[b"kvs/lookup"].function
+    assert store("weather", "fine") is True
+    assert lookup("weather") == ("ok", "fine")
+    assert lookup("missing") is None
+    sys.modules["kvs"].__dict__["KEYS_MAX"] = 2
+    assert store("other", 1)
+    assert store("weather", "rain")  # no new key
+    with pytest.raises(OverflowError, match="2 keys"):
+        store("third", 1)
