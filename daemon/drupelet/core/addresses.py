@@ -52,6 +52,19 @@ def key_prefix_of(key: bytes) -> str:
     return base64.b32encode(key).decode("ascii").lower()[:KEY_PREFIX_CHARS]
 
 
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host in ("::1", "::ffff:127.0.0.1")
+
+
+def told_host(host: str, receiver: str) -> str | None:
+    """How to name the machine `host` to a node at `receiver`; None: it has no name there."""
+    if _is_loopback(host):
+        return host if _is_loopback(receiver) else ""  # "": the machine that we run on
+    if "%" in host or host.lower().startswith("fe80:"):
+        return None  # a link-local address means something else on each interface
+    return host
+
+
 class Address:
     """One (host, port) and what is known of it. Mutable; owned by its `AddressBook`."""
 

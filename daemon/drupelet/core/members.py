@@ -100,7 +100,12 @@ class Member:
         self.port = peer.port
         self.since = now
         self.links: list[MemberLink] = []  # the first carries the calls; empty: down
-        self.rival_at = inf
+        self.rival_at = inf  # when to look at several links, or at none, again
         self.reason = ""
         self.superseded: list[int] = []
         self.declared: tuple[int, str] | None = None  # (incarnation, reason) told at the next link
+
+    @property
+    def up(self) -> bool:
+        """Whether its `NodeUp` stands: it has a link, or the kept one of two is just to come."""
+        return bool(self.links) or self.rival_at < inf

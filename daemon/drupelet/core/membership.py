@@ -33,7 +33,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
-from drupelet.core.addresses import Address, AddressBook, key_prefix_of
+from drupelet.core.addresses import Address, AddressBook, key_prefix_of, told_host
 from drupelet.core.candidates import Candidate
 from drupelet.core.effects import (
     CloseLink,
@@ -61,6 +61,7 @@ DIAL_S: Final = 15.0  # connecting and handshake 10 s by the driver; then we no 
 DIALS_HINTED_MAX: Final = 8  # of these to what only mDNS, thus anyone, names: a flood leaves room
 SAME_NODE_S: Final = 0.25  # between dials of two addresses of one node (RFC 8305, section 5)
 SETTLED_S: Final = limits.HANDSHAKE_S  # dials that crossed are both done within a handshake's time
+LINGER_S: Final = 0.5  # a node is not down because the peer closed a duplicate first
 RIVAL_S: Final = 1.0  # a round trip and a stall: time for the peer to close one itself
 STABLE_S: Final = 5.0  # a link that lasted so long resets its address's back-off
 TOLD_S: Final = 10.0  # a link that lasted so long carried its first message: silence ends it sooner
@@ -127,7 +128,7 @@ class Membership:
             return "self"
         holder = self._names.get(peer.name)
         if peer.name == self._own_name or (
-            holder is not None and holder.links and holder.key != peer.key
+            holder is not None and holder.up and holder.key != peer.key
         ):
             return "name_taken"
         member = self._members.get(peer.key)
@@ -177,7 +178,9 @@ class Membership:
             address.backoff.reset()
         if now >= link.since + TOLD_S:
             member.declared = None
-        if not member.links:
+        if not member.links and reason == "duplicate":
+            member.rival_at = now + LINGER_S  # the kept one's Welcome is under way
+        elif not member.links:
             self._down(member, reason, now)
         elif was_first:
             self._use_first(member)
@@ -218,8 +221,10 @@ class Membership:
         """Whatever is due at `now`."""
         self._timer = None
         for member in self._members.values():
-            if now >= member.rival_at:
+            if now >= member.rival_at and member.links:
                 self._settle_rivals(member)
+            elif now >= member.rival_at:
+                self._down(member, "duplicate", now)
         for link in self._links.values():
             if now >= link.gossip_at:
                 self._gossip(link, now)
@@ -248,7 +253,7 @@ class Membership:
             NodeSnapshot(
                 name=member.name,
                 key=member.key,
-                state="up" if member.links else "down",
+                state="up" if member.up else "down",
                 since=member.since,
                 incarnation=member.incarnation,
                 host=member.host,
@@ -304,7 +309,7 @@ class Membership:
         one lasts TOLD_S, since a link that breaks at once may not have carried the news.
         """
         member = self._members.get(key)
-        if member is None or member.links or member.declared is None:
+        if member is None or member.up or member.declared is None:
             return None
         if member.declared[0] != incarnation:
             return None
@@ -334,9 +339,9 @@ class Membership:
 
     def _enter(self, link: MemberLink, peer: PeerInfo, now: float) -> str | None:
         member = self._members.get(peer.key)
-        if member is not None and member.links and member.incarnation == peer.incarnation:
+        if member is not None and member.up and member.incarnation == peer.incarnation:
             return self._enter_rival(member, link, now)
-        if member is not None and member.links:
+        if member is not None and member.up:
             for old in member.links:
                 del self._links[old.link_id]
                 self._effects.append(CloseLink(old.link_id, "superseded"))
@@ -389,6 +394,12 @@ class Membership:
                 self._book.wake(address, now)
 
     def _enter_rival(self, member: Member, link: MemberLink, now: float) -> str | None:
+        if not member.links:
+            member.rival_at = inf
+            member.links.append(link)
+            self._links[link.link_id] = link
+            self._use_first(member)
+            return None
         settled = now >= member.links[0].since + SETTLED_S
         if self._decides(member):
             closes = link.initiated or not settled
@@ -428,7 +439,7 @@ class Membership:
     def _forget_one(self) -> None:
         if len(self._members) < MEMBERS_MAX:
             return
-        down = [member for member in self._members.values() if not member.links]
+        down = [member for member in self._members.values() if not member.up]
         oldest = min(down, key=lambda member: member.since)  # at most LINKS_MAX are up
         del self._members[oldest.key]
         if self._names.get(oldest.name) is oldest:
@@ -569,7 +580,7 @@ class Membership:
             GossipNode(name=member.name, key=member.key, host=host, port=member.port)
             for member in self._members.values()
             if member.links and member.key != link.key and member.port
-            for host in (_told_host(member.host, link.host),)
+            for host in (told_host(member.host, link.host),)
             if host is not None
         ]
         if nodes:
@@ -577,16 +588,3 @@ class Membership:
             self._counts["gossip"] += 1
             newest = tuple(nodes[-limits.GOSSIP_NODES_MAX :])
             self._effects.append(SendGossip(link.link_id, Gossip(newest)))
-
-
-def _is_loopback(host: str) -> bool:
-    return host.startswith("127.") or host in ("::1", "::ffff:127.0.0.1")
-
-
-def _told_host(host: str, receiver: str) -> str | None:
-    """How to name the machine `host` to a node at `receiver`; None: it has no name there."""
-    if _is_loopback(host):
-        return host if _is_loopback(receiver) else ""  # "": the machine that we run on
-    if "%" in host or host.lower().startswith("fe80:"):
-        return None  # a link-local address means something else on each interface
-    return host

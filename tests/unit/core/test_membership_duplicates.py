@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drupelet.core.effects import CloseLink, MembershipEffect, NodeDown, NodeUp
-from drupelet.core.membership import Membership, PeerInfo
+from drupelet.core.effects import CloseLink, MembershipEffect, NodeDown, NodeUp, UseLink
+from drupelet.core.membership import LINGER_S, Membership, PeerInfo
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 
@@ -160,3 +160,45 @@ def test_a_second_address_of_a_linked_node_costs_no_link() -> None:
         check_one_link(pair)
         assert pair.machines[0].link_of("n1") == 1
         assert len(pair.events[0]) == len(pair.events[1]) == 1
+
+
+def test_a_duplicate_closed_before_the_kept_link_is_greeted_is_no_down() -> None:
+    """The decider accepted link 1 and closes its own link 2; the other one hears of that first."""
+    bob = Membership(BOB, "bob", Random(1).random)
+    alice = PeerInfo(key=ALICE, name="alice", incarnation=1, host="h", port=1)
+    bob.link_up(2, alice, False, 0.0)
+    bob.take_effects()
+    bob.link_down(2, "duplicate", 0.001)
+    assert bob.take_effects() == []
+    assert bob.link_of("alice") is None
+    assert bob.link_up(1, alice, True, 0.002) is None
+    assert bob.take_effects() == [UseLink("alice", 1)]
+    assert bob.link_of("alice") == 1
+
+
+def test_a_duplicate_closed_and_no_other_link_is_down_soon() -> None:
+    bob = Membership(BOB, "bob", Random(1).random)
+    alice = PeerInfo(key=ALICE, name="alice", incarnation=1, host="h", port=1)
+    bob.link_up(2, alice, False, 0.0)
+    bob.take_effects()
+    bob.link_down(2, "duplicate", 1.0)
+    mallory = PeerInfo(key=b"m" * 32, name="alice", incarnation=1, host="h", port=1)
+    assert bob.refusal(mallory) == "name_taken"
+    assert bob.next_timer() == 1.0 + LINGER_S
+    bob.handle_timer(1.0 + LINGER_S)
+    assert bob.next_timer() > 1.0 + LINGER_S
+    assert bob.take_effects() == [
+        NodeDown(name="alice", key=ALICE, incarnation=1, reason="duplicate")
+    ]
+
+
+def test_a_new_start_while_the_old_one_lingers() -> None:
+    bob = Membership(BOB, "bob", Random(1).random)
+    alice = PeerInfo(key=ALICE, name="alice", incarnation=1, host="h", port=1)
+    bob.link_up(2, alice, False, 0.0)
+    bob.link_down(2, "duplicate", 1.0)
+    bob.take_effects()
+    again = PeerInfo(key=ALICE, name="alice", incarnation=9, host="h", port=1)
+    assert bob.link_up(3, again, False, 1.1) is None
+    kinds = [type(effect) for effect in bob.take_effects()]
+    assert kinds == [NodeDown, NodeUp, UseLink]
