@@ -5,8 +5,8 @@
 One look-up is what every asker does: connect, PORT_PLEASE2_REQ, answer, close; one at a time, from
 a process of its own. One registration is connect, ALIVE2_REQ, answer, close, and the name is gone.
 The runs of the two mappers alternate, so that their ratio comes from one stretch of time; figures
-are medians. Other work on the machine lowers both rates and moves their ratio; the ratio of the p50
-is steadier, and `--nice -15` (root) keeps other work out. Ours is the service as the daemon runs it (services/portmap.py under trio). `--held`
+are medians. Other work on the machine lowers both rates and moves their ratio; `--nice -15` (root)
+keeps it out. Ours is the service as the daemon runs it (services/portmap.py under trio). `--held`
 names are then held in ours alone (epmd refuses at about 1,020), with the memory that each takes.
 
 Bar: >= 3x epmd's look-ups at 900 names, >= 10,000 names held.
