@@ -66,7 +66,7 @@ class Listener:
 
     async def _accept_on(self, listening: socket.socket) -> None:
         backoff_s = _BACKOFF_FIRST_S
-        while True:
+        while listening.fileno() != -1:  # a node may be stopped before this task first runs
             try:
                 await trio.lowlevel.wait_readable(listening)
                 self._accept_some(listening)

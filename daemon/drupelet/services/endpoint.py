@@ -42,6 +42,7 @@ from drupelet.wire.frames import FLAG_MORE, HEADER, U32, U64, frame
 from drupelet.wire.limits import (
     BODY_BYTES_MAX,
     CALLS_PER_LINK_MAX,
+    OUT_BYTES_MAX,
     REASSEMBLY_BYTES_MAX,
     STREAMS_PER_LINK_MAX,
 )
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from drupelet.services.deadlines import Deadlines
 
 _Value = outcome.Value
+_ANSWERS_BYTES_MAX = 2 * OUT_BYTES_MAX  # more waits for the peer: answers become errors
 _pack_header = HEADER.pack
 
 
@@ -319,7 +321,9 @@ class Endpoint:
     def reply(self, ident: int, encoded: bytes) -> None:
         """Answer the peer's call with an encoded value."""
         self.serving.pop(ident, None)
-        if len(encoded) > frames.MORE_ABOVE:
+        if self.channel.queued_bytes > _ANSWERS_BYTES_MAX:
+            self.reply_error(ident, NoConnection("overloaded", maybe_ran=True))
+        elif len(encoded) > frames.MORE_ABOVE:
             if len(encoded) > BODY_BYTES_MAX:
                 self.reply_error(ident, too_large(len(encoded)))
                 return
@@ -378,6 +382,9 @@ class Endpoint:
         if waiter.__class__ is tuple:
             origin, theirs = waiter
             origin.serving.pop(theirs, None)
+            if origin.channel.queued_bytes > _ANSWERS_BYTES_MAX:
+                origin.reply_error(theirs, NoConnection("overloaded", maybe_ran=True))
+                return
             origin.channel.queue(_pack_header(len(body) + 5, frames.REPLY, theirs) + body)
         elif waiter.__class__ is Task:
             reschedule(waiter, _Value(body))

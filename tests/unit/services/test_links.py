@@ -199,3 +199,73 @@ async def test_watchers_hear_of_nodes_in_order(tmp_path: Path) -> None:
             await wait_up(gandalf, "bilbo")
         await wait_up(gandalf, "bilbo", up=False)
     assert heard == [("up", "bilbo"), ("down", "bilbo")]
+
+
+@pytest.mark.parametrize("size", [1_000_000, 30_000])
+async def test_two_nodes_that_flood_each_other_stay_linked(tmp_path: Path, size: int) -> None:
+    """Each had stopped reading until the other one read; both then declared the other dead."""
+    outcomes: dict[str, int] = {}
+
+    async def one(node: Node, other: str) -> None:
+        try:
+            await node.call(other, "echo", "echo", b"x" * size, timeout=30)
+            outcomes["answered"] = outcomes.get("answered", 0) + 1
+        except NoConnection as error:
+            outcomes[error.reason] = outcomes.get(error.reason, 0) + 1
+
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        async with open_small_node(tmp_path, "bilbo", gandalf) as bilbo:
+            await wait_up(gandalf, "bilbo")
+            await wait_up(bilbo, "gandalf")
+            for node in (gandalf, bilbo):
+                node.serve("echo", {"echo": lambda value: value})
+            with trio.fail_after(4):  # a declared death takes 4.5 s
+                async with trio.open_nursery() as nursery:
+                    for _ in range(30_000_000 // size):
+                        nursery.start_soon(one, gandalf, "bilbo")
+                        nursery.start_soon(one, bilbo, "gandalf")
+            assert set(outcomes) <= {"answered", "overloaded"}
+            assert outcomes["answered"] > 0
+            assert await gandalf.call("bilbo", "node", "ping") == "pong"
+            assert gandalf.membership.nodes()[0].state == "up"
+
+
+async def test_another_cookie_reads_so_at_each_try(tmp_path: Path) -> None:
+    """Who failed is turned away at the door for a while; that is no reason of its own."""
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        async with open_small_node(tmp_path, "bilbo", gandalf, cookie="other") as bilbo:
+            for _ in range(3):
+                assert await reason_of(bilbo, "gandalf") == "bad_cookie"
+                bilbo.links.membership.candidate(
+                    Candidate(
+                        source="static",
+                        host="127.0.0.1",
+                        port=gandalf.port,
+                        name="gandalf",
+                        key_prefix="",
+                    ),
+                    trio.current_time(),
+                )
+                established, sock, reason = await bilbo.links._shake("127.0.0.1", gandalf.port)
+                assert (established, sock, reason) == (None, None, "bad_cookie")
+
+
+async def test_a_node_whose_first_cookie_is_refused_gets_in_with_its_second(
+    tmp_path: Path,
+) -> None:
+    """The one that rotated first dials one that did not: its new cookie fails, and closes the
+    door for a second; the next try begins with the old cookie."""
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        async with open_small_node(tmp_path, "bilbo") as bilbo:
+            await bilbo.set_cookie("a new cookie for the shire")
+            _, _, reason = await bilbo.links._shake("127.0.0.1", gandalf.port)
+            assert reason == "bad_cookie"
+            with trio.fail_after(3):
+                while True:
+                    established, sock, reason = await bilbo.links._shake("127.0.0.1", gandalf.port)
+                    if established is not None:
+                        break
+                    assert reason == "bad_cookie"
+                    await trio.sleep(0.1)
+            assert sock is not None
+            sock.close()
