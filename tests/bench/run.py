@@ -55,7 +55,6 @@ SINGLE_GOALS = [
     Goal("drupelet", "erlang-tls", 64, 1, 0.5),
     Goal("drupelet", "nats-tls", 64, 1, 3.0),
     Goal("drupelet", "pyro5-ssl", 64, 1, 1.5),
-    Goal("drupelet", "erlang-tls", 4096, 1, 2.5),
 ]
 FULL_GOALS = [
     Goal("drupelet full", "erlang-tls", 64, 1, 3.0, latency=True),

@@ -73,7 +73,7 @@ class Flusher:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
         self._dirty: list[Channel] = []
-        # Shared by all channels, since a read is handled before the next. `recv(262_144)` would make
+        # Shared by all, since a read is handled before the next. `recv(262_144)` would make
         # and shrink an object of that size for each call: 22 % of a caller's time.
         self.read_buffer = memoryview(bytearray(_READ_BYTES))
         self._sleeper: trio.lowlevel.Task | None = None
