@@ -83,9 +83,8 @@ async def test_the_fake_fails_and_crashes_on_demand() -> None:
     launcher = FakeLauncher()
     launcher.failures = 1
     ours, theirs = socket.socketpair()
-    with ours:
-        with pytest.raises(OSError):
-            await launcher.start(SPEC, theirs)
+    with ours, pytest.raises(OSError):
+        await launcher.start(SPEC, theirs)
     ours, theirs = socket.socketpair()
     with ours:
         process = await launcher.start(SPEC, theirs)

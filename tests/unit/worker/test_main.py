@@ -37,9 +37,7 @@ def test_serve_says_hello_and_answers() -> None:
     ours, theirs = socket.socketpair()
     order = WorkerOrder(mission="kvs", modules=("kvs",), exports=("lookup",))
     codes: list[int] = []
-    thread = threading.Thread(
-        target=lambda: codes.append(main.serve(theirs, order, FrameReader()))
-    )
+    thread = threading.Thread(target=lambda: codes.append(main.serve(theirs, order, FrameReader())))
     thread.start()
     answers = Answers()
     with ours, theirs:

@@ -18,7 +18,8 @@ def test_memory_above_the_limit_is_a_memory_error_and_below_it_is_not() -> None:
     code = (
         "sandbox.limit(64 << 20)\nprint(len(bytearray(48 << 20)))\n"
         "try: bytearray(72 << 20)\nexcept MemoryError: print('refused')\n"
-        "for what in 'CORE', 'NOFILE': print(resource.getrlimit(getattr(resource, 'RLIMIT_' + what)))"
+        "for what in 'CORE', 'NOFILE': \\\n"
+        "    print(resource.getrlimit(getattr(resource, 'RLIMIT_' + what)))"
     )
     assert run(code).splitlines() == [str(48 << 20), "refused", "(0, 0)", "(256, 256)"]
 

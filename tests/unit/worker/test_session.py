@@ -319,9 +319,7 @@ def test_streams_are_refused_and_goodbye_ends() -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(1, 14), st.integers(0, 6), st.binary(max_size=40)), max_size=20
-    )
+    st.lists(st.tuples(st.integers(1, 14), st.integers(0, 6), st.binary(max_size=40)), max_size=20)
 )
 def test_noise_in_frames_raises_nothing_else(noise: list[tuple[int, int, bytes]]) -> None:
     rig = Rig(add=add, later=later)

@@ -37,14 +37,17 @@ class Unshown:
         raise ValueError
 
 
-def default(a: object = Unshown()) -> None: ...  # noqa: B008
+def default(a: object = Unshown()) -> None: ...
 
 
 def test_a_default_that_cannot_be_shown() -> None:
     assert Target("f", default).shown == "f(a: object = ...) -> None"
 
 
-Kettle = typing.TypedDict("Kettle", {"litres": float})
+class Kettle(typing.TypedDict):
+    litres: float
+
+
 Name = typing.NewType("Name", str)
 T = typing.TypeVar("T")
 

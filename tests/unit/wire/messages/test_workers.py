@@ -27,7 +27,9 @@ DIGEST = bytes(16)
     "order",
     [
         WorkerOrder(mission="kvs", modules=("kvs",), exports=("store", "lookup")),
-        WorkerOrder(mission="", modules=("/a/b.py", "/c.py"), memory_bytes=1 << 40, directory="/tmp"),
+        WorkerOrder(
+            mission="", modules=("/a/b.py", "/c.py"), memory_bytes=1 << 40, directory="/tmp"
+        ),
         WorkerOrder(mission="m" * 63, modules=("m" * 63,) * 16, exports=("e" * 127,) * 256),
     ],
 )
@@ -58,7 +60,9 @@ def test_a_problem_reads_like_a_compilers() -> None:
     assert str(Problem(kind="invalid_export", file="a.py", line=3, message="x")) == (
         "a.py:3: invalid_export: x"
     )
-    assert str(Problem(kind="invalid_export", file="a.py", line=0, message="x")).startswith("a.py: ")
+    assert str(Problem(kind="invalid_export", file="a.py", line=0, message="x")).startswith(
+        "a.py: "
+    )
 
 
 def hello_fields(**changes: object) -> bytes:
