@@ -39,6 +39,7 @@ from drupelet.wire.frames import (
     CALL_HEADER_BYTES,
     DIGEST_BYTES,
     FLAG_DIGEST,
+    FLAG_MANY,
     FLAG_MORE,
     HEADER,
     REPLY,
@@ -46,6 +47,7 @@ from drupelet.wire.frames import (
     FrameReader,
     frame,
 )
+from drupelet.worker.many import many_target
 from drupelet.worker.targets import INLINE, Target
 
 FLUSH_S: Final = 0.005  # a reply waits at most this long for the rest of its batch
@@ -86,7 +88,7 @@ class Session:
         self._flush = flush
         self._spawn = spawn
         self._reader = reader if reader is not None else FrameReader()
-        self._incoming: dict[int, tuple[Target, Incoming]] = {}
+        self._incoming: dict[int, tuple[Target, Incoming, int]] = {}
         self._outgoing: dict[int, tuple[Outgoing, int]] = {}
         self._incoming_bytes = 0
         self._outgoing_bytes = 0
@@ -148,17 +150,23 @@ class Session:
             if flags & FLAG_DIGEST:
                 start += DIGEST_BYTES  # the daemon compared it
             if flags & FLAG_MORE:
-                self._assemble(ident, target, body[start:])
+                self._assemble(ident, target, body[start:], flags & FLAG_MANY)
                 return
-        self._run(ident, target, body[start:])
+        self._run(ident, target, body[start:], flags & FLAG_MANY)
 
-    def _run(self, ident: int, target: Target, encoded: bytes) -> None:
+    def _run(self, ident: int, target: Target, encoded: bytes, many: int) -> None:
         """One call with all its arguments; the hot path."""
         try:
             args = loads(encoded)
         except (RemoteProtocolError, MemoryError) as error:
             self._error(ident, _bad_arguments(target, str(error)))
             return
+        if many:
+            combined = many_target(target, args, _as_call_error)
+            if combined is None:
+                self._error(ident, _bad_arguments(target, "not an array of argument arrays"))
+                return
+            target, args = combined, [args]
         if args.__class__ is not list or not target.arity_min <= len(args) <= target.arity_max:
             self._error(ident, _bad_arguments(target, _describe_count(args)))
             return
@@ -304,18 +312,18 @@ class Session:
 
     # -- bodies in fragments
 
-    def _assemble(self, ident: int, target: Target, first: bytes) -> None:
+    def _assemble(self, ident: int, target: Target, first: bytes, many: int) -> None:
         if len(self._incoming) >= limits.STREAMS_PER_LINK_MAX:
             self._error(ident, _overloaded())
             return
-        self._incoming[ident] = (target, Incoming(first))
+        self._incoming[ident] = (target, Incoming(first), many)
         self._incoming_bytes += len(first)
 
     def _on_data(self, ident: int, body: bytes) -> None:
         entry = self._incoming.get(ident)
         if entry is None:
             return  # of a call that was cancelled or refused
-        target, incoming = entry
+        target, incoming, many = entry
         before = incoming.size
         try:
             whole, credit = incoming.receive(ident, body)
@@ -329,7 +337,7 @@ class Session:
             self.out.append(credit)
         if whole is not None:
             self._drop_incoming(ident)
-            self._run(ident, target, whole)
+            self._run(ident, target, whole, many)
         elif self._incoming_bytes > limits.REASSEMBLY_BYTES_MAX:
             self._drop_incoming(ident)
             self._error(ident, _overloaded())

@@ -1,0 +1,64 @@
+"""Many calls in one: each with its own outcome, whatever the kind of function."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from drupelet.errors import RemoteError, error_from_fields
+from drupelet.wire.limits import MANY_CALLS_MAX
+from drupelet.worker.many import many_target
+from drupelet.worker.targets import IN_THREAD, INLINE, TASK, Target
+
+
+def as_error(error: BaseException) -> RemoteError:
+    return RemoteError(type(error).__name__, str(error))
+
+
+def half(value: int) -> int:
+    if value % 2:
+        raise ValueError(f"{value} is odd")
+    return value // 2
+
+
+async def half_later(value: int) -> int:
+    await trio.lowlevel.checkpoint()
+    return half(value)
+
+
+def kinds(answer: object) -> tuple[object, dict[int, str]]:
+    assert isinstance(answer, list)
+    values, errors = answer
+    told = {index: error_from_fields(fields) for index, fields in errors.items()}
+    return values, {
+        index: each.kind for index, each in told.items() if isinstance(each, RemoteError)
+    }
+
+
+CALLS: list[object] = [[2], [3], [4], [], "x", [6, 7]]
+EXPECTED = (
+    [1, None, 2, None, None, None],
+    {1: "ValueError", 3: "badarg", 4: "badarg", 5: "badarg"},
+)
+
+
+@pytest.mark.parametrize(("where", "how"), [("inline", INLINE), ("thread", IN_THREAD)])
+def test_plain_functions_run_in_turn(where: str, how: int) -> None:
+    combined = many_target(Target("m.half", half, where=where), CALLS, as_error)
+    assert combined is not None
+    assert combined.how == how
+    assert kinds(combined.function(CALLS)) == EXPECTED
+
+
+async def test_asynchronous_functions_run_at_once() -> None:
+    combined = many_target(Target("m.half", half_later), CALLS, as_error)
+    assert combined is not None
+    assert combined.how == TASK
+    assert kinds(await combined.function(CALLS)) == EXPECTED  # type: ignore[misc]
+
+
+def test_the_maximum_and_one_above_and_other_shapes() -> None:
+    target = Target("m.half", half)
+    assert many_target(target, [[2]] * MANY_CALLS_MAX, as_error) is not None
+    assert many_target(target, [[2]] * (MANY_CALLS_MAX + 1), as_error) is None
+    assert many_target(target, {"a": 1}, as_error) is None
