@@ -124,7 +124,8 @@ class FakeDaemon:
                 for one in reader.receive_data(data):
                     self.frames.put(one)
                     answers += self._receive(one, bodies, replies)
-                connection.sendall(b"".join(answers))
+                if answers:  # even nothing cannot be sent to a client that went, but it can be read
+                    connection.sendall(b"".join(answers))
 
     def _receive(
         self,
