@@ -59,6 +59,7 @@ class Control:
         self._listener: Listener | None = None
         self._nursery: trio.Nursery | None = None
         self.clients: set[Endpoint] = set()
+        self._accepted = 0  # they, and those whose task has not run yet
         self.refused_count = 0
 
     def open(self) -> None:
@@ -67,7 +68,8 @@ class Control:
 
     async def run(self) -> None:
         """Serve clients for ever."""
-        assert self._listener is not None
+        if self._listener is None:
+            return  # stopped before it ran
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -84,10 +86,11 @@ class Control:
             self._path.unlink(missing_ok=True)
 
     def _on_accept(self, accepted: socket.socket, address: str) -> None:
-        if len(self.clients) >= CLIENTS_MAX or self._nursery is None:
+        if self._accepted >= CLIENTS_MAX or self._nursery is None:
             self.refused_count += 1
             accepted.close()
             return
+        self._accepted += 1
         self._nursery.start_soon(self._serve, accepted)
 
     async def _serve(self, accepted: socket.socket) -> None:
@@ -102,6 +105,7 @@ class Control:
             self.refused_count += 1
         finally:
             self.clients.discard(endpoint)
+            self._accepted -= 1
             endpoint.close(NoConnection("closed"))
 
 
