@@ -1,6 +1,6 @@
 """The exception tree and its wire form: one table, both ways.
 
-Decides which *reaction* each failure asks for; there is one class per reaction, not one per message.
+Decides which *reaction* each failure asks for; one class per reaction, not one per message.
 
 - `RemoteProtocolError`: the peer is wrong; close that link and nothing else.
 - `LocalProtocolError`: we are wrong; crash the process, systemd restarts it.
@@ -23,7 +23,7 @@ EXIT_NOT_PERMITTED: Final = 3
 EXIT_RATE_LIMITED: Final = 4
 EXIT_NO_CONNECTION: Final = 5
 EXIT_TIMEOUT: Final = 6
-EXIT_BAD_CONFIGURATION: Final = 78  # EX_CONFIG of sysexits.h; the systemd unit does not restart on it
+EXIT_BAD_CONFIGURATION: Final = 78  # EX_CONFIG of sysexits.h; systemd does not restart on it
 
 
 class DrupeletError(Exception):
@@ -52,7 +52,9 @@ class NotSendable(DrupeletError, TypeError):
 class ConfigError(DrupeletError):
     """A configuration, file or flag is wrong. `str()` is ``file:line: key: what; mend``."""
 
-    def __init__(self, what: str, *, mend: str, file: str = "", line: int = 0, key: str = "") -> None:
+    def __init__(
+        self, what: str, *, mend: str, file: str = "", line: int = 0, key: str = ""
+    ) -> None:
         where = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
         named = f"{key}: " if key else ""
         super().__init__(f"{where}{named}{what}; {mend}")

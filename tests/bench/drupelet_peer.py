@@ -1,11 +1,11 @@
 """Drupelet as a peer of the call benchmark (peers/a_rpc.py --external).
 
-    drupelet_peer.py serve-link  --port N --dir D      a node whose echo runs inside its own process
-    drupelet_peer.py link        --port N --dir D      a program inside a second node calls it
-    drupelet_peer.py many        --port N --dir D      the same with call_many, half of the calls at a time
-    drupelet_peer.py serve-full  --port N --dir D      drupeletd with the echo mission in a worker
-    drupelet_peer.py full        --port N --dir D      a client program of another drupeletd calls that
-    drupelet_peer.py blocking    --port N --dir D      the same by the blocking client (one call at a time)
+    drupelet_peer.py serve-link --port N --dir D    a node whose echo runs inside its own process
+    drupelet_peer.py link --port N --dir D          a program inside a second node calls it
+    drupelet_peer.py many --port N --dir D          the same with call_many, half at a time
+    drupelet_peer.py serve-full --port N --dir D    drupeletd with the echo mission in a worker
+    drupelet_peer.py full --port N --dir D          a client of another drupeletd calls that
+    drupelet_peer.py blocking --port N --dir D      the same by the blocking client
 
 A client prints READY, reads {"payload", "conc", "secs"} per line, prints START when warm, then one
 JSON result {"ops", "secs", "p50_us", "p99_us"}.
@@ -95,47 +95,65 @@ Call = Callable[[dict[str, object]], Awaitable[object]]
 CallMany = Callable[[list[list[object]]], Awaitable[object]]
 
 
+class Window:
+    """One measurement: its callers, and the latencies of what ended inside the window, in ns."""
+
+    def __init__(self, call: Call, call_many: CallMany | None, size: int) -> None:
+        self._call = call
+        self._call_many = call_many
+        self._value = payload(size)
+        self.latencies: list[int] = []
+        self.on = False
+        self.stopped = False
+
+    async def one_by_one(self) -> None:
+        value = self._value
+        while not self.stopped:
+            started = time.perf_counter_ns()
+            await self._call(value)
+            if self.on:
+                self.latencies.append(time.perf_counter_ns() - started)
+
+    async def many(self, count: int) -> None:
+        assert self._call_many is not None
+        argument_lists: list[list[object]] = [[self._value]] * count
+        while not self.stopped:
+            started = time.perf_counter_ns()
+            await self._call_many(argument_lists)
+            if self.on:
+                self.latencies.extend([time.perf_counter_ns() - started] * count)
+
+
 async def measure(call: Call, call_many: CallMany | None) -> None:
     """Answer one command line after the other."""
     say("READY")
     while line := await trio.to_thread.run_sync(sys.stdin.readline):
         command = json.loads(line)
-        value = payload(command["payload"])
-        latencies: list[int] = []
-        state = {"on": False, "stop": False}
-
-        async def one_by_one() -> None:
-            while not state["stop"]:
-                started = time.perf_counter_ns()
-                await call(value)
-                if state["on"]:
-                    latencies.append(time.perf_counter_ns() - started)
-
-        async def many(count: int) -> None:
-            assert call_many is not None
-            argument_lists: list[list[object]] = [[value]] * count
-            while not state["stop"]:
-                started = time.perf_counter_ns()
-                await call_many(argument_lists)
-                if state["on"]:
-                    latencies.extend([time.perf_counter_ns() - started] * count)
-
+        window = Window(call, call_many, command["payload"])
         concurrency = command["conc"]
         async with trio.open_nursery() as nursery:
             if call_many is not None:
                 for _ in range(min(2, concurrency)):
-                    nursery.start_soon(many, max(1, concurrency // 2))
+                    nursery.start_soon(window.many, max(1, concurrency // 2))
             else:
                 for _ in range(concurrency):
-                    nursery.start_soon(one_by_one)
+                    nursery.start_soon(window.one_by_one)
             await trio.sleep(WARM_S)
             say("START")
-            state["on"] = True
+            window.on = True
             started = time.perf_counter()
             await trio.sleep(command["secs"])
-            state["on"], state["stop"] = False, True
+            window.on, window.stopped = False, True
             took_s = time.perf_counter() - started
-        result(latencies, took_s)
+        result(window.latencies, took_s)
+
+
+async def wait_for_server(node: Node) -> None:
+    """Until the link is up."""
+    up = trio.Event()
+    node.links.listen(lambda event: up.set())
+    if node.links.endpoint("server") is None:
+        await up.wait()
 
 
 async def serve_link(port: int, directory: Path) -> None:
@@ -147,8 +165,7 @@ async def serve_link(port: int, directory: Path) -> None:
 async def link(port: int, directory: Path, *, many: bool) -> None:
     async with open_node(config(directory, "client", 0, port), finding=False) as node:
         with trio.fail_after(UP_S):
-            while node.links.endpoint("server") is None:
-                await trio.sleep(0.05)
+            await wait_for_server(node)
 
         await warm(node)
 

@@ -4,10 +4,10 @@
                               [--peers-python PATH]
 
 The peers (Erlang, NATS, Pyro5, rpyc) run from a Python of their own with their packages:
-`tests/bench/setup.sh DIR` makes one; a peer that is absent is left out and said so. Every section has
-a hard time limit. Figures go to build/bench/SECTION.jsonl, the table to standard output. `noise` is
-the largest share of a core that other processes used meanwhile: above 0.2 a figure is not to be
-trusted, and the table says so.
+`tests/bench/setup.sh DIR` makes one; a peer that is absent is left out, and the table says so.
+Every section has a hard time limit. Figures go to build/bench/SECTION.jsonl, the table to standard
+output. `noise` is the largest share of a core that other processes used meanwhile: above 0.2 a
+figure is not to be trusted, and the table says so.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def rpc(
         for peer, figure in row.items():
             print(
                 f"  {peer:22} {number(figure, 'median'):>10,.0f} call/s   "
-                f"p50 {number(figure, 'p50_us'):>8,.0f} us   p99 {number(figure, 'p99_us'):>8,.0f} us   "
+                f"p50 {number(figure, 'p50_us'):>8,.0f} us   "
+                f"p99 {number(figure, 'p99_us'):>8,.0f} us   "
                 f"noise {number(figure, 'noise'):.2f}"
             )
     return check(table, goals)

@@ -93,7 +93,7 @@ async def open_side(name: str) -> AsyncIterator[Side]:
 async def joined(
     alice: Side, bob: Side, *, ring: str = "member", opener_ring: str = "member"
 ) -> AsyncIterator[tuple[Endpoint, Endpoint]]:
-    """Alice's endpoint to Bob (the opener) and Bob's to Alice; `ring` is what Bob takes Alice for."""
+    """Alice's endpoint to Bob (the opener) and Bob's to Alice, whom he takes for a `ring`."""
     left, right = socket.socketpair()
     ours = Endpoint(
         Channel(left, alice.flusher),

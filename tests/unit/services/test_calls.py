@@ -24,7 +24,7 @@ async def test_a_member_is_told_what_there_is() -> None:
             ) as one:
                 await alice.calls.call("bob", "kv", "store", 1, 2)
             assert "secret" not in str(one.value)
-            with pytest.raises(RemoteError, match="exports no 'stor'.*did you mean store"):
+            with pytest.raises(RemoteError, match=r"exports no 'stor'.*did you mean store"):
                 await alice.calls.call("bob", "kvs", "stor", 1, 2)
 
 
@@ -55,7 +55,7 @@ async def test_wrong_arguments_are_named() -> None:
     async with open_side("alice") as alice, open_side("bob") as bob:
         bob.serve("kitchen", boil=boil)
         async with joined(alice, bob):
-            with pytest.raises(RemoteError, match="badarg.*litres"):
+            with pytest.raises(RemoteError, match=r"badarg.*litres"):
                 await alice.calls.call("bob", "kitchen", "boil")
 
 

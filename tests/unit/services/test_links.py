@@ -186,9 +186,18 @@ async def test_a_suspended_node_learns_that_it_was_declared_dead(tmp_path: Path)
             assert link is not None
             link.endpoint.close(NoConnection("down", maybe_ran=True))
             with trio.fail_after(5):
-                while not bilbo.links.declared_down_count:
-                    await trio.sleep(0.01)
+                await wait_declared_down(bilbo)
             assert await bilbo.call("gandalf", "node", "ping") == "pong"
+
+
+async def wait_declared_down(node: Node) -> None:
+    """It is told right after the link came up again."""
+    told = trio.Event()
+    node.links.listen(lambda event: told.set())
+    while not node.links.declared_down_count:
+        await told.wait()
+        told = trio.Event()
+        await trio.testing.wait_all_tasks_blocked(0.01)
 
 
 async def test_watchers_hear_of_nodes_in_order(tmp_path: Path) -> None:
