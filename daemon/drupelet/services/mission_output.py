@@ -98,7 +98,7 @@ async def log_output(label: str, stream: trio.abc.ReceiveStream) -> None:
         try:
             while data := await stream.receive_some(_READ_BYTES):
                 now = trio.current_time()
-                for line in lines.receive(data, now):
+                for line in lines.receive(bytes(data), now):
                     _log.info("mission=%s printed: %s", label, line)
                 if now >= window_end:
                     window_end, budget = now + 1.0, READ_BYTES_PER_S

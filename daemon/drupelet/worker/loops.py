@@ -160,11 +160,12 @@ class _TaskLoop:
 
     async def run_sender(self) -> None:
         """Send for ever; sleeps while there is nothing."""
-        trio = self._trio
+        import trio
+        from trio.lowlevel import Abort
 
-        def abort(_: object) -> trio.lowlevel.Abort:
+        def abort(_: object) -> Abort:
             self._sleeper = None
-            return trio.lowlevel.Abort.SUCCEEDED
+            return Abort.SUCCEEDED
 
         while True:
             if not self._awake:
