@@ -253,6 +253,7 @@ class Endpoint:
                 self._send_large(frames.CALL, ident, prefix, args)
             else:
                 queue(_pack_header(length + len(args), frames.CALL, ident) + prefix + args)
+        self.channel.send_now()  # it is a batch already: waiting for others would only delay it
         if deadline < self._deadlines.wakes_at:
             self._deadlines.arm(deadline)
 
