@@ -30,6 +30,7 @@ firewall in the wrong direction, and the pair never meets).
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from math import inf
 from typing import Final
 
@@ -52,9 +53,9 @@ from drupelet.wire.messages.membership import Gossip, GossipNode
 __all__ = ["Membership", "MembershipStatistics", "NodeSnapshot", "PeerInfo"]
 
 LINKS_WANTED_MAX: Final = 64  # members that we dial; a full mesh of more is too much for a Pi
-LINKS_MAX: Final = 128  # links that we accept, rivals included
+LINKS_MAX: Final = 512  # that we accept, rivals and nodes beyond the mesh included: 5 MB
 LINKS_PER_PEER_MAX: Final = 4  # one, a rival, and two of dials that crossed
-MEMBERS_MAX: Final = 256  # members remembered, the up ones included; the longest down goes first
+MEMBERS_MAX: Final = 1_024  # remembered, the up ones included; the longest down goes first
 SUPERSEDED_MAX: Final = 8  # former incarnations remembered per member
 DIALS_MAX: Final = 16  # dials under way; each is a socket and a handshake of 0.3 ms
 DIAL_S: Final = 15.0  # connecting and handshake 10 s by the driver; then we no longer wait for it
@@ -86,12 +87,12 @@ class Membership:
         self._links: dict[int, MemberLink] = {}
         self._dialling = 0
         self._timer: float | None = None  # next_timer, None when it is to be found anew
+        self._rivals_at = self._gossip_at = inf  # lower bounds of all rival_at and gossip_at
         self._effects: list[MembershipEffect] = []
         self._counts = dict.fromkeys(
             ("dialled", "failed", "duplicate", "self", "name_taken", "superseded", "gossip"), 0
         )
-        self._counts["overloaded"] = 0
-        self._counts["declared_down"] = 0
+        self._counts |= {"overloaded": 0, "declared_down": 0}
 
     # -- inputs
 
@@ -160,6 +161,7 @@ class Membership:
             if initiated and address is not None:
                 self._failed(address, refusal, now)
             return refusal
+        self._gossip_at = now  # the new link gets its list at once
         return self._enter(MemberLink(link_id, peer, initiated, now), peer, now)
 
     def link_down(self, link_id: int, reason: str, now: float) -> None:
@@ -168,6 +170,8 @@ class Membership:
         link = self._links.pop(link_id, None)
         if link is None:
             return  # we closed it ourselves
+        if link.gossip_at <= self._gossip_at:
+            self._look_for_gossip()
         member = self._members[link.key]
         was_first = member.links[0] is link
         member.links.remove(link)
@@ -179,7 +183,7 @@ class Membership:
         if now >= link.since + TOLD_S:
             member.declared = None
         if not member.links and reason == "duplicate":
-            member.rival_at = now + LINGER_S  # the kept one's Welcome is under way
+            self._await_rival(member, now + LINGER_S)  # the kept one's Welcome is under way
         elif not member.links:
             self._down(member, reason, now)
         elif was_first:
@@ -220,14 +224,18 @@ class Membership:
     def handle_timer(self, now: float) -> None:
         """Whatever is due at `now`."""
         self._timer = None
-        for member in self._members.values():
-            if now >= member.rival_at and member.links:
-                self._settle_rivals(member)
-            elif now >= member.rival_at:
-                self._down(member, "duplicate", now)
-        for link in self._links.values():
-            if now >= link.gossip_at:
-                self._gossip(link, now)
+        if now >= self._rivals_at:
+            for member in self._members.values():
+                if now >= member.rival_at and member.links:
+                    self._settle_rivals(member)
+                elif now >= member.rival_at:
+                    self._down(member, "duplicate", now)
+            self._rivals_at = min((each.rival_at for each in self._members.values()), default=inf)
+        if now >= self._gossip_at:
+            for link in self._links.values():
+                if now >= link.gossip_at:
+                    self._gossip(link, now)
+            self._look_for_gossip()
         for address in list(self._book):
             if address.dialling and now >= address.dialling_until:
                 self.dial_failed(address.host, address.port, "silent", now)
@@ -241,8 +249,7 @@ class Membership:
 
     def take_effects(self) -> list[MembershipEffect]:
         """What to do, in order; each is given out once."""
-        effects = self._effects
-        self._effects = []
+        effects, self._effects = self._effects, []
         return effects
 
     # -- queries
@@ -374,9 +381,8 @@ class Membership:
         self._effects.append(UseLink(peer.name, link.link_id))
         self._remember_address(peer, now)
         for other in self._links.values():
-            if other is not link:
-                after = max(now + GOSSIP_WAIT_S, other.gossiped_at + GOSSIP_GAP_S)
-                other.gossip_at = min(other.gossip_at, after)
+            if other.gossip_at == inf:
+                other.gossip_at = max(now + GOSSIP_WAIT_S, other.gossiped_at + GOSSIP_GAP_S)
 
     def _down(self, member: Member, reason: str, now: float) -> None:
         member.since = now
@@ -410,9 +416,13 @@ class Membership:
             self._effects.append(CloseLink(link.link_id, "duplicate"))
             return "duplicate"
         member.links.append(link)
-        member.rival_at = now + RIVAL_S
+        self._await_rival(member, now + RIVAL_S)
         self._links[link.link_id] = link
         return None
+
+    def _await_rival(self, member: Member, until: float) -> None:
+        member.rival_at = until
+        self._rivals_at = min(self._rivals_at, until)
 
     def _settle_rivals(self, member: Member) -> None:
         """The newest link proved its life last: it takes over."""
@@ -462,7 +472,8 @@ class Membership:
             if address is not None:
                 self._book.proved(address, peer.key)
         for address in self._book:
-            if not address.dialling and address.leads_to(peer.key, peer.name):
+            asleep = address.dial_at == inf and not address.doubted
+            if not (asleep or address.dialling) and address.leads_to(peer.key, peer.name):
                 self._book.rest(address, now)
 
     def _owner(self, address: Address) -> Member | None:
@@ -508,8 +519,7 @@ class Membership:
         return room, DIALS_HINTED_MAX - hinted
 
     def _dial_due(self, now: float) -> None:
-        """Dial what is due, the most trusted first. What finds no room stays due; `next_timer`
-        leaves it out until there is room."""
+        """Dial what is due, the most trusted first; `next_timer` leaves out what finds no room."""
         due = [address for address in self._book if now >= address.dial_at]
         if not due:
             return
@@ -526,10 +536,12 @@ class Membership:
                 self._dial(address, now)
 
     def _find_timer(self) -> float:
-        """A look at everything, 20 us when the book is full; kept until the next input."""
+        """A look at every address; kept until the next input."""
         soonest = soonest_hinted = dial_ends = inf
         hinted_under_way = 0
         for address in self._book:
+            if address.dial_at == inf and address.dialling_until == -inf:
+                continue  # asleep, like most of a full book
             if address.dialling_until > -inf:
                 dial_ends = min(dial_ends, address.dialling_until)
                 hinted_under_way += address.hinted
@@ -541,12 +553,7 @@ class Membership:
             soonest = min(soonest, soonest_hinted)
         if self._dialling >= min(DIALS_MAX, LINKS_WANTED_MAX - len(self._links)):
             soonest = inf
-        soonest = min(soonest, dial_ends)
-        for member in self._members.values():
-            soonest = min(soonest, member.rival_at)
-        for link in self._links.values():
-            soonest = min(soonest, link.gossip_at)
-        return soonest
+        return min(soonest, dial_ends, self._rivals_at, self._gossip_at)
 
     def _dial(self, address: Address, now: float) -> None:
         self._dialling += 1
@@ -574,17 +581,20 @@ class Membership:
 
     # -- gossip
 
+    def _look_for_gossip(self) -> None:
+        self._gossip_at = min((link.gossip_at for link in self._links.values()), default=inf)
+
     def _gossip(self, link: MemberLink, now: float) -> None:
         link.gossip_at = inf
-        nodes = [
+        newest = (
             GossipNode(name=member.name, key=member.key, host=host, port=member.port)
-            for member in self._members.values()
+            for member in reversed(self._members.values())
             if member.links and member.key != link.key and member.port
             for host in (told_host(member.host, link.host),)
             if host is not None
-        ]
+        )
+        nodes = tuple(islice(newest, limits.GOSSIP_NODES_MAX))[::-1]
         if nodes:
             link.gossiped_at = now
             self._counts["gossip"] += 1
-            newest = tuple(nodes[-limits.GOSSIP_NODES_MAX :])
-            self._effects.append(SendGossip(link.link_id, Gossip(newest)))
+            self._effects.append(SendGossip(link.link_id, Gossip(nodes)))

@@ -174,9 +174,7 @@ class Links:
         self._listener.close()
         now = trio.current_time()
         for link in list(self._links.values()):
-            link.connection.goodbye("stopping", now)
-            link.perform()
-        self._arm()
+            self._goodbye(link, "stopping", now)
         with trio.move_on_after(drain_s):
             while self._links:
                 await self._wait_change()
@@ -279,8 +277,6 @@ class Links:
 
     def _arm(self) -> None:
         soonest = self.membership.next_timer()
-        for link in self._links.values():
-            soonest = min(soonest, link.next_timer())
         if soonest < self._deadlines.wakes_at:
             self._deadlines.arm(soonest)
 
@@ -292,8 +288,7 @@ class Links:
                 case effects.CloseLink(link_id, reason):
                     link = self._links.get(link_id)
                     if link is not None:
-                        link.connection.goodbye(reason, trio.current_time())
-                        link.perform()
+                        self._goodbye(link, reason, trio.current_time())
                 case effects.NodeUp():
                     _log.info("node_up name=%s", effect.name)
                     self._tell("up", effect, "")
@@ -316,6 +311,11 @@ class Links:
                 case _:
                     assert_never(effect)
         self._arm()
+
+    def _goodbye(self, link: Link, reason: str, now: float) -> None:
+        link.connection.goodbye(reason, now)
+        link.perform()
+        self._deadlines.add(link)
 
     def _node_down(self, effect: effects.NodeDown) -> None:
         self._by_name.pop(effect.name, None)

