@@ -17,6 +17,7 @@ import trio
 from drupelet.node import Node, open_node
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.streams import Stream
+from drupelet.services.system import MEMBERS
 from tests.bench.drupelet_peer import UP_S, config, payload, wait_for_server, warm
 
 STREAM_BYTES = 100_000_000
@@ -36,7 +37,7 @@ async def serve(port: int, directory: Path) -> None:
             def accept(endpoint: Endpoint, stream: Stream) -> None:
                 nursery.start_soon(sink, stream)
 
-            node.calls.serve_stream("bench/sink", accept)
+            node.calls.serve_stream("bench/sink", accept, MEMBERS)
             await trio.sleep_forever()
 
 

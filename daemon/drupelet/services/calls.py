@@ -95,7 +95,7 @@ class Calls:
         self._exports = exports
         self._nursery = nursery
         self._prefixes: dict[tuple[str, str, float], tuple[bytes, Export | None]] = {}
-        self._stream_handlers: dict[bytes, StreamHandler] = {}
+        self._stream_handlers: dict[bytes, tuple[StreamHandler, frozenset[str]]] = {}
         self.directory: Directory | None = None
         self.own_name = b""
         self.served_count = 0
@@ -288,11 +288,13 @@ class Calls:
             endpoint.reply_error(ident, error)
             return
         if flags & FLAG_MORE:
-            endpoint.assemble(
+            taken = endpoint.assemble(
                 ident,
                 body[start:],
                 lambda whole: self._serve_inline(endpoint, ident, export, whole, flags, timeout_ms),
             )
+            if not taken:
+                endpoint.reply_error(ident, NoConnection("overloaded"))
         else:
             self._serve_inline(endpoint, ident, export, body[start:], flags, timeout_ms)
 
@@ -445,11 +447,13 @@ class Calls:
         if endpoint is not None:
             self._forward(origin, ident, endpoint, prefix, args, deadline, more)
         elif more:  # the rest comes before there is a link to pass it on: put it together here
-            origin.assemble(
+            taken = origin.assemble(
                 ident,
                 args,
                 lambda whole: self._start_later(origin, ident, node, prefix, whole, deadline),
             )
+            if not taken:
+                origin.reply_error(ident, NoConnection("overloaded"))
         else:
             self._start_later(origin, ident, node, prefix, args, deadline)
 
@@ -496,16 +500,20 @@ class Calls:
 
     # -- streams
 
-    def serve_stream(self, stream_type: str, handler: StreamHandler) -> None:
+    def serve_stream(self, stream_type: str, handler: StreamHandler, rings: frozenset[str]) -> None:
         """`handler(endpoint, stream)` gets each stream of this type, already accepted: its first
         bytes may come in the same read. It must not block, and ends what it does not want."""
-        self._stream_handlers[stream_type.encode()] = handler
+        self._stream_handlers[stream_type.encode()] = (handler, rings)
 
     def on_open(self, endpoint: Endpoint, ident: int, stream_type: bytes) -> None:
         """An OPEN frame came."""
-        handler = self._stream_handlers.get(stream_type)
-        if handler is None:
+        handler, rings = self._stream_handlers.get(stream_type, (None, frozenset[str]()))
+        if endpoint.ring not in ("operator", "member"):
+            endpoint.refuse_stream(ident, NotPermitted())
+        elif handler is None:
             endpoint.refuse_stream(ident, RemoteError("undef", "no such stream type"))
+        elif endpoint.ring not in rings:
+            endpoint.refuse_stream(ident, NotPermitted())
         else:
             handler(endpoint, endpoint.accept_stream(ident))
 

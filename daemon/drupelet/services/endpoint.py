@@ -36,14 +36,13 @@ from drupelet.errors import (
 )
 from drupelet.services.streams import Stream
 from drupelet.wire import frames
-from drupelet.wire.bodies import Incoming, Outgoing, first_fragment
+from drupelet.wire.bodies import Assembly, Outgoing, first_fragment
 from drupelet.wire.codec import dumps, loads_control
 from drupelet.wire.frames import FLAG_MORE, HEADER, U32, U64, frame
 from drupelet.wire.limits import (
     BODY_BYTES_MAX,
     CALLS_PER_LINK_MAX,
     OUT_BYTES_MAX,
-    REASSEMBLY_BYTES_MAX,
     STREAMS_PER_LINK_MAX,
 )
 
@@ -92,8 +91,7 @@ class Endpoint:
     """One channel's calls. `ring` says with what right its peer calls: operator, member, worker."""
 
     __slots__ = (
-        "_assembling_bytes",
-        "_bodies",
+        "_assembly",
         "_deadlines",
         "_outgoing",
         "_router",
@@ -135,9 +133,8 @@ class Endpoint:
         self.on_control: Callable[[int, bytes], None] | None = None
         self._router = router
         self._deadlines = deadlines
-        self._bodies: dict[int, tuple[Incoming, Callable[[bytes], None]]] | None = None
+        self._assembly: Assembly | None = None
         self._outgoing: dict[int, Outgoing] | None = None
-        self._assembling_bytes = 0
 
     # -- life
 
@@ -165,7 +162,7 @@ class Endpoint:
         serving, self.serving = self.serving, {}
         for served in serving.values():
             self._drop(served)
-        self._bodies = None
+        self._assembly = None
         self._outgoing = None
 
     @property
@@ -298,8 +295,8 @@ class Endpoint:
 
     def _forget(self, ident: int) -> None:
         """Drop half-sent and half-received bodies of a call that ended."""
-        if self._bodies is not None:
-            self._bodies.pop(ident, None)
+        if self._assembly is not None:
+            self._assembly.drop(ident)
         if self._outgoing is not None:
             self._outgoing.pop(ident, None)
 
@@ -357,17 +354,22 @@ class Endpoint:
         if deadline < self._deadlines.wakes_at:
             self._deadlines.arm(deadline)
 
-    def assemble(self, ident: int, first: bytes, whole: Callable[[bytes], None]) -> None:
-        """The peer's body goes on in DATA frames; `whole` is called with all of it."""
-        if self._bodies is None:
-            self._bodies = {}
-        self._bodies[ident] = (Incoming(first), whole)
+    def assemble(self, ident: int, first: bytes, whole: Callable[[bytes], None]) -> bool:
+        """The peer's body goes on in DATA frames; `whole` is called with all of it.
+
+        False: too much is unfinished already; the call is to be refused.
+        """
+        if self._assembly is None:
+            self._assembly = Assembly()
+        return self._assembly.start(ident, first, whole)
 
     # -- frames
 
     def _on_call(self, ident: int, body: bytes) -> None:
         if ident in self.serving or not ident or (ident & 1) == self.table.parity:
             raise RemoteProtocolError("call id in use or of the wrong side")
+        if self._assembly is not None and ident in self._assembly:
+            raise RemoteProtocolError("call id in use")
         self._router.on_call(self, ident, body)
 
     def _on_cast(self, ident: int, body: bytes) -> None:
@@ -403,7 +405,10 @@ class Endpoint:
             origin, theirs = waiter
             origin.channel.queue(frame(frames.REPLY, theirs, body))
             return
-        self.assemble(ident, body[1:], lambda whole: self._on_reply(ident, b"\0" + whole))
+        if not self.assemble(ident, body[1:], lambda whole: self._on_reply(ident, b"\0" + whole)):
+            self.table.close(ident)
+            self.channel.queue(frame(frames.CANCEL, ident))
+            self._give_error(ident, waiter, NoConnection("overloaded", maybe_ran=True))  # type: ignore[arg-type]
 
     def _on_error(self, ident: int, body: bytes) -> None:
         waiter = self.table.close(ident)
@@ -457,20 +462,10 @@ class Endpoint:
                 endpoint.serving.pop(theirs, None)
         elif isinstance(other, Stream):
             other.data_received(body)
-        elif self._bodies is not None and ident in self._bodies:
-            self._continue_body(ident, body)
-
-    def _continue_body(self, ident: int, data: bytes) -> None:
-        assert self._bodies is not None
-        incoming, whole = self._bodies[ident]
-        if sum(each.size for each, _ in self._bodies.values()) > REASSEMBLY_BYTES_MAX:
-            raise RemoteProtocolError("too much in unfinished bodies")
-        body, credit = incoming.receive(ident, data)
-        if credit is not None:
-            self.channel.queue(credit)
-        if body is not None:
-            del self._bodies[ident]
-            whole(body)
+        elif self._assembly is not None and ident in self._assembly:
+            credit = self._assembly.receive(ident, body)
+            if credit is not None:
+                self.channel.queue(credit)
 
     def _on_credit(self, ident: int, body: bytes) -> None:
         if len(body) != U32.size:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -22,6 +22,8 @@ from drupelet.wire.limits import FRAGMENT_BYTES_MAX, STREAM_CREDIT_BYTES
 
 if TYPE_CHECKING:
     from drupelet.net.channel import Channel
+
+_SMALL_PART_BYTES: Final = 1_024
 
 
 class Stream:
@@ -125,7 +127,10 @@ class Stream:
         self._granted -= len(body) - 1
         if self._granted < 0:
             raise RemoteProtocolError("more stream data than credit")
-        self._parts.append(body[1:])
+        if self._parts and len(self._parts[-1]) < _SMALL_PART_BYTES:
+            self._parts[-1] += body[1:]  # frames of one byte must not become 260,000 objects
+        else:
+            self._parts.append(body[1:])
         self._wake_receiver.set()
 
     def credit_received(self, count: int) -> None:

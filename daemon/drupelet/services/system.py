@@ -77,7 +77,7 @@ class System:
             },
             OPERATOR,
         )
-        self._calls.serve_stream("node/events", self._events)
+        self._calls.serve_stream("node/events", self._events, OPERATOR)
 
     # -- for members
 
@@ -203,6 +203,7 @@ class System:
 
     def _events(self, endpoint: Endpoint, stream: Stream) -> None:
         """A stream of nodes that come and go: one CBOR map per DATA frame."""
+
         def tell(event: NodeEvent) -> None:
             item = {
                 "event": event.kind,

@@ -7,7 +7,7 @@ the CALL or REPLY frame and needs no credit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from drupelet.errors import RemoteProtocolError
 from drupelet.wire import limits
@@ -83,6 +83,53 @@ class Incoming:
             return None, None
         self._allowed += spent
         return None, frame(CREDIT, ident, U32.pack(spent))
+
+
+class Assembly:
+    """All unfinished bodies of one channel: at most REASSEMBLY_BYTES_MAX together.
+
+    `start` names who gets the whole body; `receive` takes DATA frames.
+    """
+
+    __slots__ = ("_bodies", "_bytes", "_bytes_max")
+
+    def __init__(self, bytes_max: int = limits.REASSEMBLY_BYTES_MAX) -> None:
+        self._bodies: dict[int, tuple[Incoming, Callable[[bytes], None]]] = {}
+        self._bytes = 0
+        self._bytes_max = bytes_max
+
+    def __contains__(self, ident: int) -> bool:
+        return ident in self._bodies
+
+    def start(self, ident: int, first: bytes, whole: Callable[[bytes], None]) -> bool:
+        """A body begins. False: too much is unfinished already, and it is not taken."""
+        if self._bytes + len(first) > self._bytes_max:
+            return False
+        self._bytes += len(first)
+        self._bodies[ident] = (Incoming(first), whole)
+        return True
+
+    def receive(self, ident: int, data: bytes) -> bytes | None:
+        """A DATA frame of a body that began; a CREDIT frame to send, or None.
+
+        Raises: `RemoteProtocolError` beyond the sender's credit, a body's maximum, or that of all.
+        """
+        incoming, whole = self._bodies[ident]
+        before = incoming.size
+        body, credit = incoming.receive(ident, data)
+        self._bytes += incoming.size - before
+        if body is not None:
+            self.drop(ident)
+            whole(body)
+        elif self._bytes > self._bytes_max:
+            raise RemoteProtocolError("too much in unfinished bodies")
+        return credit
+
+    def drop(self, ident: int) -> None:
+        """Nobody wants this body any more."""
+        entry = self._bodies.pop(ident, None)
+        if entry is not None:
+            self._bytes -= entry[0].size
 
 
 def first_fragment(body: bytes) -> tuple[int, bytes]:

@@ -8,20 +8,20 @@ import pytest
 import trio
 import trio.testing
 
-from drupelet.errors import NoConnection, RemoteError
+from drupelet.errors import NoConnection, NotPermitted, RemoteError
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.streams import Stream
 from drupelet.wire import frames
 from drupelet.wire.frames import frame
 from drupelet.wire.limits import STREAM_CREDIT_BYTES, STREAMS_PER_LINK_MAX
-from tests.unit.services.pairs import Side, joined, open_side
+from tests.unit.services.pairs import MEMBERS, Side, joined, open_side
 
 
 def accept(side: Side, accepted: list[Stream]) -> None:
     def handler(endpoint: Endpoint, stream: Stream) -> None:
         accepted.append(stream)
 
-    side.calls.serve_stream("test/bytes", handler)
+    side.calls.serve_stream("test/bytes", handler, MEMBERS)
 
 
 async def test_bytes_arrive_whole_and_in_order_then_the_end() -> None:
@@ -144,9 +144,23 @@ async def test_data_that_comes_in_the_same_read_as_its_open_is_not_lost() -> Non
                 assert await stream.receive_some() == b"first"
                 got.set()
 
-            bob.calls.serve_stream("test/late", lambda _, stream: nursery.start_soon(read, stream))
+            bob.calls.serve_stream(
+                "test/late", lambda _, stream: nursery.start_soon(read, stream), MEMBERS
+            )
             async with joined(alice, bob) as (ours, _):
                 stream = ours.open_stream(b"test/late")
                 assert stream.send_item_nowait(b"first")
                 with trio.fail_after(2):
                     await got.wait()
+
+
+async def test_a_stream_of_another_ring_is_refused_like_any_call() -> None:
+    async with open_side("alice") as alice, open_side("bob") as bob:
+        bob.calls.serve_stream("test/bytes", lambda _, stream: None, frozenset({"operator"}))
+        async with joined(alice, bob) as (ours, _):
+            with pytest.raises(NotPermitted):
+                await ours.open_stream(b"test/bytes").receive_some()
+        async with joined(alice, bob, ring="stranger") as (ours, _):
+            for stream_type in (b"test/bytes", b"no/such"):
+                with pytest.raises(NotPermitted):
+                    await ours.open_stream(stream_type).receive_some()

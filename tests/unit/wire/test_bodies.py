@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from drupelet.errors import RemoteProtocolError
 from drupelet.wire import limits
-from drupelet.wire.bodies import Incoming, Outgoing, first_fragment
+from drupelet.wire.bodies import Assembly, Incoming, Outgoing, first_fragment
 from drupelet.wire.frames import CREDIT, DATA, FLAG_MORE, U32, split_record
 
 FRAGMENT = limits.FRAGMENT_BYTES_MAX
@@ -121,3 +121,19 @@ def test_crumbs_take_no_more_memory_than_their_bytes() -> None:
     assert incoming._buffer.__sizeof__() < 3 * incoming.size
     whole, _ = incoming.receive(1, b"\x00y")
     assert whole == b"x" * 10_000 + b"y"
+
+
+def test_unfinished_bodies_of_a_channel_share_one_maximum() -> None:
+    assembly = Assembly(bytes_max=100)
+    done: list[bytes] = []
+    assert assembly.start(2, b"a" * 60, done.append)
+    assert assembly.start(4, b"b" * 40, done.append)
+    assert not assembly.start(6, b"c", done.append)
+    assert 6 not in assembly
+    assembly.drop(4)
+    assert assembly.start(6, b"c" * 40, done.append)
+    assert assembly.receive(2, b"\0" + b"A") is None  # the last one: whole, so it counts no more
+    assert done == [b"a" * 60 + b"A"]
+    assert assembly.start(8, b"d" * 60, done.append)
+    with pytest.raises(RemoteProtocolError, match="unfinished"):
+        assembly.receive(8, b"\x01" + b"D")
