@@ -58,17 +58,18 @@ class Node:
         self.flusher = Flusher(nursery)
         self.deadlines = Deadlines()
         self.identity, self._cookies = _secrets_of(config)
-        bound = open_from_pool(config.link.listen, config.link.port_min, config.link.port_max)
-        self.port = bound.port
-        self.credentials = _credentials(config, self.identity, self._cookies, self.port)
-        self.membership = Membership(
-            self.credentials.identity, config.node.name, secrets.SystemRandom().random
-        )
         self.missions = Missions(
             config.missions.dir,
             launcher=SubprocessLauncher(),
             open_endpoint=self._open_worker,
             state_dir=config.node.state_dir,
+        )
+        link = config.link
+        self._bound = open_from_pool(link.listen, link.port_min, link.port_max)
+        self.port = self._bound.port
+        self.credentials = _credentials(config, self.identity, self._cookies, self.port)
+        self.membership = Membership(
+            self.credentials.identity, config.node.name, secrets.SystemRandom().random
         )
         self.calls = Calls(self.missions.exports, nursery)
         self.calls.own_name = config.node.name.encode()
@@ -78,7 +79,7 @@ class Node:
             self.calls,
             self.flusher,
             self.deadlines,
-            list(bound.sockets),
+            list(self._bound.sockets),
             mapper_port=config.portmapper.port,
         )
         self.calls.directory = self.links
@@ -142,9 +143,12 @@ class Node:
                 )
 
     def _own_host(self) -> str:
-        """An address of this machine at which its nodes listen: loopback."""
-        listens_v4 = any(":" not in each for each in self.config.link.listen)
-        return "127.0.0.1" if listens_v4 else "::1"
+        """An address of this machine at which its nodes listen: loopback, if they do there."""
+        listen = self.config.link.listen
+        for loopback, everywhere in (("127.0.0.1", "0.0.0.0"), ("::1", "::")):
+            if loopback in listen or everywhere in listen:
+                return loopback
+        return listen[0]
 
     @property
     def name(self) -> str:
@@ -172,7 +176,11 @@ class Node:
 
     async def start(self, missions: Sequence[MissionSpec] = ()) -> None:
         """Bring every part up; returns when calls can be made."""
-        self.control.open()
+        try:
+            self.control.open()
+        except ConfigError:
+            self._bound.close()
+            raise
         self._nursery.start_soon(self.flusher.run)
         self._nursery.start_soon(self.deadlines.run)
         System(
@@ -251,16 +259,24 @@ async def open_node(
     config: Config, missions: Sequence[MissionSpec] = (), *, finding: bool = True
 ) -> AsyncIterator[Node]:
     """A running node. Raises: `ConfigError`. Leaving the block stops it in order."""
+    refused: ConfigError | None = None
     async with trio.open_nursery() as nursery:
-        node = Node(config, nursery)
-        await node.start(missions)
-        if finding:
-            await node.start_finding()
         try:
-            yield node
-        finally:
-            await node.stop()
+            node = Node(config, nursery)
+            await node.start(missions)
+        except ConfigError as error:  # as it is, not in a group of the nursery
+            refused = error
             nursery.cancel_scope.cancel()
+        else:
+            if finding:
+                await node.start_finding()
+            try:
+                yield node
+            finally:
+                await node.stop()
+                nursery.cancel_scope.cancel()
+    if refused is not None:
+        raise refused
 
 
 async def _serve(
