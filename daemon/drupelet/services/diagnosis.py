@@ -27,6 +27,7 @@ from drupelet.services.missions import Missions
 
 _ADDRESSES_MAX: Final = 8
 _STEP_S: Final = 2.0
+_PROBES_S: Final = 8.0  # for all addresses together; the command waits 15 s
 
 MENDS: Final[dict[str, str]] = {
     "no_such_node": "is it switched on, on this network, and called that? `drupelet nodes` lists "
@@ -118,22 +119,31 @@ class Why:
         candidates = await self._candidates(walk, node)
         if isinstance(candidates, dict):
             return candidates
-        addresses = candidates[:_ADDRESSES_MAX]
-        reasons: dict[str, Candidate] = {}
-        for candidate in addresses:
-            reason = await self._links.probe(candidate.host, candidate.port)
-            if reason == "":
-                walk.good("port", f"{candidate.host}:{candidate.port} answers")
-                break
-            reasons.setdefault(reason, candidate)
-        else:
-            return self._unreachable(walk, reasons)
         try:
             await self._links.connect(node)
         except NoConnection as error:
-            return walk.broken("member", error.reason)
+            return await self._probe(walk, candidates[:_ADDRESSES_MAX], error.reason)
+        link = self._links.link(node)
+        if link is not None:
+            walk.good("port", f"{link.peer.host}:{link.peer.port} answers")
         walk.good("key", "cookie, version and key are right")
         return None
+
+    async def _probe(
+        self, walk: Diagnosis, addresses: list[Candidate], refused: str
+    ) -> dict[str, object]:
+        """It cannot be connected to: look at each of its addresses."""
+        reasons: dict[str, Candidate] = {}
+        ends = trio.current_time() + _PROBES_S
+        for candidate in addresses:
+            reason = "silent"
+            with trio.move_on_at(min(ends, trio.current_time() + _STEP_S)):
+                reason = await self._links.probe(candidate.host, candidate.port)
+            if reason == "":
+                walk.good("port", f"{candidate.host}:{candidate.port} answers")
+                return walk.broken("member", refused)
+            reasons.setdefault(reason, candidate)
+        return self._unreachable(walk, reasons)
 
     @staticmethod
     def _unreachable(walk: Diagnosis, reasons: dict[str, Candidate]) -> dict[str, object]:
@@ -193,7 +203,8 @@ class Why:
         if not isinstance(info, dict):
             return walk.broken("call", "wrong_node", "it answers, but not as a drupelet node")
         walk.good("call", f"it answers in {took_ms:.1f} ms")
-        apart_s = abs(float(info.get("unix_s", 0.0)) - time.time())
+        theirs_s = info.get("unix_s")
+        apart_s = abs(theirs_s - time.time()) if isinstance(theirs_s, int | float) else 0.0
         walk.good("clock", f"the clocks are {apart_s:.0f} s apart, which does not matter")
         if mission is None:
             return walk.done()

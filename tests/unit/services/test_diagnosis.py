@@ -1,0 +1,186 @@
+"""`drupelet why`: each step that can break, with its reason and its mend; whole nodes."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+
+from drupelet.config_values import Peer
+from drupelet.core.candidates import Candidate
+from drupelet.errors import REASONS
+from drupelet.node import Node, open_node
+from drupelet.services import diagnosis
+from drupelet.services.diagnosis import MENDS, Diagnosis
+from tests.unit.services.nodes import make_config, open_small_node, wait_up
+
+
+async def why(node: Node, *words: str) -> dict[str, Any]:
+    """What the operator is told, within the bounds of the command."""
+    with trio.fail_after(10):
+        export = node.missions.exports[b"node/why"]
+        inline = cast(Callable[..., Any], export.inline)
+        found = await inline(*words)
+    assert isinstance(found, dict)
+    assert found["ok"] is (found["step"] is None)
+    return found
+
+
+def steps(found: dict[str, Any]) -> list[str]:
+    return [str(each["step"]) for each in found["steps"]]
+
+
+@pytest.mark.parametrize("reason", sorted(MENDS))
+def test_every_mend_can_be_told(reason: str) -> None:
+    walk = Diagnosis("gandalf")
+    found = walk.broken("some", reason)
+    assert found["mend"]
+    assert "{" not in str(found["mend"])
+    assert found["detail"] == REASONS.get(reason, reason)
+
+
+def test_a_name_with_braces_is_only_a_name() -> None:
+    found = Diagnosis("{host.__class__}").broken("name", "no_such_node")
+    assert "{host.__class__}@ADDRESS" in str(found["mend"])
+
+
+async def test_nothing_is_wrong(tmp_path: Path) -> None:
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        gandalf.serve("kettle", {"boil": lambda: True})
+        async with open_small_node(tmp_path, "bilbo", gandalf) as bilbo:
+            await wait_up(bilbo, "gandalf")
+            found = await why(bilbo, "gandalf", "kettle", "boil")
+            assert found["ok"] is True
+            assert steps(found) == ["name", "call", "clock", "mission", "function", "code"]
+            assert "does not matter" in found["steps"][2]["detail"]
+            itself = await why(bilbo, "bilbo")
+            assert itself["ok"] is True
+            assert "is this node" in itself["steps"][0]["detail"]
+
+
+async def test_a_node_that_is_not_linked_yet_is_walked_to(tmp_path: Path) -> None:
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        async with open_node(make_config(tmp_path, "bilbo")) as bilbo:
+            bilbo.membership.candidate(
+                Candidate(
+                    source="static",
+                    host="127.0.0.1",
+                    port=gandalf.port,
+                    name="gandalf",
+                    key_prefix="",
+                ),
+                trio.current_time(),
+            )
+            found = await why(bilbo, "gandalf")
+            assert found["ok"] is True
+            assert steps(found)[:2] == ["name", "port"]
+
+
+async def test_unknown_names_have_near_ones(tmp_path: Path) -> None:
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        async with open_small_node(tmp_path, "bilbo", gandalf) as bilbo:
+            await wait_up(bilbo, "gandalf")
+            found = await why(bilbo, "gandlaf")
+            assert (found["step"], found["reason"]) == ("name", "no_such_node")
+            assert "did you mean gandalf?" in found["detail"]
+
+
+async def test_a_closed_port_a_strange_service_and_the_better_of_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drupelet.services.links.HANDSHAKE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        quiet = silent.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            closed = gone.getsockname()[1]
+        for ports, step, reason in [
+            ((closed,), "port", "port_closed"),
+            ((closed, quiet), "port", "silent"),  # the one that came further is more telling
+        ]:
+            peers = tuple(Peer(name="gandalf", host="127.0.0.1", port=each) for each in ports)
+            async with open_node(make_config(tmp_path, "bilbo", peers=peers)) as bilbo:
+                found = await why(bilbo, "gandalf")
+                assert (found["step"], found["reason"]) == (step, reason)
+                assert found["mend"]
+
+
+async def test_another_cookie(tmp_path: Path) -> None:
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        async with open_small_node(tmp_path, "bilbo", gandalf, cookie="other") as bilbo:
+            for _ in range(2):  # also while the door is shut for our failure
+                found = await why(bilbo, "gandalf")
+                assert (found["step"], found["reason"]) == ("cookie", "bad_cookie")
+                assert steps(found) == ["name", "port", "cookie"]
+
+
+async def test_missions_functions_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        gandalf.serve("kettle", {"boil": lambda: True})
+        async with open_small_node(tmp_path, "bilbo", gandalf) as bilbo:
+            await wait_up(bilbo, "gandalf")
+            found = await why(bilbo, "gandalf", "teapot")
+            assert (found["step"], found["reason"]) == ("mission", "undef")
+            assert "kettle" in found["detail"]
+            found = await why(bilbo, "gandalf", "kettle", "pour")
+            assert (found["step"], found["reason"]) == ("function", "undef")
+            assert "boil" in found["detail"]
+
+            shown = {
+                "name": "kettle",
+                "exports": ["boil"],
+                "digest": "aa" * 16,
+                "state": "ready",
+                "problem": "",
+                "restarts": 0,
+            }
+            monkeypatch.setattr(gandalf.missions, "snapshot", lambda: [shown])
+            monkeypatch.setattr(bilbo.missions, "digest", lambda mission: b"\xbb" * 16)
+            found = await why(bilbo, "gandalf", "kettle", "boil")
+            assert (found["step"], found["reason"]) == ("code", "code_differs")
+            assert "aaaaaaaaaaaa" in found["detail"]
+            assert "bbbbbbbbbbbb" in found["detail"]
+            for state, reason in [("backoff", "mission_crashed"), ("refused", "mission_refused")]:
+                shown["state"], shown["problem"] = state, "no water"
+                found = await why(bilbo, "gandalf", "kettle", "boil")
+                assert (found["step"], found["reason"]) == ("mission", reason)
+                assert "no water" in found["detail"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        7,
+        [],
+        {},
+        {"missions": 3, "unix_s": 0.0},
+        {"missions": [3, {"no": "name"}], "unix_s": 0.0},
+        {"missions": [{"name": "kettle", "exports": 5, "state": 3}], "unix_s": 0.0},
+        {"unix_s": "yesterday"},
+        {"unix_s": [1]},
+        {"unix_s": float("nan")},
+        {"unix_s": None, "missions": []},
+    ],
+)
+async def test_whatever_a_node_tells_of_itself_is_survived(tmp_path: Path, told: object) -> None:
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        gandalf.serve("node", {"info": lambda: told})
+        async with open_small_node(tmp_path, "bilbo", gandalf) as bilbo:
+            await wait_up(bilbo, "gandalf")
+            assert (await why(bilbo, "gandalf", "kettle", "boil"))["ok"] is False
+
+
+async def test_a_node_that_hangs_takes_no_longer_than_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "_STEP_S", 0.2)
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        gandalf.serve("node", {"info": trio.sleep_forever})
+        async with open_small_node(tmp_path, "bilbo", gandalf) as bilbo:
+            await wait_up(bilbo, "gandalf")
+            found = await why(bilbo, "gandalf")
+            assert (found["step"], found["reason"]) == ("call", "Timeout")
