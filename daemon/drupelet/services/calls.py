@@ -515,7 +515,11 @@ class Calls:
         elif endpoint.ring not in rings:
             endpoint.refuse_stream(ident, NotPermitted())
         else:
-            handler(endpoint, endpoint.accept_stream(ident))
+            stream = endpoint.accept_stream(ident)
+            try:
+                handler(endpoint, stream)
+            except CallError as error:
+                stream.end(error)
 
 
 def _arguments(encoded: bytes) -> list[object]:
