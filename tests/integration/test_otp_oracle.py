@@ -2,8 +2,8 @@
 
 Each step is asked of bilbo, in both worlds, and its outcome put into one form: ``True``, tuples,
 ``None`` for undefined, ``"undef"`` and ``"nodedown"`` for the failures, ``"pong"`` and ``"pang"``,
-lists of names without host. Ours is a client of a real `drupeletd`; Erlang's bilbo reads expressions
-from its standard input and prints their values, with an `epmd` and a port of its own.
+lists of names without host. Ours is a client of a real `drupeletd`; Erlang's bilbo reads
+expressions from its standard input and prints their values, with an `epmd` of its own.
 """
 
 from __future__ import annotations
