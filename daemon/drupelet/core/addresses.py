@@ -52,6 +52,7 @@ def key_prefix_of(key: bytes) -> str:
     return base64.b32encode(key).decode("ascii").lower()[:KEY_PREFIX_CHARS]
 
 
+@functools.lru_cache(maxsize=512)  # asked for each member in each gossip
 def _is_loopback(host: str) -> bool:
     return host.startswith("127.") or host in ("::1", "::ffff:127.0.0.1")
 

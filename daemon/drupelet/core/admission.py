@@ -19,6 +19,7 @@ handshake's cost is earned back); tarpitting (it holds our own descriptors).
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
 from dataclasses import dataclass
 from typing import Final
@@ -140,6 +141,7 @@ class Admission:
         self._penalties[group] = _Penalty(failures, now + span_s)
 
 
+@functools.lru_cache(maxsize=limits.PENALTY_ADDRESSES_MAX)  # asked twice for each stranger; 6 us
 def group_of(address: str) -> tuple[str, bool]:
     """(what counts as one address, whether it is loopback) for a literal IP address.
 

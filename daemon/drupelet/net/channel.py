@@ -15,8 +15,8 @@ Rules it keeps
 - Small frames go before bulk (DATA) frames; a bulk frame never delays a small one by more than
   what the kernel holds: credit (256 KiB a stream) and TCP_NOTSENT_LOWAT bound it.
 - Queues are bounded: above OUT_BYTES_MAX `congested` is true and calls are refused, ours and the
-  peer's; above twice that answers become short errors (services/endpoint.py); above four times the
-  peer reads nothing at all and is cut off. The reader never stops: two nodes that had stopped
+  peer's; above twice that answers become short errors (services/endpoint.py); a peer that
+  lets HELD_BYTES_MAX wait is cut off. The reader never stops: two nodes that had stopped
   reading until the other one reads waited for each other until both declared the other dead.
 
 Cancellation: cancelling `run` closes the socket.
@@ -37,13 +37,17 @@ import trio
 
 from drupelet.errors import LocalProtocolError, RemoteProtocolError
 from drupelet.wire.frames import FrameReader, dispatch_record
-from drupelet.wire.limits import FRAME_BYTES_MAX, OUT_BYTES_MAX
+from drupelet.wire.limits import (
+    BULK_ROOM_BYTES,
+    FRAME_BYTES_MAX,
+    HELD_BYTES_MAX,
+    OUT_BYTES_MAX,
+)
 
 _READ_BYTES: Final = 262_144  # a pass of many small frames, or four full records
 # A burst goes out in parts, so that the peer's processor works on the first while ours makes the
 # next: 65 k calls/s became 105 k at 32 outstanding; 8 and 24 gave 87 k and 80 k.
 _EARLY_FRAMES: Final = 16
-_CUT_OFF_BYTES: Final = 4 * OUT_BYTES_MAX  # a peer that takes nothing this long is cut off
 _NOTSENT_BYTES: Final = 131_072  # what the kernel may hold unsent: 10 ms at 100 Mbit/s
 _TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; the socket module has no name for it
 
@@ -127,10 +131,12 @@ class Channel:
         "_rest",
         "_sealer",
         "_socket",
+        "bulk_bytes",
         "bytes_received",
         "bytes_sent",
         "close_reason",
         "handlers",
+        "on_room",
         "queued_bytes",
     )
 
@@ -156,7 +162,9 @@ class Channel:
         self._drained: trio.Event | None = None
         self._on_pass: Callable[[], None] | None = None
         self.handlers: Handlers = ()
-        self.queued_bytes = 0
+        self.queued_bytes = 0  # small frames that wait for a full socket
+        self.bulk_bytes = 0  # DATA frames in line
+        self.on_room: Callable[[], None] | None = None  # there is room for bulk again
         self.bytes_received = 0
         self.bytes_sent = 0
         self.close_reason = ""
@@ -196,8 +204,9 @@ class Channel:
         if self._bulk is None:
             self._bulk = deque()
         self._bulk.append(frame)
+        self.bulk_bytes += len(frame)
         if self._blocked:
-            self._count(frame)
+            self._check_held()
         elif not self._marked:
             self._marked = True
             self._flusher.mark(self)
@@ -212,7 +221,10 @@ class Channel:
 
     def _count(self, frame: bytes) -> None:
         self.queued_bytes += len(frame)
-        if self.queued_bytes > _CUT_OFF_BYTES:
+        self._check_held()
+
+    def _check_held(self) -> None:
+        if self.queued_bytes + self.bulk_bytes > HELD_BYTES_MAX:
             self.close("overloaded")
 
     def send_now(self) -> None:
@@ -277,13 +289,14 @@ class Channel:
     def _next_bulk(self) -> bytes:
         assert self._bulk
         frame = self._bulk.popleft()
+        self.bulk_bytes -= len(frame)
+        if self.bulk_bytes < BULK_ROOM_BYTES and self.on_room is not None:
+            self.on_room()
         return frame if self._sealer is None else self._sealer.seal(frame)
 
     def _park(self) -> None:
         self._blocked = True
         self.queued_bytes = sum(map(len, self._out)) + len(self._rest or b"")
-        if self._bulk:
-            self.queued_bytes += sum(map(len, self._bulk))
         self._flusher.nursery.start_soon(self._drain)
 
     async def _drain(self) -> None:

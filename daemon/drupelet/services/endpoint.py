@@ -34,13 +34,15 @@ from drupelet.errors import (
     error_from_fields,
     error_to_fields,
 )
+from drupelet.services.sending import Sending
 from drupelet.services.streams import Stream
 from drupelet.wire import frames
-from drupelet.wire.bodies import Assembly, Outgoing, first_fragment
+from drupelet.wire.bodies import Assembly
 from drupelet.wire.codec import dumps, loads_control
 from drupelet.wire.frames import FLAG_MORE, HEADER, U32, U64, frame
 from drupelet.wire.limits import (
     BODY_BYTES_MAX,
+    BULK_BYTES_MAX,
     CALLS_PER_LINK_MAX,
     OUT_BYTES_MAX,
     STREAMS_PER_LINK_MAX,
@@ -93,8 +95,8 @@ class Endpoint:
     __slots__ = (
         "_assembly",
         "_deadlines",
-        "_outgoing",
         "_router",
+        "_sending",
         "channel",
         "close_error",
         "key",
@@ -134,7 +136,7 @@ class Endpoint:
         self._router = router
         self._deadlines = deadlines
         self._assembly: Assembly | None = None
-        self._outgoing: dict[int, Outgoing] | None = None
+        self._sending: Sending | None = None
 
     # -- life
 
@@ -163,7 +165,7 @@ class Endpoint:
         for served in serving.values():
             self._drop(served)
         self._assembly = None
-        self._outgoing = None
+        self._sending = None
 
     @property
     def closed(self) -> bool:
@@ -278,27 +280,16 @@ class Endpoint:
 
     def _send_large(self, kind: int, ident: int, prefix: bytes, body: bytes) -> None:
         """A body in fragments: the first with its header, the rest under credit."""
-        _, fragment = first_fragment(body)
-        head = bytes((prefix[0] | FLAG_MORE,)) + prefix[1:]
-        self.channel.queue(frame(kind, ident, head + fragment))
-        outgoing = Outgoing(ident, body)
-        if self._outgoing is None:
-            self._outgoing = {}
-        self._outgoing[ident] = outgoing
-        self._push(ident, outgoing)
-
-    def _push(self, ident: int, outgoing: Outgoing) -> None:
-        for data in outgoing.take():
-            self.channel.queue_bulk(data)
-        if outgoing.finished and self._outgoing is not None:
-            self._outgoing.pop(ident, None)
+        if self._sending is None:
+            self._sending = Sending(self.channel)
+        self._sending.start(kind, ident, prefix, body)
 
     def _forget(self, ident: int) -> None:
         """Drop half-sent and half-received bodies of a call that ended."""
         if self._assembly is not None:
             self._assembly.drop(ident)
-        if self._outgoing is not None:
-            self._outgoing.pop(ident, None)
+        if self._sending is not None:
+            self._sending.drop(ident)
 
     # -- deadlines (services/deadlines.py)
 
@@ -340,6 +331,8 @@ class Endpoint:
         self, origin: Endpoint, theirs: int, prefix: bytes, args: bytes, deadline: float, more: int
     ) -> None:
         """Pass on the call `theirs` of `origin`. `more`: the rest comes in DATA frames."""
+        if more and self.channel.bulk_bytes > BULK_BYTES_MAX:
+            raise NoConnection("overloaded")
         ident = self.table.open((origin, theirs), deadline)
         origin.serving[theirs] = (self, ident)
         if more:
@@ -470,10 +463,8 @@ class Endpoint:
     def _on_credit(self, ident: int, body: bytes) -> None:
         if len(body) != U32.size:
             raise RemoteProtocolError("malformed credit")
-        if self._outgoing is not None and ident in self._outgoing:
-            outgoing = self._outgoing[ident]
-            outgoing.add_credit(U32.unpack(body)[0])
-            self._push(ident, outgoing)
+        if self._sending is not None and ident in self._sending:
+            self._sending.credit(ident, U32.unpack(body)[0])
             return
         other = self._state(ident)
         if isinstance(other, tuple):

@@ -15,7 +15,7 @@ from drupelet.errors import LocalProtocolError, RemoteProtocolError
 from drupelet.net.channel import Channel, Flusher, tune_tcp
 from drupelet.wire import frames
 from drupelet.wire.frames import FrameReader, frame
-from drupelet.wire.limits import FRAME_BYTES_MAX, OUT_BYTES_MAX
+from drupelet.wire.limits import FRAME_BYTES_MAX, HELD_BYTES_MAX, OUT_BYTES_MAX
 from drupelet.wire.noise import CipherState
 from drupelet.wire.records import RecordOpener, RecordSealer
 
@@ -210,26 +210,26 @@ async def test_a_congested_end_still_reads() -> None:
 
 
 @pytest.mark.parametrize("bulk", [False, True])
-async def test_a_peer_that_never_reads_is_cut_off_at_four_times_the_maximum(bulk: bool) -> None:
-    piece = frame(DATA if bulk else CALL, 2, b"x" * 30_000)
+async def test_a_peer_that_never_reads_is_cut_off_at_the_maximum(bulk: bool) -> None:
+    piece = frame(DATA if bulk else CALL, 2, b"x" * 60_000)
     async with pair(sealed=False, running=False) as (ours, _):
-        queue = ours.channel.queue_bulk if bulk else ours.channel.queue
+        channel = ours.channel
+        queue = channel.queue_bulk if bulk else channel.queue
         highest = 0
-        for _ in range(5 * OUT_BYTES_MAX // len(piece)):
+        for _ in range(HELD_BYTES_MAX // len(piece) + 20):
             queue(piece)
             await trio.lowlevel.checkpoint()
-            if ours.channel.closed:
+            if channel.closed:
                 break
-            highest = max(highest, ours.channel.queued_bytes)
-        assert ours.channel.close_reason == "overloaded"
-        assert highest <= 4 * OUT_BYTES_MAX
-        assert highest > 4 * OUT_BYTES_MAX - 2 * len(piece)
+            highest = max(highest, channel.queued_bytes + channel.bulk_bytes)
+        assert channel.close_reason == "overloaded"
+        assert HELD_BYTES_MAX - 2 * len(piece) < highest <= HELD_BYTES_MAX
         await trio.testing.wait_all_tasks_blocked()
         assert ours.reasons == ["overloaded"]
         queue(piece)  # harmless, and not kept
         await trio.testing.wait_all_tasks_blocked()
-        assert not ours.channel._out
-        assert not ours.channel._bulk
+        assert not channel._out
+        assert not channel._bulk
 
 
 @both

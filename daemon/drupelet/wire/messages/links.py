@@ -79,6 +79,7 @@ class Welcome:
     refused: str | None = None
 
 
+@functools.lru_cache(maxsize=8)  # a node introduces itself in the same way in each handshake
 def encode_introduction(message: PeerIntroduction) -> bytes:
     """The payload of message 2 or 3. Raises: `LocalProtocolError` if a field breaks its bound."""
     try:
