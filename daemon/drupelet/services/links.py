@@ -474,13 +474,11 @@ class Links:
         port = established.peer.port
         link = self._new_link(endpoint, established, address, port, initiated=False)
         endpoint.on_hello = lambda body: self._declared_by(link, decode_welcome(body))
-        welcome = self._welcome(link, None)
-        refused = self._up(link)
-        welcome = replace(welcome, refused=refused)
+        welcome = replace(self._welcome(link, None), refused=self._up(link))
         endpoint.channel.queue(frame(frames.HELLO, 0, encode_welcome(welcome)))
         endpoint.channel.send_now()
-        if refused is not None:
-            endpoint.channel.close(refused)
+        if welcome.refused is not None:
+            endpoint.channel.close(welcome.refused)
         initial = established.rest
         del established, welcome  # 0.8 KB that an idle link does not need
         await self._carry(link, initial, None)

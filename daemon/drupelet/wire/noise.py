@@ -20,6 +20,7 @@ notation); fallback and deferred patterns (no user yet; an unknown name raises V
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Sequence

@@ -15,6 +15,7 @@ not repeated here: the handshake proves it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
