@@ -30,7 +30,7 @@ from drupelet.core.admission import Admission
 from drupelet.core.candidates import Candidate
 from drupelet.core.connection import Connection
 from drupelet.core.membership import Membership, PeerInfo
-from drupelet.errors import CallError, NoConnection, RemoteProtocolError
+from drupelet.errors import REASONS, CallError, NoConnection, RemoteProtocolError
 from drupelet.net import epmd
 from drupelet.net.channel import Channel, Flusher, tune_tcp
 from drupelet.net.dialer import dial
@@ -586,8 +586,9 @@ class Links:
             self._perform()
         elif kind == frames.GOODBYE:
             reason = loads_control(body)
-            if not isinstance(reason, str) or len(reason) > 64:
+            if not isinstance(reason, str):
                 raise RemoteProtocolError("malformed goodbye")
+            reason = reason if reason in REASONS else "closed"  # a later version's word
             link.connection.goodbye_received(reason, now)
             link.perform()
         else:

@@ -17,6 +17,7 @@ from drupelet.errors import NoConnection
 from drupelet.node import Node, open_node
 from drupelet.services import links
 from drupelet.wire import frames
+from drupelet.wire.codec import dumps
 from drupelet.wire.frames import frame
 from drupelet.wire.handshake import Initiator, make_credentials
 from drupelet.wire.records import RecordOpener, RecordSealer
@@ -278,3 +279,20 @@ async def test_a_node_whose_first_cookie_is_refused_gets_in_with_its_second(
                     await trio.sleep(0.1)
             assert sock is not None
             sock.close()
+
+
+async def test_a_members_goodbye_is_one_of_our_words(tmp_path: Path) -> None:
+    """It is shown to people and written to the log."""
+    reasons: list[str] = []
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        gandalf.links.listen(lambda event: reasons.append(event.reason))
+        for said, shown in [("stopping", "stopping"), ("x\nERROR: all is lost", "closed")]:
+            async with open_small_node(tmp_path, "bilbo", gandalf) as bilbo:
+                await wait_up(gandalf, "bilbo")
+                await wait_up(bilbo, "gandalf")
+                reasons.clear()
+                link = bilbo.links.link("gandalf")
+                assert link is not None
+                link.endpoint.channel.queue(frame(frames.GOODBYE, 0, dumps(said)))
+                await wait_up(gandalf, "bilbo", up=False)
+                assert reasons[0] == shown
