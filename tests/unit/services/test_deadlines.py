@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from drupelet.services.deadlines import Deadlines
+from drupelet.services.deadlines import GAP_PER_MEMBER_S, Deadlines
 
 
 class Table:
@@ -131,3 +131,19 @@ async def test_armed_before_it_runs(autojump_clock: trio.testing.MockClock) -> N
     with trio.move_on_after(3):
         await deadlines.run()
     assert len(table.told) == 1
+
+
+async def test_a_thousand_that_are_due_one_after_the_other_are_told_together(
+    deadlines: Deadlines, autojump_clock: trio.testing.MockClock
+) -> None:
+    start = trio.current_time()
+    gap_s = 1_000 * GAP_PER_MEMBER_S
+    tables = [Table(start + 1 + number * 1e-4) for number in range(1_000)]
+    for table in tables:
+        add(deadlines, table)
+        table.asked = 0
+    await trio.sleep(3)
+    for number, table in enumerate(tables):
+        assert len(table.told) == 1
+        assert 0 <= table.told[0] - (start + 1 + number * 1e-4) <= gap_s * 1.001
+        assert table.asked <= 2 * (0.1 / gap_s + 2)  # not once for each of the others

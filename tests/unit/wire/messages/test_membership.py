@@ -81,3 +81,10 @@ def test_refuses_too_many_bytes_before_decoding() -> None:
 def test_junk_raises_nothing_else(body: bytes) -> None:
     with suppress(RemoteProtocolError):
         decode_gossip(body)
+
+
+def test_gossip_is_the_codec_s_encoding_of_its_list() -> None:
+    for count in (0, 1, 23, 24, limits.GOSSIP_NODES_MAX):
+        nodes = tuple(entries(count))
+        plain = [[node.name, node.key, node.host, node.port] for node in nodes]
+        assert encode_gossip(Gossip(nodes)) == codec.dumps(plain)
