@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-OUT = Path("build/bench")
+OUT = Path("build/bench").resolve()
 SECTION_S_MAX = 900
 NOISE_MAX = 0.2
 

@@ -72,7 +72,7 @@ class Flusher:
     Owns: nothing but its place in the scheduler. Cancellation: what is queued stays queued.
     """
 
-    __slots__ = ("_dirty", "_sleeper", "nursery", "read_buffer")
+    __slots__ = ("_dirty", "_sleeper", "nursery", "read_buffer", "reading")
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
@@ -81,11 +81,12 @@ class Flusher:
         # and shrink an object of that size for each call: 22 % of a caller's time.
         self.read_buffer = memoryview(bytearray(_READ_BYTES))
         self._sleeper: trio.lowlevel.Task | None = None
+        self.reading = False  # a read pass is under way: it flushes at its end, nobody need wake up
 
     def mark(self, channel: Channel) -> None:
         """`channel` has something to send: wake up in the next scheduler pass."""
         self._dirty.append(channel)
-        if self._sleeper is not None:
+        if self._sleeper is not None and not self.reading:
             sleeper, self._sleeper = self._sleeper, None
             trio.lowlevel.reschedule(sleeper)
 
@@ -363,18 +364,26 @@ class Channel:
 
     def _receive(self, data: bytes) -> None:
         self.bytes_received += len(data)
-        if self._opener is not None:
-            handlers = self.handlers
-            for record in self._opener.receive_data(data):
-                if self.close_reason:
-                    return
-                dispatch_record(record, handlers)
-        else:
+        flusher = self._flusher
+        flusher.reading = True
+        try:
+            self._dispatch(data)
+            if self._on_pass is not None:
+                self._on_pass()
+        finally:
+            flusher.reading = False
+            flusher.flush()
+
+    def _dispatch(self, data: bytes) -> None:
+        if self._opener is None:
             assert self._reader is not None
             self._reader.dispatch(data, self.handlers)
-        if self._on_pass is not None:
-            self._on_pass()
-        self._flusher.flush()
+            return
+        handlers = self.handlers
+        for record in self._opener.receive_data(data):
+            if self.close_reason:
+                return
+            dispatch_record(record, handlers)
 
     def close(self, reason: str) -> None:
         """Close now; `run` returns `reason` (the first one given counts)."""
