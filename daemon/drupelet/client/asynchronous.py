@@ -427,13 +427,14 @@ class Client:
 
     async def _run_reader(self) -> None:
         session, connection = self._session, self._socket
+        buffer = memoryview(bytearray(RECEIVE_BYTES))  # made once: see RECEIVE_BYTES
         while True:
             await trio.lowlevel.wait_readable(connection.fileno())
             try:
-                data = connection.recv(RECEIVE_BYTES)
-                if not data:
+                count = connection.recv_into(buffer)
+                if not count:
                     break
-                settled, answers = session.receive_data(data)
+                settled, answers = session.receive_data(bytes(buffer[:count]))
             except BlockingIOError:
                 continue
             except (OSError, RemoteProtocolError):
