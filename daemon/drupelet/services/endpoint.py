@@ -456,9 +456,23 @@ class Endpoint:
         elif isinstance(other, Stream):
             other.data_received(body)
         elif self._assembly is not None and ident in self._assembly:
-            credit = self._assembly.receive(ident, body)
+            try:
+                credit = self._assembly.receive(ident, body)
+            except NoConnection as error:
+                self._refuse_body(ident, error)
+                return
             if credit is not None:
                 self.channel.queue(credit)
+
+    def _refuse_body(self, ident: int, error: NoConnection) -> None:
+        """There is no room for the rest of a body: that call ends, and nothing else."""
+        if (ident & 1) != self.table.parity:
+            self.reply_error(ident, error)
+            return
+        waiter = self.table.close(ident)
+        if waiter is not None:
+            self.channel.queue(frame(frames.CANCEL, ident))
+            self._give_error(ident, waiter, NoConnection(error.reason, maybe_ran=True))  # type: ignore[arg-type]
 
     def _on_credit(self, ident: int, body: bytes) -> None:
         if len(body) != U32.size:

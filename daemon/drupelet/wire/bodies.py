@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from drupelet.errors import RemoteProtocolError
+from drupelet.errors import NoConnection, RemoteProtocolError
 from drupelet.wire import limits
 from drupelet.wire.frames import CREDIT, DATA, FLAG_MORE, U32, frame
 
@@ -112,7 +112,9 @@ class Assembly:
     def receive(self, ident: int, data: bytes) -> bytes | None:
         """A DATA frame of a body that began; a CREDIT frame to send, or None.
 
-        Raises: `RemoteProtocolError` beyond the sender's credit, a body's maximum, or that of all.
+        Raises: `RemoteProtocolError` beyond the sender's credit or a body's maximum; `NoConnection`
+        when too much is unfinished: no fault of the sender, who cannot count what others forward
+        to us through it. That body is dropped; what follows of it is nobody's.
         """
         incoming, whole = self._bodies[ident]
         before = incoming.size
@@ -122,7 +124,8 @@ class Assembly:
             self.drop(ident)
             whole(body)
         elif self._bytes > self._bytes_max:
-            raise RemoteProtocolError("too much in unfinished bodies")
+            self.drop(ident)
+            raise NoConnection("overloaded")
         return credit
 
     def drop(self, ident: int) -> None:

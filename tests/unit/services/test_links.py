@@ -211,8 +211,10 @@ async def test_watchers_hear_of_nodes_in_order(tmp_path: Path) -> None:
     assert heard == [("up", "bilbo"), ("down", "bilbo")]
 
 
-@pytest.mark.parametrize("size", [1_000_000, 30_000])
-async def test_two_nodes_that_flood_each_other_stay_linked(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(("size", "count"), [(1_000_000, 100), (1_000_000, 30), (30_000, 1_000)])
+async def test_two_nodes_that_flood_each_other_stay_linked(
+    tmp_path: Path, size: int, count: int
+) -> None:
     """Each had stopped reading until the other one read; both then declared the other dead."""
     outcomes: dict[str, int] = {}
 
@@ -233,7 +235,7 @@ async def test_two_nodes_that_flood_each_other_stay_linked(tmp_path: Path, size:
             gandalf.links.listen(lambda event: lost.append(event.reason))
             with trio.fail_after(30):
                 async with trio.open_nursery() as nursery:
-                    for _ in range(30_000_000 // size):
+                    for _ in range(count):
                         nursery.start_soon(one, gandalf, "bilbo")
                         nursery.start_soon(one, bilbo, "gandalf")
             assert set(outcomes) <= {"answered", "overloaded"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drupelet.errors import RemoteProtocolError
+from drupelet.errors import NoConnection, RemoteProtocolError
 from drupelet.wire import limits
 from drupelet.wire.bodies import Assembly, Incoming, Outgoing, first_fragment
 from drupelet.wire.frames import CREDIT, DATA, FLAG_MORE, U32, split_record
@@ -135,5 +135,7 @@ def test_unfinished_bodies_of_a_channel_share_one_maximum() -> None:
     assert assembly.receive(2, b"\0" + b"A") is None  # the last one: whole, so it counts no more
     assert done == [b"a" * 60 + b"A"]
     assert assembly.start(8, b"d" * 60, done.append)
-    with pytest.raises(RemoteProtocolError, match="unfinished"):
+    with pytest.raises(NoConnection, match="overloaded"):
         assembly.receive(8, b"\x01" + b"D")
+    assert 8 not in assembly
+    assert assembly.start(8, b"d" * 60, done.append), "its bytes count no more"
