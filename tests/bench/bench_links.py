@@ -41,6 +41,7 @@ from drupelet.wire.frames import frame
 from drupelet.wire.handshake import ROLE_MEMBER, Credentials, Initiator, make_credentials
 from drupelet.wire.messages.links import decode_welcome
 from drupelet.wire.records import RecordOpener, RecordSealer
+from tests.bench.bench_portmap import be_nice
 from tests.bench.drupelet_peer import config, start_daemon
 from tests.bench.peers.benchlib import free_port, make_certs
 
@@ -291,6 +292,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one run instead of three")
     parser.add_argument("--links", type=int, default=LINKS)
     options = parser.parse_args()
+    if os.geteuid() == 0:
+        be_nice(-15)  # other work on the machine hardly touches the figures then
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     program = nats_server()
