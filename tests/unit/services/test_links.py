@@ -281,7 +281,7 @@ async def test_a_node_whose_first_cookie_is_refused_gets_in_with_its_second(
                     if established is not None:
                         break
                     assert reason == "bad_cookie"
-                    await trio.sleep(0.1)
+                    await trio.testing.wait_all_tasks_blocked(0.1)
             assert sock is not None
             sock.close()
 
