@@ -13,7 +13,7 @@ from drupelet.core.effects import MembershipEffect, NodeDown
 from drupelet.core.members import Member, MemberLink
 from drupelet.core.membership import Membership
 from drupelet.simulator import process as process_module
-from drupelet.simulator.__main__ import main
+from drupelet.simulator.main import main
 from drupelet.simulator.cluster import FAULTS, Result, Simulation
 from drupelet.simulator.ledger import InvariantError, Ledger
 from drupelet.simulator.process import Machines
