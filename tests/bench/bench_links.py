@@ -11,6 +11,9 @@ Memory is what the accepting process's RSS grew by once all links are open and h
 keepalives answered, for longer than a silent link lives. A few links are opened and closed before,
 so that what the process needs once is not counted.
 
+The floor that is printed beside is what any Python over libsodium must spend on a link: the
+handshake's public-key operations at both ends, and a connection with two round trips.
+
 Bars: >= 3x NATS TLS's links per second; <= 10 KB an idle link at 500 links.
 """
 
@@ -32,11 +35,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import drupelet
 from drupelet.store.cookie import load_or_make_cookie
-from drupelet.wire import frames
+from drupelet.wire import frames, sodium
 from drupelet.wire.frames import frame
 from drupelet.wire.handshake import ROLE_MEMBER, Credentials, Initiator, make_credentials
 from drupelet.wire.messages.links import decode_welcome
@@ -49,6 +53,7 @@ LINKS = 500
 RATE_GOAL = 3.0  # times NATS TLS
 IDLE_LINK_BYTES_GOAL = 10 * 1024
 WARM_LINKS = 16
+FLOOR_RUNS = 500
 START_S = 15.0
 ANSWER_S = 10
 SETTLE_S = 0.3  # after the first links are gone
@@ -162,9 +167,22 @@ class Figure:
     """One run with one server."""
 
     per_s: float
+    p50_us: float  # of opening one
     cpu_us: float  # of the accepting process, for each link
     idle_bytes: float
     keepalives: int = 0
+
+
+def figure_of(opened: list[float], cpu_s: float, grown_bytes: int, keepalives: int = 0) -> Figure:
+    """`opened`: the instants between which the links were opened."""
+    count = len(opened) - 1
+    return Figure(
+        count / (opened[-1] - opened[0]),
+        statistics.median(after - before for before, after in pairwise(opened)) * 1e6,
+        cpu_s / count * 1e6,
+        grown_bytes / count,
+        keepalives,
+    )
 
 
 @contextlib.contextmanager
@@ -190,15 +208,17 @@ def measure_ours(directory: Path, count: int) -> Figure:
             link.sock.close()
         time.sleep(SETTLE_S)
         before_bytes, before_s = server.rss_bytes(), server.cpu_s()
-        started = time.perf_counter()
-        links = [MemberLink(server.port, each) for each in nodes[:count]]
-        took_s = time.perf_counter() - started
+        opened = [time.perf_counter()]
+        links = []
+        for each in nodes[:count]:
+            links.append(MemberLink(server.port, each))
+            opened.append(time.perf_counter())
         cpu_s = server.cpu_s() - before_s
         keepalives = be_idle(links)
         grown_bytes = server.rss_bytes() - before_bytes
         for link in links:
             link.sock.close()
-    return Figure(count / took_s, cpu_s / count * 1e6, grown_bytes / count, keepalives)
+    return figure_of(opened, cpu_s, grown_bytes, keepalives)
 
 
 def be_idle(links: list[MemberLink]) -> int:
@@ -255,20 +275,70 @@ def measure_nats(program: str, directory: Path, count: int) -> Figure:
             open_one().close()
         time.sleep(SETTLE_S)
         before_bytes, before_s = server.rss_bytes(), server.cpu_s()
-        started = time.perf_counter()
-        links = [open_one() for _ in range(count)]
-        took_s = time.perf_counter() - started
+        opened = [time.perf_counter()]
+        links = []
+        for _ in range(count):
+            links.append(open_one())
+            opened.append(time.perf_counter())
         cpu_s = server.cpu_s() - before_s
         time.sleep(SETTLE_S)
         grown_bytes = server.rss_bytes() - before_bytes
         for link in links:
             link.close()
-    return Figure(count / took_s, cpu_s / count * 1e6, grown_bytes / count)
+    return figure_of(opened, cpu_s, grown_bytes)
+
+
+def cryptography_us() -> float:
+    """What both ends of one handshake spend in libsodium's X25519 and Ed25519."""
+    key, message = os.urandom(32), os.urandom(48)
+    public, identity, signature = (
+        sodium.x25519_public(key),
+        sodium.ed25519_public(key),
+        sodium.sign(key, message),
+    )
+    spans: list[float] = []
+    for _ in range(FLOOR_RUNS):
+        started = time.perf_counter()
+        sodium.x25519_public(key)
+        for _ in range(3):  # ee, es, se
+            sodium.x25519(key, public)
+        sodium.verify(identity, message, signature)
+        spans.append(time.perf_counter() - started)
+    return 2 * statistics.median(spans) * 1e6
+
+
+ACCEPTOR = f"""
+import socket
+listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+print(listening.getsockname()[1], flush=True)
+for _ in range({FLOOR_RUNS}):
+    sock, _ = listening.accept()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for _ in range(2):
+        sock.send(sock.recv(4096))
+"""
+
+
+def kernel_us() -> float:
+    """A connection and two round trips between two processes that do nothing else."""
+    spans: list[float] = []
+    with subprocess.Popen([sys.executable, "-c", ACCEPTOR], stdout=subprocess.PIPE) as acceptor:
+        assert acceptor.stdout is not None
+        port = int(acceptor.stdout.readline())
+        for _ in range(FLOOR_RUNS):
+            started = time.perf_counter()
+            sock = dial(port)
+            for _ in range(2):
+                sock.send(bytes(200))
+                sock.recv(4_096)
+            spans.append(time.perf_counter() - started)
+    return statistics.median(spans) * 1e6
 
 
 def median_of(runs: list[Figure]) -> Figure:
     return Figure(
         statistics.median(each.per_s for each in runs),
+        statistics.median(each.p50_us for each in runs),
         statistics.median(each.cpu_us for each in runs),
         statistics.median(each.idle_bytes for each in runs),
         sum(each.keepalives for each in runs),
@@ -277,8 +347,9 @@ def median_of(runs: list[Figure]) -> Figure:
 
 def show(who: str, figure: Figure) -> None:
     print(
-        f"  {who:10} {figure.per_s:8,.0f} link/s   server {figure.cpu_us:6,.0f} us of CPU each"
-        f"   {figure.idle_bytes / 1024:6.1f} KB an idle link"
+        f"  {who:10} {figure.per_s:8,.0f} link/s   p50 {figure.p50_us:6,.0f} us   "
+        f"server {figure.cpu_us:6,.0f} us of CPU each   "
+        f"{figure.idle_bytes / 1024:6.1f} KB an idle link"
     )
 
 
@@ -305,6 +376,11 @@ def main() -> int:
                 theirs.append(measure_nats(program, Path(name), options.links))
             ours.append(measure_ours(Path(name), options.links))
     print(f"links: {options.links} opened one after the other, median of {len(ours)} runs")
+    cryptography, kernel = cryptography_us(), kernel_us()
+    print(
+        f"  floor      {1e6 / (cryptography + kernel):8,.0f} link/s   "
+        f"cryptography of both ends {cryptography:.0f} us, kernel {kernel:.0f} us"
+    )
     figure = median_of(ours)
     show("drupelet", figure)
     good = True
@@ -314,7 +390,8 @@ def main() -> int:
         ratio = figure.per_s / peer.per_s
         good = goal(
             ratio >= RATE_GOAL,
-            f"drupelet / nats-tls = {ratio:.2f}x links per second (goal >= {RATE_GOAL}x)",
+            f"drupelet / nats-tls = {ratio:.2f}x links per second, "
+            f"{peer.p50_us / figure.p50_us:.2f}x by p50 (goal >= {RATE_GOAL}x)",
         )
     else:
         print("  ----  nats-server is absent (tests/bench/setup.sh): no ratio")
