@@ -37,6 +37,7 @@ from drupelet.errors import (
 from drupelet.services.endpoint import Endpoint, too_large
 from drupelet.services.inline import (
     as_call_error,
+    encode_chunks,
     join_answers,
     run_inline,
     run_many,
@@ -140,10 +141,12 @@ class Calls:
         prefix = self._prefix(mission, function, timeout)
         prefix = bytes((prefix[0] | FLAG_MANY,)) + prefix[1:]
         deadline = trio.current_time() + timeout
-        chunks = [
-            lists[start : start + MANY_CALLS_MAX] for start in range(0, len(lists), MANY_CALLS_MAX)
-        ]
-        encoded = [dumps(chunk) for chunk in chunks]
+        chunks: list[list[list[object]]] = []
+        encoded: list[bytes] = []
+        for start in range(0, len(lists), MANY_CALLS_MAX):
+            for chunk, body in encode_chunks(lists[start : start + MANY_CALLS_MAX]):
+                chunks.append(chunk)
+                encoded.append(body)
         if node == self._directory().own_name:
             export = self._permit(f"{mission}/{function}".encode(), "member", b"")
             if export.inline is not None:

@@ -69,6 +69,20 @@ async def run_many_in_turn(export: Export, args: Sequence[object]) -> object:
     return [values, errors]
 
 
+def encode_chunks(lists: list[list[object]]) -> list[tuple[list[list[object]], bytes]]:
+    """(argument lists, encoded) of many calls: in one body, or in more when that is too large.
+
+    Raises: `NotSendable` for a call that is too large alone, or that is not data.
+    """
+    try:
+        return [(lists, dumps(lists))]
+    except NotSendable:
+        if len(lists) == 1:
+            raise
+    half = len(lists) // 2
+    return encode_chunks(lists[:half]) + encode_chunks(lists[half:])
+
+
 def join_answers(
     chunks: Sequence[Sequence[object]], bodies: Sequence[bytes | CallError]
 ) -> list[object]:

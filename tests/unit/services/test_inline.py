@@ -15,6 +15,7 @@ from drupelet.errors import (
 )
 from drupelet.services.inline import (
     as_call_error,
+    encode_chunks,
     join_answers,
     run_inline,
     run_many,
@@ -89,3 +90,14 @@ def test_what_a_failure_becomes() -> None:
     unsent = as_call_error(HALF, NotSendable("a function"))
     assert isinstance(unsent, RemoteError)
     assert unsent.kind == "not_sendable"
+
+
+def test_what_is_too_large_for_one_body_goes_in_more() -> None:
+    lists: list[list[object]] = [[bytes(6 * 1024 * 1024)] for _ in range(5)]
+    chunks = encode_chunks(lists)
+    assert [len(chunk) for chunk, _ in chunks] == [2, 1, 2]
+    assert [each for chunk, _ in chunks for each in chunk] == lists
+    with pytest.raises(NotSendable):
+        encode_chunks([[1], [bytes(17 * 1024 * 1024)]])
+    with pytest.raises(NotSendable):
+        encode_chunks([[1], [lambda: 1]])
