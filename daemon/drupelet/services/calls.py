@@ -121,8 +121,19 @@ class Calls:
             endpoint = await self._connect(node, deadline)
         if len(encoded) > BODY_BYTES_MAX:
             raise too_large(len(encoded))
+        if endpoint.channel.congested:
+            await self._wait_for_room(endpoint, deadline)
         body = await endpoint.call(prefix, encoded, deadline)
         return loads(body[1:])
+
+    @staticmethod
+    async def _wait_for_room(endpoint: Endpoint, deadline: float) -> None:
+        """A program in this process waits where a frame from outside would be refused."""
+        with trio.CancelScope(deadline=deadline) as scope:
+            while endpoint.channel.congested and not endpoint.closed:
+                await endpoint.channel.wait_sendable()
+        if scope.cancelled_caught:
+            raise Timeout(maybe_ran=False)
 
     async def call_many(
         self,

@@ -43,6 +43,7 @@ from drupelet.wire.frames import FLAG_MORE, HEADER, U32, U64, frame
 from drupelet.wire.limits import (
     BODY_BYTES_MAX,
     BULK_BYTES_MAX,
+    HELD_BYTES_MAX,
     CALLS_PER_LINK_MAX,
     OUT_BYTES_MAX,
     STREAMS_PER_LINK_MAX,
@@ -310,7 +311,8 @@ class Endpoint:
     def reply(self, ident: int, encoded: bytes) -> None:
         """Answer the peer's call with an encoded value."""
         self.serving.pop(ident, None)
-        if self.channel.queued_bytes > _ANSWERS_BYTES_MAX:
+        held_bytes = self._sending.held_bytes if self._sending is not None else 0
+        if self.channel.queued_bytes > _ANSWERS_BYTES_MAX or held_bytes > HELD_BYTES_MAX:
             self.reply_error(ident, NoConnection("overloaded", maybe_ran=True))
         elif len(encoded) > frames.MORE_ABOVE:
             if len(encoded) > BODY_BYTES_MAX:
