@@ -2,24 +2,29 @@
 
 Development's single opt-in: every function that the file marks with @mission is exported. The node
 is this very process; the file is loaded by a mission worker, never here. It has the demo's cookie
-and, while a demo runs, its port mapper, so that they find each other.
+and, while a demo runs, its port mapper, so that they find each other. A file that does not load
+ends it (exit code 1), as `python FILE.py` would; an installed daemon goes on without that mission.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from drupelet.cli import output, places
 from drupelet.cli.demo import program
 from drupelet.cli.grammar import Request, UsageError
 from drupelet.cli.output import Failed
+from drupelet.net import sockets
 from drupelet.wire.limits import NAME_CHARS_MAX
 
 if TYPE_CHECKING:
     from drupelet.node import Node
+
+_SHOWN_MAX: Final = 8  # functions that the greeting lists; the rest of a big file would hide it
 
 
 def run(request: Request) -> int:
@@ -31,9 +36,12 @@ def run(request: Request) -> int:
     file = Path(request.argument(0)).absolute()
     if not file.is_file():
         raise Failed(f"{file} is no file", mend="name a Python file with @mission functions")
+    if file.suffix != ".py":
+        raise Failed(f"{file} does not end in .py", mend="rename it, or name another file")
     name = request.options.get("name") or default_name(file, socket.gethostname())
     if default_name(Path(name), "") != name:
-        raise UsageError(f"--name {name!r}: a node's name has letters, digits, - and _", "run")
+        rule = f"a node's name has 1 to {NAME_CHARS_MAX} letters, digits, - and _"
+        raise UsageError(f"--name {name!r}: {rule}; a letter or digit first and last", "run")
     port = request.integer(
         "mapper-port", places.demo_mapper_port() or places.MAPPER_PORT, 1, 65_535
     )
@@ -45,16 +53,54 @@ def run(request: Request) -> int:
     )
     start_log("info", terse=True)
 
-    def on_ready(node: Node) -> None:
-        me = program()
-        output.line(
-            f"node {name} serves {file.name} on port {node.port}. In another terminal, try:"
+    config = places.development_config(name, directory, port)
+    if _answers(config.node.socket):
+        raise Failed(
+            f"a node named {name} runs on this machine already",
+            mend="stop it (Ctrl-C there), or choose another name with --name",
         )
-        output.line(f"  {me} missions            # what it serves")
-        output.line(f"  {me} call {name} MISSION FUNCTION [ARG...]")
-        output.line("Ctrl-C stops it.")
+    broken: Failed | None = None
+    try:
+        return run_node(config, [spec], lambda node: _greet(node, file))
+    except* Failed as group:  # trio's nurseries wrap it
+        broken = _first(group)
+    raise broken
 
-    return run_node(places.development_config(name, directory, port), [spec], on_ready)
+
+def _greet(node: Node, file: Path) -> None:
+    """Say how to call what the file exports. Raises: `Failed` when the file does not load."""
+    for mission in node.missions.snapshot():
+        if mission["state"] == "refused":
+            raise Failed(
+                f"{file.name} does not load:\n{str(mission['problem']).partition(': ')[2]}",
+                mend="correct the file and start again",
+            )
+    exports = [one for one in node.missions.exports.values() if one.inline is None]
+    me = program()
+    output.line(f"node {node.name} serves {file.name} on port {node.port}. In another terminal:")
+    for export in exports[:_SHOWN_MAX]:
+        call = f"{me} call {node.name} {export.mission} {export.function}"
+        output.line(f"  {output.plain(call, None)}    # {output.plain(export.signature, None)}")
+    if not exports:
+        output.line("  (nothing to call yet: the file's process is not ready, see the log)")
+    if len(exports) > _SHOWN_MAX:
+        output.line(f"  ... and {len(exports) - _SHOWN_MAX} more")
+    output.line("Ctrl-C stops it.")
+
+
+def _answers(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        sockets.connect_nowait(str(path)).close()
+        return True
+    return False
+
+
+def _first(group: BaseExceptionGroup[Failed]) -> Failed:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Failed)
+    return error
 
 
 def default_name(file: Path, host_name: str) -> str:

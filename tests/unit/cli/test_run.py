@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from drupelet.cli.run import default_name
+from drupelet.cli.output import Failed
+from drupelet.cli.run import _first, _greet, default_name
+from drupelet.net.sockets import make_run_directory
+from drupelet.services.missions import Export
 from drupelet.wire.limits import NAME_CHARS_MAX
 from tests.unit.cli.conftest import Run
+
+if TYPE_CHECKING:
+    from drupelet.node import Node
 
 
 @pytest.mark.parametrize(
@@ -32,3 +41,67 @@ def test_mistakes_are_told(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "kitchen.py"
     file.touch()
     assert run("run", str(file), "--name", "a b")[0] == 2
+    code, _, err = run("run", str(file), "--name", "x" * (NAME_CHARS_MAX + 1))
+    assert (code, f"1 to {NAME_CHARS_MAX}" in err) == (2, True)
+    (tmp_path / "kitchen.txt").touch()
+    code, _, err = run("run", str(tmp_path / "kitchen.txt"))
+    assert (code, "end in .py" in err) == (1, True)
+
+
+def test_a_name_that_runs_here_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    file = tmp_path / "kitchen.py"
+    file.touch()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(make_run_directory() / "kitchen.sock"))
+        other.listen()
+        code, _, err = run("run", str(file))
+    assert (code, "--name" in err) == (1, True)
+
+
+class FakeMissions:
+    """What the greeting asks of `services/missions.py`."""
+
+    def __init__(self, *functions: str, problem: str = "") -> None:
+        self.problem = problem
+        self.exports = {
+            b"kitchen/" + one.encode(): Export(
+                b"kitchen/" + one.encode(), "kitchen", one, frozenset(), signature=f"{one}(x: int)"
+            )
+            for one in functions
+        }
+        self.exports[b"node/ping"] = Export(
+            b"node/ping", "node", "ping", frozenset(), inline=lambda: None
+        )
+
+    def snapshot(self) -> list[dict[str, object]]:
+        return [{"state": "refused" if self.problem else "ready", "problem": self.problem}]
+
+
+def greet(missions: FakeMissions) -> None:
+    node = SimpleNamespace(name="pi1", port=4370, missions=missions)
+    _greet(cast("Node", node), Path("kitchen.py"))
+
+
+def test_greeting_lists_what_can_be_called(capsys: pytest.CaptureFixture[str]) -> None:
+    greet(FakeMissions("boil"))
+    out = capsys.readouterr().out
+    assert "call pi1 kitchen boil    # boil(x: int)" in out
+    assert "ping" not in out
+    for count, more in ((8, False), (9, True)):
+        greet(FakeMissions(*(f"f{number}" for number in range(count))))
+        out = capsys.readouterr().out
+        assert (out.count(" call "), "... and 1 more" in out) == (8, more)
+    greet(FakeMissions())
+    assert "nothing to call yet" in capsys.readouterr().out
+
+
+def test_a_file_that_does_not_load_ends_it() -> None:
+    problem = "file_wont_compile: /k.py:4: invalid syntax"
+    with pytest.raises(Failed, match=r"kitchen\.py does not load:\n/k\.py:4: invalid syntax"):
+        greet(FakeMissions(problem=problem))
+    failed = Failed("broken", mend="")
+    assert _first(ExceptionGroup("", [ExceptionGroup("", [failed])])) is failed
