@@ -48,7 +48,7 @@ _READ_BYTES: Final = 262_144  # a pass of many small frames, or four full record
 # A burst goes out in parts, so that the peer's processor works on the first while ours makes the
 # next: 65 k calls/s became 105 k at 32 outstanding; 8 and 24 gave 87 k and 80 k.
 _EARLY_FRAMES: Final = 16
-_EARLY_LARGE: Final = 8  # of more than 1 KiB: 16 of 4 KiB do not fit one record
+_EARLY_LARGE: Final = 15  # of more than 1 KiB: 15 of 4 KiB fit one record, 16 do not
 _NOTSENT_BYTES: Final = 131_072  # what the kernel may hold unsent: 10 ms at 100 Mbit/s
 _TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; the socket module has no name for it
 
