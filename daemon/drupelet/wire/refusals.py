@@ -138,7 +138,8 @@ def _not_data(value: object) -> str:
             f"a {name} is code, and only data travels; export the function in a mission and send "
             "its name"
         )
+    article = "an" if name[:1].lower() in "aeiou" else "a"
     return (
-        f"a {name} is not data; only None, bool, int, float, str, bytes, list, tuple, dict, "
-        "datetime, UUID, Pid and Ref travel: send its fields in a dict"
+        f"{article} {name} is not data; only None, bool, int, float, str, bytes, list, tuple, "
+        "dict, datetime, UUID, Pid and Ref travel: send its fields in a dict"
     )

@@ -36,7 +36,8 @@ def a_function() -> None:
         ({2**70: 0}, "key a int", "64 bits"),
         ({'say "x"\n': object}, '["say \\"x\\"\\n"]', "code"),
         ({"k" * 100: object}, f'["{"k" * 40}..."]', "code"),
-        (object(), "", "object is not data"),
+        (object(), "", "an object is not data"),
+        (slice(1), "", "a slice is not data"),
     ],
 )
 def test_the_place_and_the_mend(value: Any, path: str, words: str) -> None:
