@@ -38,6 +38,7 @@ from drupelet.client.protocol import (
     NodeEvent,
     Session,
     call_target,
+    check_names,
     decode_event,
     encode_arguments,
     timeout_ms,
@@ -63,6 +64,11 @@ async def open_client(socket: str | PathLike[str] | None = None) -> AsyncIterato
     Raises: `NoConnection` ("no_daemon"), naming the sockets that were tried; `ConfigError` when the
     directory that holds them is open to other users. What the body raises passes as it is.
     """
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError(
+            "open_client is for trio programs, trio.run(main); in others, asyncio's too, "
+            "use drupelet.client.connect, in a thread where it must not block"
+        )
     client = await _connect(socket)
     failure: Exception | None = None
     try:
@@ -295,6 +301,7 @@ class Client:
 
         `nodes` None: the local node and every node that is up.
         """
+        check_names(nodes)
         encoded = encode_arguments(args)
         rest_s = timeout
         if nodes is None:

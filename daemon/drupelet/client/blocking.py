@@ -24,6 +24,7 @@ from drupelet.client.protocol import (
     NodeEvent,
     Session,
     call_target,
+    check_names,
     decode_event,
     encode_arguments,
     timeout_ms,
@@ -169,6 +170,7 @@ class BlockingClient:
 
         `nodes` None: the local node and every node that is up.
         """
+        check_names(nodes)
         deadline_s = time.monotonic() + timeout
         names = list(dict.fromkeys(self._all_nodes(timeout) if nodes is None else nodes))
         targets = [call_target(name, mission, function) for name in names]

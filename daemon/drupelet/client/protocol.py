@@ -123,6 +123,13 @@ def call_target(node_name: str, mission: str, function: str) -> bytes:
     return target
 
 
+def check_names(nodes: object) -> None:
+    """A lone text would be taken letter by letter. Raises: `NotSendable`."""
+    if isinstance(nodes, str | bytes):
+        what = f"a list of names, not {nodes!r}; write [{nodes!r}], or None for every node"
+        raise NotSendable(what, "nodes")
+
+
 def encode_arguments(arguments: tuple[object, ...] | list[object]) -> bytes:
     """The positional arguments as one CBOR array. Raises: `NotSendable`, before a byte is sent."""
     try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,6 +167,17 @@ async def test_call_many_and_multicall(daemon: FakeDaemon) -> None:
         some = await node.multicall(["bilbo", "frodo"], "echo", "echo", 7)
         assert some["bilbo"] == 7
         assert isinstance(some["frodo"], NoConnection)
+        with pytest.raises(NotSendable, match="list of names"):
+            await node.multicall("all", "echo", "echo", 7)
+
+
+def test_other_loops_are_told_what_to_use() -> None:
+    async def use() -> None:
+        async with open_client():
+            raise AssertionError("no trio, and yet a client")
+
+    with pytest.raises(RuntimeError, match=r"client\.connect"):
+        asyncio.run(use())
 
 
 async def test_calls_beyond_the_maximum_are_refused(

@@ -169,6 +169,9 @@ def test_multicall_has_one_deadline(daemon: FakeDaemon) -> None:
         assert node.multicall(None, "echo", "echo", 7) == {"gandalf": 7, "bilbo": 7}
         late = node.multicall(["bilbo"], "echo", "silent", timeout=0.01)
         assert isinstance(late["bilbo"], Timeout)
+        for one in ("all", b"all"):
+            with pytest.raises(NotSendable, match="list of names"):
+                node.multicall(one, "echo", "echo", 7)  # type: ignore[arg-type]
 
 
 def test_cast_nodes_ping(daemon: FakeDaemon) -> None:
