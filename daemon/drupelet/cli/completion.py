@@ -16,6 +16,8 @@ _NODE_NAMES = (
     'sed -n \'s/.*"name": "\\([^"]*\\)".*/\\1/p\''
 )
 
+_TYPED = '"${COMP_WORDS[0]}"'  # as typed, .venv/bin/drupelet for one, which is on no PATH
+
 
 def completion(request: Request) -> int:
     """``completion SHELL``."""
@@ -29,7 +31,7 @@ def bash() -> str:
     cases = [f'    {verb.name}) words="{" ".join(_words(verb))}" ;;' for verb in VERBS.values()]
     general = " ".join(_flags(GENERAL_OPTIONS))
     return f"""# bash completion for drupelet: source <(drupelet completion bash)
-_drupelet_nodes() {{ {_NODE_NAMES}; }}
+_drupelet_nodes() {{ {_NODE_NAMES.replace("drupelet", _TYPED, 1)}; }}
 _drupelet() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" verb="" place=0 index words=""
   COMPREPLY=()

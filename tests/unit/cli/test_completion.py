@@ -40,7 +40,9 @@ def test_bash_completes_verbs_options_and_nodes(
             f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _drupelet; "
             'printf "%s\\n" "${COMPREPLY[@]}"'
         )
-        environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        environ = dict(os.environ)
+        if words[0] == "drupelet":
+            environ["PATH"] = f"{tmp_path}:{environ['PATH']}"
         done = subprocess.run(
             ["bash", "-c", code],
             env=environ,
@@ -54,4 +56,5 @@ def test_bash_completes_verbs_options_and_nodes(
     assert complete("drupelet", "no") == {"nodes"}
     assert complete("drupelet", "--js") == {"--json"}
     assert complete("drupelet", "ping", "bi") == {"bilbo"}
+    assert complete(str(program), "ping", "bi") == {"bilbo"}  # as typed, on no PATH
     assert complete("drupelet", "--socket", "x", "call", "--ti") == {"--timeout"}
