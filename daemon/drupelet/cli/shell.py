@@ -38,7 +38,8 @@ HISTORY_LINES_MAX: Final = 2_000
 SOURCE_CHARS_MAX: Final = 1_000_000  # of one statement; a file given by mistake stops here
 STOP_S: Final = 3.0  # after Ctrl-C a line has this long to clean up
 _BANNER: Final = (
-    "Connected to {name}. `await` works; ready: node, call, cast, multicall, nodes, ping, trio.\n"
+    "Connected to {name}. `await` works; ready: node, call, call_many, cast, multicall, "
+    "nodes, ping, trio.\n"
     '  await call("{name}", "kvs", "lookup", "weather")\n'
     "Ctrl-C cancels the running line, Ctrl-D leaves."
 )
@@ -248,6 +249,9 @@ class Console:
         if value is not None:
             self.names["_"] = value
             output.line(repr(value))
+            if inspect.iscoroutine(value):
+                value.close()  # or Python warns later, on another line
+                output.note("nothing was called: write `await` before it")
 
 
 @contextlib.contextmanager

@@ -87,6 +87,12 @@ def test_a_line_that_raises_gives_exit_code_1_and_the_rest_runs(
     assert ("after" in done.stdout) is (source != "(1")
 
 
+def test_a_forgotten_await_is_told(daemon: FakeDaemon) -> None:
+    done = piped(daemon, 'call("", "kvs", "lookup", "weather")\n1\n')
+    assert done.returncode == 0
+    assert done.stderr == "nothing was called: write `await` before it\n"
+
+
 def test_exit_leaves_with_its_code(daemon: FakeDaemon) -> None:
     assert piped(daemon, "raise SystemExit(7)\n1").returncode == 7
     assert piped(daemon, "exit()\n1").returncode == 0
