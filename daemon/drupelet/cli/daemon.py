@@ -61,6 +61,9 @@ def _run(arguments: argparse.Namespace) -> int:
         link = dataclasses.replace(config.link, cookie_file=arguments.cookie_file.absolute())
         config = dataclasses.replace(config, link=link)
     if arguments.check_config:
+        from drupelet.services.mission_files import read_missions
+
+        read_missions(config.missions.dir)
         output.write(to_toml(config))
         return EXIT_DONE
     if arguments.parent is not None and not die_with(arguments.parent):

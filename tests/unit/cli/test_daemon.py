@@ -38,6 +38,18 @@ def test_a_bad_configuration_is_78_with_file_line_and_key(
     assert main(["--config", str(config.parent / "none"), "--check-config"]) == 78
 
 
+def test_check_config_reads_the_missions_too(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config.parent / "missions.d" / "kvs.toml"
+    file.parent.mkdir()
+    file.write_text('modul = "kvs"\n')
+    assert main(["--config", str(config), "--check-config"]) == 78
+    captured = capsys.readouterr()
+    assert f"{file}:1: modul" in captured.err
+    assert captured.out == ""
+
+
 @pytest.mark.parametrize("argv", [["--nonsense"], ["--parent", "x"], ["--conf", "x"], ["word"]])
 def test_usage_is_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
