@@ -50,11 +50,11 @@ REASON_MENDS: Final = {
     "stopping": "start the node again",
 }
 KIND_MENDS: Final = {
-    "undef": "`drupelet missions` on that node lists what it exports",
+    "undef": "`drupelet call NODE node info` shows what that node exports",
     "badarg": "compare the arguments with the function's signature",
     "mission_crashed": "its log has the reason; it is restarted",
-    "mission_stuck": "the function took too long and was restarted; its log says where",
-    "mission_backoff": "it crashed too often; its log has the reason",
+    "mission_stuck": "try again: it starts anew; look for a loop without end, or one that waits",
+    "mission_backoff": "wait, it starts again by itself; that node's log has the reason",
     "too_large": "send it in pieces",
 }
 
@@ -177,7 +177,7 @@ def explain(error: Exception) -> list[str]:
     """A failure as lines for a person: what, why, mend."""
     match error:
         case RemoteError():
-            lines = [f"drupelet: {plain(str(error), None)}"]
+            lines = [f"drupelet: {plain(one, None)}" for one in str(error).splitlines() or [""]]
             if error.traceback_text:
                 lines += ["why: the function raised on the other node:"]
                 lines += [f"  {plain(one, None)}" for one in error.traceback_text.splitlines()]
@@ -202,7 +202,7 @@ def mend(error: Exception) -> str:
         case RemoteError():
             return KIND_MENDS.get(error.kind, "")
         case Timeout():
-            return "give it more time with --timeout, or ask `drupelet why NODE`"
+            return "give it more time (--timeout 60, in Python timeout=60), or `drupelet why NODE`"
         case NoConnection():
             return str(getattr(error, "mend", "")) or REASON_MENDS.get(error.reason, "")
         case NotPermitted():

@@ -59,6 +59,13 @@ def test_control_characters_of_a_peer_do_not_reach_the_terminal(
     assert run("call", "gandalf", "kvs", "lookup", "x")[1] == '"\\u001b[2J\\u009b"\n'
 
 
+def test_several_lines_of_a_refusal_stay_lines(daemon: FakeDaemon, run: Run) -> None:
+    error = RemoteError("invalid_export", "k.py:1: one\nk.py:2: two")
+    daemon.functions["/m/undef"] = fail_with(error)  # type: ignore[assignment]
+    err = run("call", "gandalf", "m", "undef")[2]
+    assert err == "drupelet: invalid_export: k.py:1: one\ndrupelet: k.py:2: two\n"
+
+
 def test_a_reader_that_goes_away_ends_it_quietly(daemon: FakeDaemon) -> None:
     daemon.functions["/node/metrics"] = lambda: "x\n" * 500_000
     running = subprocess.Popen(program("metrics"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
