@@ -204,6 +204,8 @@ class Node:
                     source="static", host=peer.host, port=peer.port, name=peer.name, key_prefix=""
                 )
             )
+        if self.config.missions.launcher == "systemd":
+            _log.info("missions_launcher wanted=systemd, it comes later: using child processes")
         if self.identity.replaced_key:
             _log.warning(
                 "key_replaced old=%s, this card was copied from another board: a new key was made",
