@@ -13,9 +13,9 @@ from drupelet.core.effects import MembershipEffect, NodeDown
 from drupelet.core.members import Member, MemberLink
 from drupelet.core.membership import Membership
 from drupelet.simulator import process as process_module
-from drupelet.simulator.main import main
 from drupelet.simulator.cluster import FAULTS, Result, Simulation
 from drupelet.simulator.ledger import InvariantError, Ledger
+from drupelet.simulator.main import main
 from drupelet.simulator.process import Machines
 
 SEEDS = range(1000, 1020)

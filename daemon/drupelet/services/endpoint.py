@@ -43,8 +43,8 @@ from drupelet.wire.frames import FLAG_MORE, HEADER, U32, U64, frame
 from drupelet.wire.limits import (
     BODY_BYTES_MAX,
     BULK_BYTES_MAX,
-    HELD_BYTES_MAX,
     CALLS_PER_LINK_MAX,
+    HELD_BYTES_MAX,
     OUT_BYTES_MAX,
     STREAMS_PER_LINK_MAX,
 )
