@@ -238,7 +238,11 @@ def _secrets_of(config: Config) -> tuple[Identity, tuple[Cookie, ...]]:
             key="[node] state_dir",
         ) from None
     identity = load_or_make_identity(state_dir, board_serial=board_serial())
-    cookies = load_or_make_cookie(config.link.cookie_file, environment=config.node.environment)
+    file = config.link.cookie_file
+    had_cookie = file.exists()
+    cookies = load_or_make_cookie(file, environment=config.node.environment)
+    if not had_cookie:
+        _log.warning("cookie_made file=%s, copy it to the other nodes: alone until then", file)
     return identity, cookies
 
 
@@ -288,6 +292,7 @@ async def _serve(
         gc.collect()
         gc.freeze()  # what was made at start stays; later collections need not look at it
         notify.ready(f"{node.name} on port {node.port}")
+        _log.info("ready name=%s port=%d socket=%s", node.name, node.port, config.node.socket)
         on_ready(node)
         await node.start_finding()
         async with trio.open_nursery() as nursery:

@@ -336,7 +336,8 @@ class Calls:
             hint = f"; did you mean {near[0]}?" if near else ""
             return RemoteError(
                 "undef",
-                f"no mission {mission!r} on this node, it has: {', '.join(sorted(missions))}{hint}",
+                f"no mission {mission!r} on {_text(self.own_name)}, it has: "
+                f"{', '.join(sorted(missions))}{hint}",
             )
         functions = sorted(missions[mission])
         near = difflib.get_close_matches(function, functions, n=1)

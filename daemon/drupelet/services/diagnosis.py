@@ -19,13 +19,14 @@ from typing import Final
 import trio
 
 from drupelet.core.candidates import Candidate
-from drupelet.errors import REASONS, CallError, NoConnection
+from drupelet.errors import REASONS, CallError, LocalProtocolError, NoConnection
 from drupelet.net import epmd
 from drupelet.services.calls import Calls
 from drupelet.services.links import Links
 from drupelet.services.missions import Missions
 
 _ADDRESSES_MAX: Final = 8
+_LOOPBACK: Final = "127.0.0.1"
 _STEP_S: Final = 2.0
 _PROBES_S: Final = 8.0  # for all addresses together; the command waits 15 s
 
@@ -172,6 +173,9 @@ class Why:
             last = self._links.membership.reason(node)
             if last not in ("no_such_node", ""):
                 return walk.broken("key" if last == "name_taken" else "name", last)
+            here = await self._on_this_machine(walk, node)
+            if here is not None:
+                return [here]
             names = [str(each.name) for each in self._links.membership.nodes()]
             near = difflib.get_close_matches(node, names, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -188,6 +192,24 @@ class Why:
         candidate = Candidate(source="mapper", host=host, port=entry.port, name=name, key_prefix="")
         self._links.candidate(candidate)
         return [candidate]
+
+    async def _on_this_machine(self, walk: Diagnosis, node: str) -> Candidate | None:
+        """A name that only the port mapper here knows: a node that never linked (its cookie?).
+
+        A port mapper tells a client of new names only when asked.
+        """
+        try:
+            entry = await epmd.lookup(_LOOPBACK, node, port=self._mapper_port, timeout_s=_STEP_S)
+        except (NoConnection, LocalProtocolError):
+            return None
+        if entry is None or entry.port == 0:
+            return None
+        walk.good("name", f"the port mapper of this machine knows {node} at port {entry.port}")
+        candidate = Candidate(
+            source="mapper", host=_LOOPBACK, port=entry.port, name=node, key_prefix=""
+        )
+        self._links.candidate(candidate)
+        return candidate
 
     async def _ask(
         self, walk: Diagnosis, node: str, mission: str | None, function: str | None
@@ -246,5 +268,5 @@ class Why:
         if ours and have and ours != have:
             detail = f"{node} runs code {have[:12]}, this node has {ours[:12]}"
             return walk.broken("code", "code_differs", detail)
-        walk.good("code", "the same code on both" if ours and have else "only there")
+        walk.good("code", "the same code on both" if ours and have else f"only {node} has it")
         return walk.done()

@@ -16,6 +16,7 @@ from drupelet.errors import REASONS
 from drupelet.node import Node, open_node
 from drupelet.services import diagnosis
 from drupelet.services.diagnosis import MENDS, Diagnosis
+from drupelet.wire.epmd import MapperEntry
 from tests.unit.services.nodes import make_config, open_small_node, wait_up
 
 
@@ -184,3 +185,19 @@ async def test_a_node_that_hangs_takes_no_longer_than_a_step(
             await wait_up(bilbo, "gandalf")
             found = await why(bilbo, "gandalf")
             assert (found["step"], found["reason"]) == ("call", "Timeout")
+
+
+async def test_a_name_that_only_the_mapper_of_this_machine_knows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A node with another cookie never linked; its name is in the mapper all the same."""
+    async with open_small_node(tmp_path, "pix", cookie="other") as pix:
+
+        async def lookup(host: str, name: str, **_: object) -> MapperEntry | None:
+            assert host == "127.0.0.1"
+            return MapperEntry(name="pix", port=pix.port) if name == "pix" else None
+
+        monkeypatch.setattr(diagnosis.epmd, "lookup", lookup)
+        async with open_small_node(tmp_path, "gandalf") as gandalf:
+            assert (await why(gandalf, "pix"))["reason"] == "bad_cookie"
+            assert (await why(gandalf, "sauron"))["reason"] == "no_such_node"
