@@ -231,6 +231,10 @@ class MissionWorker:
 
     # -- outputs
 
+    def silent_s(self, now: float) -> float:
+        """For how long the worker owes an answer to a PING; 0 when it owes none."""
+        return 0.0 if self._stuck_at == inf else now - (self._stuck_at - self.spec.stuck_s)
+
     def next_timer(self) -> float:
         """When `handle_timer` is wanted next."""
         return min(self._restart_at, self._start_by, self._stuck_at, self._ping_at)

@@ -51,6 +51,8 @@ MENDS: Final[dict[str, str]] = {
     "overloaded": "too many connections or calls wait there; try again in a moment",
     "undef": "look at `drupelet call {node} node info`; list the function under exports in that "
     "node's missions.d file, mark it with @mission, and restart the node",
+    "mission_silent": "wait, or look for a loop without an end; mark functions that compute for long "
+    'with @mission("name", where="thread")',
     "mission_crashed": "`journalctl -u drupelet` on {node} shows the traceback; mend the mission's "
     "file, it is restarted by itself",
     "mission_refused": "mend what is named above in that mission's file on {node}, then restart "
@@ -255,6 +257,9 @@ class Why:
             detail = f"{mission} is {state}: {entry.get('problem', '')}".rstrip(": ")
             reason = "mission_refused" if state == "refused" else "mission_crashed"
             return walk.broken("mission", reason, detail)
+        if entry.get("problem"):
+            detail = f"{mission} {entry['problem']}"
+            return walk.broken("mission", "mission_silent", detail)
         walk.good("mission", f"{mission} is ready")
         exports = entry.get("exports")
         exports = [str(each) for each in exports] if isinstance(exports, list) else []

@@ -55,6 +55,7 @@ _log = logging.getLogger("drupelet.missions")
 
 READY_S: Final = 2.0  # how long the node's own readiness waits for its workers
 GRACE_S: Final = 0.5  # from a worker's closing its channel to its being killed
+SILENT_S: Final = 0.5  # a PING unanswered for longer is worth telling a person
 REAP_S: Final = 5.0  # a killed process is gone at once unless the kernel waits for a disk
 RINGS: Final = frozenset({"operator", "member"})
 
@@ -173,9 +174,16 @@ class Missions:
             _show(name, exports, b"", State.READY.value, "", 0)
             for name, exports in self._system.items()
         ]
+        now = trio.current_time()
         for mission in self._missions:
             machine = mission.machine
             problem = str(machine.last_error or "")
+            silent_s = machine.silent_s(now)
+            if silent_s > SILENT_S:
+                problem = (
+                    f"has answered nothing for {silent_s:.0f} s: it computes, or loops for ever; "
+                    f"after {mission.spec.stuck_s:g} s it is killed and starts again"
+                )
             restarts = max(machine.statistics().start_count - 1, 0)
             by_name: dict[str, list[Export]] = {}
             if mission.spec.name or not mission.exports:

@@ -196,3 +196,12 @@ def test_labels_and_the_starting_error() -> None:
     assert MissionSpec(name="", modules=("/a/kitchen.py",)).label == "kitchen"
     assert SPEC.label == "kvs"
     assert starting_error("kvs").kind == "mission_backoff"
+
+
+def test_how_long_a_worker_owes_an_answer() -> None:
+    machine = ready()
+    assert machine.silent_s(5.0) == 0.0
+    pinged_at, token = ping(machine)
+    assert machine.silent_s(pinged_at + 3.0) == 3.0
+    machine.worker_pong(token, pinged_at + 4.0)
+    assert machine.silent_s(pinged_at + 5.0) == 0.0

@@ -201,3 +201,22 @@ async def test_a_name_that_only_the_mapper_of_this_machine_knows(
         async with open_small_node(tmp_path, "gandalf") as gandalf:
             assert (await why(gandalf, "pix"))["reason"] == "bad_cookie"
             assert (await why(gandalf, "sauron"))["reason"] == "no_such_node"
+
+
+async def test_a_mission_that_answers_nothing_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with open_small_node(tmp_path, "gandalf") as gandalf:
+        entry = {
+            "name": "kitchen",
+            "exports": ["boil"],
+            "digest": "",
+            "state": "ready",
+            "problem": "has answered nothing for 3 s",
+            "restarts": 0,
+        }
+        monkeypatch.setattr(gandalf.missions, "snapshot", lambda: [entry])
+        found = await why(gandalf, "gandalf", "kitchen", "boil")
+        assert (found["step"], found["reason"]) == ("mission", "mission_silent")
+        assert "answered nothing" in found["detail"]
+        assert "thread" in found["mend"]
