@@ -51,8 +51,8 @@ MENDS: Final[dict[str, str]] = {
     "overloaded": "too many connections or calls wait there; try again in a moment",
     "undef": "look at `drupelet call {node} node info`; list the function under exports in that "
     "node's missions.d file, mark it with @mission, and restart the node",
-    "mission_silent": "wait, or look for a loop without an end; mark functions that compute for long "
-    'with @mission("name", where="thread")',
+    "mission_silent": "wait, or look for a loop without an end; mark functions that compute "
+    'for long with @mission("name", where="thread")',
     "mission_crashed": "`journalctl -u drupelet` on {node} shows the traceback; mend the mission's "
     "file, it is restarted by itself",
     "mission_refused": "mend what is named above in that mission's file on {node}, then restart "
