@@ -222,7 +222,6 @@ class Calls:
         """The header of a call, prepared; with the digest of the code that we have ourselves."""
         key = (mission, function, timeout)
         known = self._prefixes.get(key)
-        target = None
         if known is not None:
             prefix, export = known
             if export is None or export.digest == prefix[-DIGEST_BYTES:]:

@@ -154,21 +154,11 @@ def split_call(body: bytes) -> Call:
 def split_record(record: bytes) -> list[Frame]:
     """The frames of one whole record. Raises: `RemoteProtocolError` unless they fill it exactly."""
     frames: list[Frame] = []
-    position = 0
-    end = len(record)
-    last = end - HEADER_BYTES
-    append = frames.append
-    while position < end:
-        if position > last:
-            raise RemoteProtocolError("frame header cut off")
-        length, kind, ident = _unpack_header(record, position)
-        following = position + 4 + length
-        if length < _AFTER_LENGTH_BYTES or following > end:
-            raise RemoteProtocolError("frame length beyond its record")
-        if not 0 < kind <= KIND_MAX:
-            raise RemoteProtocolError("unknown frame kind")
-        append(Frame(kind, ident, record[position + HEADER_BYTES : following]))
-        position = following
+
+    def taker(kind: int) -> Callable[[int, bytes], None]:
+        return lambda ident, body: frames.append(Frame(kind, ident, body))
+
+    dispatch_record(record, [taker(kind) for kind in range(KIND_MAX + 1)])
     return frames
 
 
