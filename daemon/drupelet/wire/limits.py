@@ -61,6 +61,13 @@ GOSSIP_NODES_MAX: Final = 64
 WORKER_CALLS_MAX: Final = 4_096  # unanswered calls at one mission worker
 CLIENTS_MAX: Final = 128  # connections on the Unix socket
 
+# -- shipped code (wire/bundles.py)
+BUNDLE_MODULES_MAX: Final = 64  # of one mission; a mission is no package index
+BUNDLE_MODULE_BYTES_MAX: Final = 262_144  # one source file: some 6,000 lines
+BUNDLE_SOURCE_BYTES_MAX: Final = 1024 * 1024  # all of them: 0.1 s on a 100 Mbit/s wire
+BUNDLE_BYTES_MAX: Final = BUNDLE_SOURCE_BYTES_MAX + 16_384  # with 64 names of 63 characters, twice
+SHIPPED_MISSIONS_MAX: Final = 64  # that one node keeps shipped code of; each is a file and a worker
+
 # -- port mapper (wire/epmd.py)
 MAPPER_NAME_BYTES_MAX: Final = 255  # an Erlang atom has at most 255 characters; here bytes
 MAPPER_EXTRA_BYTES_MAX: Final = 255  # Erlang sends none, we send "drupelet/1"
