@@ -84,6 +84,34 @@ class RemoteError(CallError):
         self.traceback_text = traceback_text
 
 
+class ProcessDown(RemoteError):
+    """The process that was asked is gone, or was never there: `reason` as in `Down`."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__("process_down", f"the process that was asked is gone: {reason!r:.200}")
+        self.reason = reason
+
+
+class ProcessExit(DrupeletError):
+    """`exit(reason)`: raised in a process, it ends it with `reason`."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"exit: {reason!r:.200}")
+        self.reason = reason
+
+
+class ReceiveTimeout(DrupeletError):
+    """No message that fits came in time."""
+
+
+class MailboxFull(DrupeletError):
+    """The receiver's mailbox takes no more and the sender did not want to wait."""
+
+
+class NameTaken(DrupeletError):
+    """Another process of this node is registered under that name, or it cannot be registered."""
+
+
 class Timeout(CallError):
     """No answer before the deadline. `maybe_ran`: whether the function may have run, or may yet."""
 

@@ -125,3 +125,26 @@ class Ref:
     def from_text(cls, text: str) -> Self:
         """The reverse of `str()`. Raises: `ValueError`."""
         return cls(*_parts(text, "#Ref"))
+
+
+_set = object.__setattr__
+_new_pid = Pid.__new__
+_new_ref = Ref.__new__
+
+
+def make_pid(node: str, incarnation: int, number: int) -> Pid:
+    """A pid of parts that were checked before (a runtime's own): 0.4 us instead of 3."""
+    pid = _new_pid(Pid)
+    _set(pid, "node", node)
+    _set(pid, "incarnation", incarnation)
+    _set(pid, "number", number)
+    return pid
+
+
+def make_ref(node: str, incarnation: int, number: int) -> Ref:
+    """As `make_pid`."""
+    ref = _new_ref(Ref)
+    _set(ref, "node", node)
+    _set(ref, "incarnation", incarnation)
+    _set(ref, "number", number)
+    return ref

@@ -1,0 +1,770 @@
+"""The kernel: processes, links, monitors, exit signals and names of one runtime.
+
+Decides what each signal does, as Erlang's "Processes" chapter has it, and the order in which a
+process's end is told. Sans-IO: time, tasks and the network are its owner's (`runtime.py`), which it
+reaches through the hooks below. Everything here is synchronous and whole: nothing is half done
+between two awaits.
+
+Rules (DESIGN 6; each has a property test)
+- FIFO per sender and receiver: a signal to a neighbour takes effect at once, one to elsewhere is
+  queued in order.
+- `Down` exactly once per monitor; after it nothing more from that pid, since everything that the
+  process sent went before it.
+- At a process's end: its names are free first, then links, then monitors are told.
+- ``exit(pid, "kill")`` cannot be trapped and shows as "killed"; the exit signal of a link with the
+  reason "kill" can.
+- A pid of a former life, or of a process that has ended, is nobody: ``noproc``.
+
+References: Erlang Reference Manual, "Processes" (signals, links, monitors); `erlang:exit/2`.
+Rejected: effects as objects for what stays in this runtime (a local send would cost 2 us more).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, cast
+
+from drupelet.errors import CallError, NotSendable, RemoteProtocolError
+from drupelet.process import patterns
+from drupelet.process.table import (
+    BLOCK,
+    DEFAULT_MAILBOX,
+    DROP_NEW,
+    DROP_OLD,
+    RELATIONS_MAX,
+    SLACK,
+    Mailbox,
+    Process,
+)
+from drupelet.wire.codec import dumps, loads
+from drupelet.wire.ids import Pid, Ref, make_pid, make_ref
+from drupelet.wire.messages import processes as wire
+from drupelet.wire.messages.processes import NOCONNECTION, NOPROC, Signal, encode_signal
+from drupelet.wire.notices import Down, Exit, Request
+
+NONODE: Final = "nonode@nohost"  # Erlang's name of a node that is not alive
+LOOK: Final = object()  # woken to look into the mailbox itself
+
+Target = Pid | tuple[str, str]
+
+
+class Ask:
+    """One request under way."""
+
+    __slots__ = ("target", "task", "timer")
+
+    def __init__(self, target: Target, task: object) -> None:
+        self.target = target
+        self.task = task
+        self.timer: list[object] | None = None
+
+
+class Kernel:
+    """Tables and signals. The owner overrides the hooks."""
+
+    def __init__(self) -> None:
+        self.node = NONODE
+        self.incarnation = 0
+        self.serial = 0
+        self.pid = Pid(NONODE, 0, 0)  # of the runtime itself
+        self.former: set[tuple[str, int, int]] = set()  # (node, incarnation, serial) we were before
+        self.processes: dict[int, Process] = {}  # by pid number
+        self.names: dict[str, Process] = {}
+        self.asks: dict[int, Ask] = {}  # by the number of their ref
+        self.remote: dict[tuple[str, int], set[Process]] = {}  # who has relations with which node
+        self.paused: dict[object, deque[object]] = {}  # Pid, (name, node) or node -> tasks that wait
+        self.dropped_count = 0
+        self._count = 0
+        self._base = 0
+
+    # -- hooks
+
+    def wake(self, task: object, value: object) -> None:
+        """Let a waiting task go on with `value`."""
+        raise NotImplementedError
+
+    def wake_error(self, task: object, error: Exception) -> None:
+        """Let a waiting task go on with an exception."""
+        raise NotImplementedError
+
+    def cancel(self, process: Process) -> None:
+        """The process has to end; `end` follows when it has."""
+        raise NotImplementedError
+
+    def transmit(self, signal: bytes) -> None:
+        """One signal to another runtime or node."""
+        raise NotImplementedError
+
+    def on_name_freed(self, name: str, pid: Pid) -> None:
+        """A registered process ended."""
+
+    # -- identities
+
+    def attach(self, node: str, incarnation: int, serial: int) -> None:
+        """This runtime is part of a node from now on. Processes keep the pids that they have."""
+        self.former.add((self.node, self.incarnation, self.serial))
+        self.node, self.incarnation, self.serial = node, incarnation, serial
+        self._base = serial << wire.SERIAL_SHIFT
+        self.pid = Pid(node, incarnation, self._base)
+
+    def new_ref(self) -> int:
+        """The number of a new ref."""
+        self._count += 1
+        return self._base + self._count
+
+    def ref(self, number: int) -> Ref:
+        """A ref of this runtime."""
+        return make_ref(self.node, self.incarnation, number)
+
+    def new_process(self, function: object, mailbox: Mailbox = DEFAULT_MAILBOX) -> Process:
+        """A process in the table."""
+        self._count += 1
+        number = self._base + self._count
+        process = Process(self, make_pid(self.node, self.incarnation, number), function, mailbox)
+        self.processes[number] = process
+        return process
+
+    def is_local(self, pid: Pid) -> bool:
+        """Whether the pid was made by this runtime, now or before it was attached elsewhere."""
+        if pid.number >> wire.SERIAL_SHIFT == self.serial and (
+            pid.incarnation == self.incarnation and pid.node == self.node
+        ):
+            return True
+        return bool(self.former) and (
+            (pid.node, pid.incarnation, pid.number >> wire.SERIAL_SHIFT) in self.former
+        )
+
+    def find(self, pid: Pid) -> Process | None:
+        """The living process of that pid, here."""
+        process = self.processes.get(pid.number)
+        if process is not None and process.pid == pid:
+            return process
+        return None
+
+    # -- messages
+
+    def put(self, process: Process, message: object) -> None:
+        """Append to a mailbox, whatever its limit; hand over at once to a receiver that wants it."""
+        if process.tracers is not None:
+            self.trace(process, "receive", message)
+        task = process.waiting
+        if task is not None:
+            wanted = process.wanted
+            if wanted is None or (
+                not patterns.is_function(wanted) and patterns.fits(wanted, message)
+            ):
+                process.waiting = None
+                process.received_count += 1
+                self.wake(task, message)
+                return
+            if patterns.is_function(wanted):
+                process.waiting = None
+                self.wake(task, LOOK)
+        messages = process.messages
+        if messages is None:
+            messages = process.messages = deque()
+        messages.append(message)
+
+    def full(self, process: Process) -> bool:
+        """Whether the next message meets the policy."""
+        return process.messages is not None and len(process.messages) >= process.limit
+
+    def overflow(self, process: Process, message: object) -> None:
+        """A message for a full mailbox whose policy is not to block."""
+        assert process.messages is not None
+        if process.policy == DROP_NEW:
+            process.dropped_count += 1
+            return
+        if process.policy == DROP_OLD:
+            process.dropped_count += 1
+            process.messages.popleft()
+            process.looked = max(process.looked - 1, 0)
+            self.put(process, message)
+            return
+        self.exit_process(process, "mailbox_full")
+
+    def take(self, process: Process, pattern: object, start: int = 0) -> object:
+        """The first message that fits, removed; LOOK when none does. Raises what `pattern` does."""
+        messages = process.messages
+        if not messages:
+            return LOOK
+        if pattern is None:
+            message = messages.popleft()
+        else:
+            for index in range(start, len(messages)):
+                message = messages[index]
+                if patterns.fits(pattern, message):
+                    del messages[index]
+                    break
+            else:
+                process.looked = len(messages)
+                return LOOK
+        process.received_count += 1
+        if process.senders or process.silenced:
+            self._made_room(process)
+        return message
+
+    def _made_room(self, process: Process) -> None:
+        length = len(process.messages or ())
+        while process.senders and length < process.limit:
+            self.wake(process.senders.popleft(), None)
+            length += 1
+        if process.silenced and length <= process.limit // 2:
+            self._unsilence(process)
+
+    def _unsilence(self, process: Process) -> None:
+        silenced, process.silenced = process.silenced, None
+        for runtime in silenced or ():
+            self.transmit(encode_signal(wire.RESUME, runtime, process.pid))
+
+    def _silence(self, process: Process, sender_runtime: Pid) -> None:
+        """A runtime elsewhere fills a mailbox that blocks."""
+        if process.silenced is None:
+            process.silenced = set()
+        if sender_runtime not in process.silenced:
+            process.silenced.add(sender_runtime)
+            names = [[name, self.node] for name in process.names or ()]
+            self.transmit(encode_signal(wire.PAUSE, sender_runtime, process.pid, 0, dumps(names)))
+
+    def _receive_message(self, process: Process, message: object, signal: Signal) -> None:
+        """A message or request from elsewhere, which cannot wait."""
+        if not self.full(process):
+            self.put(process, message)
+        elif process.policy != BLOCK:
+            self.overflow(process, message)
+        else:
+            assert process.messages is not None
+            if len(process.messages) >= process.limit + SLACK:
+                process.dropped_count += 1
+                return
+            sender = signal.sender
+            serial_base = sender.number & ~wire.COUNT_MASK
+            self._silence(process, Pid(sender.node, sender.incarnation, serial_base))
+            self.put(process, message)
+
+    # -- links and monitors
+
+    def link(self, process: Process, pid: Pid) -> None:
+        """Link both; to one that is not there: an exit signal ``noproc``."""
+        if pid == process.pid:
+            return
+        self._check_relations(process)
+        if process.links is None:
+            process.links = set()
+        elif pid in process.links:
+            return
+        if not self.is_local(pid):
+            process.links.add(pid)
+            self.relate(process, pid)
+            self.transmit(encode_signal(wire.LINK, pid, process.pid))
+            return
+        other = self.find(pid)
+        if other is None or other.exiting:
+            self.exit_signal(process, pid, NOPROC if other is None else other.exit_reason)
+            return
+        process.links.add(pid)
+        if other.links is None:
+            other.links = set()
+        other.links.add(process.pid)
+
+    def unlink(self, process: Process, pid: Pid) -> None:
+        """No longer linked; an exit signal under way has no effect any more."""
+        if process.links is None or pid not in process.links:
+            return
+        process.links.discard(pid)
+        if not self.is_local(pid):
+            self.transmit(encode_signal(wire.UNLINK, pid, process.pid))
+        else:
+            other = self.find(pid)
+            if other is not None and other.links is not None:
+                other.links.discard(process.pid)
+
+    def monitor(self, process: Process, target: Target) -> Ref:
+        """Watch a process; its `Down` comes exactly once."""
+        self._check_relations(process)
+        ref = self.ref(self.new_ref())
+        if process.monitors is None:
+            process.monitors = {}
+        process.monitors[ref] = target
+        self._watch(process.pid, ref, target, process)
+        return ref
+
+    def _watch(self, watcher: Pid, ref: Ref, target: Target, process: Process) -> None:
+        if isinstance(target, Pid):
+            if not self.is_local(target):
+                self.relate(process, target)
+                self.transmit(encode_signal(wire.MONITOR, target, watcher, ref.number))
+                return
+            other = self.find(target)
+        else:
+            name, node = target
+            if node != self.node or name not in self.names:
+                self.relate(process, Pid(node, 0, 0))
+                to = make_pid(node, 0, 0)
+                self.transmit(encode_signal(wire.MONITOR, to, watcher, ref.number, name=name))
+                return
+            other = self.names.get(name)
+        if other is None:
+            self.down(process, ref, target, NOPROC)
+            return
+        if other.watchers is None:
+            other.watchers = {}
+        other.watchers[ref] = watcher
+
+    def demonitor(self, process: Process, ref: Ref) -> bool:
+        """No longer watch; False when it was over already."""
+        if process.monitors is None:
+            return False
+        target = process.monitors.pop(ref, None)
+        if target is None:
+            return False
+        self.unwatch(process.pid, ref, target)
+        return True
+
+    def unwatch(self, watcher: Pid, ref: Ref, target: Target) -> None:
+        """Take our ref back from who is watched."""
+        if isinstance(target, Pid):
+            if not self.is_local(target):
+                self.transmit(encode_signal(wire.DEMONITOR, target, watcher, ref.number))
+                return
+            other = self.find(target)
+        else:
+            other = self.names.get(target[0]) if target[1] == self.node else None
+            if other is None or other.watchers is None or ref not in other.watchers:
+                to = make_pid(target[1], 0, 0)
+                self.transmit(encode_signal(wire.DEMONITOR, to, watcher, ref.number, name=target[0]))
+                return
+        if other is not None and other.watchers is not None:
+            other.watchers.pop(ref, None)
+
+    def down(self, process: Process, ref: Ref, target: Target, reason: object) -> None:
+        """A process that `process` watches has ended."""
+        self.put(process, Down(ref, target, reason))
+        if process.monitors is not None:
+            process.monitors.pop(ref, None)
+
+    def relate(self, process: Process, pid: Pid) -> None:
+        """Remember whom to tell when that node or runtime goes."""
+        self.remote.setdefault((pid.node, pid.incarnation), set()).add(process)
+
+    @staticmethod
+    def _check_relations(process: Process) -> None:
+        if process.relations >= RELATIONS_MAX:
+            raise ValueError(f"a process has at most {RELATIONS_MAX:,} links and monitors")
+
+    # -- exit signals
+
+    def send_exit(self, sender: Pid, pid: Pid, reason: object) -> None:
+        """``exit(pid, reason)``. To one that is not there: nothing."""
+        if not self.is_local(pid):
+            self.transmit(encode_signal(wire.EXIT_SENT, pid, sender, 0, dumps(reason)))
+            return
+        process = self.find(pid)
+        if process is not None:
+            self.exit_sent(process, sender, reason)
+
+    def exit_sent(self, process: Process, sender: Pid, reason: object) -> None:
+        """Somebody called ``exit(process, reason)``."""
+        if reason == "kill":
+            self.exit_process(process, "killed")
+        elif process.trap_exit:
+            self.put(process, Exit(sender, reason))
+        elif reason != "normal" or sender == process.pid:
+            self.exit_process(process, reason)
+
+    def exit_signal(self, process: Process, sender: Pid, reason: object) -> None:
+        """A linked process ended (or was not there)."""
+        if process.trap_exit:
+            self.put(process, Exit(sender, reason))
+        elif reason != "normal":
+            self.exit_process(process, reason)
+
+    def exit_process(self, process: Process, reason: object) -> None:
+        """It has to end with `reason`; the first reason counts, but "killed" wins over another."""
+        if process.pid.number not in self.processes or (process.exiting and reason != "killed"):
+            return
+        process.exiting = True
+        process.exit_reason = reason
+        self.cancel(process)
+
+    def end(self, process: Process, reason: object) -> None:
+        """The process has ended: free its names, tell links, then monitors. Once."""
+        if self.processes.pop(process.pid.number, None) is None:
+            return
+        process.exiting = True
+        process.exit_reason = reason
+        if process.tracers is not None:
+            self.trace(process, "exit", reason)
+        pid = process.pid
+        for name in process.names or ():
+            self.names.pop(name, None)
+            self.on_name_freed(name, pid)
+        links, process.links = process.links, None
+        for other_pid in links or ():
+            if self.is_local(other_pid):
+                other = self.find(other_pid)
+                if other is not None and other.links is not None:
+                    other.links.discard(pid)
+                    self.exit_signal(other, pid, reason)
+            else:
+                self.transmit(encode_signal(wire.EXIT, other_pid, pid, 0, self._dumps(reason)))
+        watchers, process.watchers = process.watchers, None
+        for ref, watcher in (watchers or {}).items():
+            self._tell_down(pid, ref, watcher, reason)
+        monitors, process.monitors = process.monitors, None
+        for own_ref, target in (monitors or {}).items():
+            self.unwatch(pid, own_ref, target)
+        self._release(process)
+
+    def _tell_down(self, pid: Pid, ref: object, watcher: Pid, reason: object) -> None:
+        if ref.__class__ is int:  # an ask of this runtime
+            self.ask_down(cast(int, ref), reason)
+            return
+        ref = cast(Ref, ref)
+        if not self.is_local(watcher):
+            body = self._dumps(reason)
+            self.transmit(encode_signal(wire.DOWN, watcher, pid, ref.number, body))
+            return
+        other = self.find(watcher)
+        if other is not None and other.monitors is not None and ref in other.monitors:
+            self.down(other, ref, other.monitors[ref], reason)
+
+    def _release(self, process: Process) -> None:
+        """Nobody waits for room in the mailbox of the dead."""
+        process.messages = None
+        senders, process.senders = process.senders, None
+        for task in senders or ():
+            self.wake(task, None)
+        if process.silenced:
+            self._unsilence(process)
+
+    @staticmethod
+    def _dumps(reason: object) -> bytes:
+        try:
+            return dumps(reason)
+        except NotSendable:
+            return dumps(repr(reason)[:1000])
+
+    # -- requests
+
+    def ask_local(self, process: Process, number: int, caller: Pid, request: object) -> None:
+        """Put a request of this runtime into a mailbox; `number` is in `asks`."""
+        if process.watchers is None:
+            process.watchers = {}
+        process.watchers[number] = caller
+        self.put(process, Request((caller, self.ref(number)), request))
+
+    def reply(self, replier: Pid, caller: Pid, ref: Ref, value: object) -> None:
+        """The answer to a request, from whichever process. Too late is nothing."""
+        if not self.is_local(caller):
+            process = self.find(replier)
+            if process is not None and process.watchers is not None:
+                process.watchers.pop(ref, None)
+            self.transmit(encode_signal(wire.REPLY, caller, replier, ref.number, dumps(value)))
+            return
+        self.answered(ref.number, replier, value)
+
+    def answered(self, number: int, replier: Pid, value: object) -> None:
+        """An answer came."""
+        ask = self.asks.pop(number, None)
+        if ask is None:
+            return
+        self.forget_ask(number, ask, answered_by=replier)
+        self.wake(ask.task, value)
+
+    def forget_ask(self, number: int, ask: Ask, answered_by: Pid | None = None) -> None:
+        """The monitor of a request is over."""
+        target = ask.target
+        if isinstance(target, Pid) and self.is_local(target):
+            process = self.find(target)
+            if process is not None and process.watchers is not None:
+                process.watchers.pop(number, None)
+        elif target != answered_by:  # who answers for itself has dropped it
+            self.unwatch(self.pid, self.ref(number), target)
+
+    def ask_down(self, number: int, reason: object) -> None:
+        """Who was asked is gone."""
+        ask = self.asks.pop(number, None)
+        if ask is not None:
+            self.wake_error(ask.task, self.down_error(reason))
+
+    def down_error(self, reason: object) -> Exception:
+        """What the asker is told."""
+        raise NotImplementedError
+
+    # -- signals from elsewhere
+
+    def receive(self, signal: Signal) -> None:
+        """One signal. Raises: `RemoteProtocolError` for a body that is no value."""
+        self._handlers[signal.kind](self, signal)
+
+    def _receiver(self, signal: Signal) -> Process | None:
+        if signal.to_name:
+            return self.names.get(signal.to_name)
+        process = self.processes.get(signal.to_number)
+        if process is None:
+            return None
+        pid = process.pid
+        if pid.incarnation != signal.to_incarnation or pid.node != signal.to_node:
+            return None
+        return process
+
+    def _on_send(self, signal: Signal) -> None:
+        process = self._receiver(signal)
+        if process is None or process.exiting:
+            self.dropped_count += 1
+            return
+        self._receive_message(process, loads(signal.body), signal)
+
+    def _on_link(self, signal: Signal) -> None:
+        process = self._receiver(signal)
+        sender = signal.sender
+        if process is None or process.exiting:
+            reason = NOPROC if process is None else process.exit_reason
+            to = make_pid(signal.to_node, signal.to_incarnation, signal.to_number)
+            self.transmit(encode_signal(wire.EXIT, sender, to, 0, self._dumps(reason)))
+            return
+        if process.relations >= RELATIONS_MAX:
+            return
+        if process.links is None:
+            process.links = set()
+        process.links.add(sender)
+        self.relate(process, sender)
+
+    def _on_unlink(self, signal: Signal) -> None:
+        process = self._receiver(signal)
+        if process is not None and process.links is not None:
+            process.links.discard(signal.sender)
+
+    def _on_exit(self, signal: Signal) -> None:
+        process = self._receiver(signal)
+        sender = signal.sender
+        if process is not None and process.links is not None and sender in process.links:
+            process.links.discard(sender)
+            self.exit_signal(process, sender, loads(signal.body))
+
+    def _on_exit_sent(self, signal: Signal) -> None:
+        process = self._receiver(signal)
+        if process is not None:
+            self.exit_sent(process, signal.sender, loads(signal.body))
+
+    def _on_monitor(self, signal: Signal) -> None:
+        process = self._receiver(signal)
+        sender = signal.sender
+        ref = Ref(sender.node, sender.incarnation, signal.ref)
+        if process is None:
+            to = make_pid(signal.to_node, signal.to_incarnation, signal.to_number)
+            self.transmit(encode_signal(wire.DOWN, sender, to, signal.ref, dumps(NOPROC)))
+            return
+        if process.relations >= RELATIONS_MAX:
+            return
+        if process.watchers is None:
+            process.watchers = {}
+        process.watchers[ref] = sender
+        self.relate(process, sender)
+
+    def _on_demonitor(self, signal: Signal) -> None:
+        process = self._receiver(signal)
+        if process is not None and process.watchers is not None:
+            sender = signal.sender
+            process.watchers.pop(Ref(sender.node, sender.incarnation, signal.ref), None)
+
+    def _on_down(self, signal: Signal) -> None:
+        reason = loads(signal.body)
+        if signal.ref in self.asks:
+            self.ask_down(signal.ref, reason)
+            return
+        process = self._receiver(signal)
+        if process is None or process.monitors is None:
+            return
+        ref = make_ref(signal.to_node, signal.to_incarnation, signal.ref)
+        target = process.monitors.get(ref)
+        if target is not None:
+            self.down(process, ref, target, reason)
+
+    def _on_ask(self, signal: Signal) -> None:
+        process = self._receiver(signal)
+        if process is None or process.exiting:
+            if signal.to_number == self.pid.number and not signal.to_name:
+                self.system_request(signal)
+                return
+            self._on_monitor(signal)
+            return
+        request = loads(signal.body)
+        self._on_monitor(signal)
+        sender = signal.sender
+        caller = (sender, Ref(sender.node, sender.incarnation, signal.ref))
+        self._receive_message(process, Request(caller, request), signal)
+
+    def system_request(self, signal: Signal) -> None:
+        """A request to this runtime itself."""
+        self.transmit(encode_signal(wire.REPLY, signal.sender, self.pid, signal.ref, b"\xf6"))
+
+    def _on_reply(self, signal: Signal) -> None:
+        self.answered(signal.ref, signal.sender, loads(signal.body))
+
+    def _on_spawn(self, signal: Signal) -> None:
+        self.spawn_request(signal)
+
+    def spawn_request(self, signal: Signal) -> None:
+        """Another node wants a process started here."""
+
+    def _on_spawned(self, signal: Signal) -> None:
+        self.spawn_answer(signal)
+
+    def spawn_answer(self, signal: Signal) -> None:
+        """What came of a spawn elsewhere."""
+
+    def _on_pause(self, signal: Signal) -> None:
+        sender = signal.sender
+        self.paused.setdefault(sender if sender.number else sender.node, deque())
+        for entry in loads(signal.body) if signal.body else ():
+            match entry:
+                case [str(name), str(node)]:
+                    self.paused.setdefault((name, node), self.paused[sender])
+                case _:
+                    raise RemoteProtocolError("malformed pause")
+
+    def _on_resume(self, signal: Signal) -> None:
+        sender = signal.sender
+        self._resume(sender if sender.number else sender.node)
+
+    def _resume(self, key: object) -> None:
+        waiting = self.paused.pop(key, None)
+        if waiting is None:
+            return
+        for other in [each for each, tasks in self.paused.items() if tasks is waiting]:
+            del self.paused[other]
+        while waiting:
+            self.wake(waiting.popleft(), None)
+
+    def _on_trace(self, signal: Signal) -> None:
+        process = self._receiver(signal)
+        if process is not None:
+            self.set_tracer(process, signal.sender, bool(loads(signal.body)))
+
+    def set_tracer(self, process: Process, tracer: object, on: bool) -> None:
+        """`tracer` (a Pid, or a function of kind and message) gets a copy of what `process` gets."""
+        tracers = [each for each in process.tracers or () if each != tracer]
+        if on:
+            tracers.append(tracer)
+        process.tracers = tracers or None
+
+    def trace(self, process: Process, kind: str, message: object, peer: object = None) -> None:
+        """Tell the tracers."""
+        for tracer in process.tracers or ():
+            if isinstance(tracer, Pid):
+                event = ("trace", process.pid, kind, message, peer)
+                self.send_nowait(process.pid, tracer, event)
+            else:
+                cast(Callable[[Pid, str, object, object], None], tracer)(
+                    process.pid, kind, message, peer
+                )
+
+    def send_nowait(self, sender: Pid, to: Pid, message: object) -> None:
+        """A message that the system sends for itself: to a full mailbox it is dropped."""
+        if not self.is_local(to):
+            try:
+                self.transmit(encode_signal(wire.SEND, to, sender, 0, dumps(message)))
+            except NotSendable:
+                self.dropped_count += 1
+            return
+        process = self.find(to)
+        if process is None or process.exiting or self.full(process):
+            self.dropped_count += 1
+        else:
+            self.put(process, message)
+
+    # -- nodes and runtimes that come and go
+
+    def _on_up(self, signal: Signal) -> None:
+        self.node_up(signal.sender)
+
+    def node_up(self, pid: Pid) -> None:
+        """A node (number 0) or a runtime is there."""
+
+    def _on_gone(self, signal: Signal) -> None:
+        names: list[object] = []
+        match loads(signal.body):
+            case [reason, list(names)]:
+                pass
+            case other:
+                reason = other
+        self.gone(signal.sender, reason, [name for name in names if isinstance(name, str)])
+
+    def gone(self, pid: Pid, reason: object, names: list[str]) -> None:
+        """A node (number 0) or a runtime is gone: every relation with it ends with `reason`."""
+        serial = pid.number >> wire.SERIAL_SHIFT
+
+        def hit(other: Target) -> bool:
+            if not isinstance(other, Pid):
+                return other[1] == pid.node and (not serial or other[0] in names)
+            if other.node != pid.node or other.incarnation != pid.incarnation:
+                return False
+            return not serial or other.number >> wire.SERIAL_SHIFT == serial
+
+        related = self.remote.get((pid.node, pid.incarnation), set()) | self.remote.get(
+            (pid.node, 0), set()
+        )
+        if not serial:
+            self.remote.pop((pid.node, pid.incarnation), None)
+            self.remote.pop((pid.node, 0), None)
+        for process in sorted(related, key=lambda each: each.pid.number):
+            self._lose(process, hit, reason)
+        for number in [n for n, ask in self.asks.items() if hit(ask.target)]:
+            self.ask_down(number, reason)
+        for key in [k for k in self.paused if (k == pid.node if isinstance(k, str) else hit(k))]:  # type: ignore[arg-type]
+            if not isinstance(key, str) or not serial:
+                self._resume(key)
+        self.node_gone(pid, reason)
+
+    def _lose(self, process: Process, hit: Callable[[Target], bool], reason: object) -> None:
+        if process.pid.number not in self.processes:
+            return
+        if process.watchers:
+            lost = [ref for ref, watcher in process.watchers.items() if hit(watcher)]
+            for ref in lost:
+                del process.watchers[ref]
+        if process.silenced:
+            process.silenced = {each for each in process.silenced if not hit(each)} or None
+        for ref, target in list((process.monitors or {}).items()):
+            if hit(target):
+                self.down(process, ref, target, reason)
+        for pid in [each for each in process.links or () if hit(each)]:
+            assert process.links is not None
+            process.links.discard(pid)
+            self.exit_signal(process, pid, reason)
+
+    def node_gone(self, pid: Pid, reason: object) -> None:
+        """After every relation with it was ended."""
+
+    def _on_group(self, signal: Signal) -> None:
+        self.group_signal(signal)
+
+    def group_signal(self, signal: Signal) -> None:
+        """Process groups: see pg.py."""
+
+    _handlers: Final[dict[int, Callable[[Kernel, Signal], None]]] = {
+        wire.SEND: _on_send,
+        wire.LINK: _on_link,
+        wire.UNLINK: _on_unlink,
+        wire.EXIT: _on_exit,
+        wire.EXIT_SENT: _on_exit_sent,
+        wire.MONITOR: _on_monitor,
+        wire.DEMONITOR: _on_demonitor,
+        wire.DOWN: _on_down,
+        wire.ASK: _on_ask,
+        wire.REPLY: _on_reply,
+        wire.SPAWN: _on_spawn,
+        wire.SPAWNED: _on_spawned,
+        wire.PAUSE: _on_pause,
+        wire.RESUME: _on_resume,
+        wire.TRACE: _on_trace,
+        wire.UP: _on_up,
+        wire.GONE: _on_gone,
+        wire.GROUP: _on_group,
+    }
+
+
+__all__ = ["LOOK", "NOCONNECTION", "NOPROC", "Ask", "CallError", "Kernel", "Target"]
