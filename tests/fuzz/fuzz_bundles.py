@@ -8,13 +8,8 @@ import harness
 
 with harness.instrumented():
     from drupelet.errors import RemoteProtocolError
-    from drupelet.wire.bundles import (
-        Signed,
-        bundle_problem,
-        decode_bundle,
-        encode_bundle,
-        open_bundle,
-    )
+    from drupelet.wire.bundles import bundle_problem, decode_bundle, encode_bundle
+    from drupelet.wire.signing import Signed, open_bundle
 
 TAKEN = frozenset({"os", "json"})
 

@@ -7,8 +7,8 @@ deterministic CBOR map:
      "version": 1}
 
 `load` names the modules that are executed, in order; the others are there to be imported by them.
-It travels as `Signed`: the content bytes, the shipper's Ed25519 key, its signature over
-``drupelet/bundle/1`` + content.
+`wire/signing.py` signs and opens it; this file needs no libsodium, so that a worker can read a
+bundle without it.
 
 Rules
 - A module name is one ASCII identifier of at most 63 characters, without a leading underscore:
@@ -16,13 +16,15 @@ Rules
   interpreter or a file system (`site`, ``NUL``...) are refused, and with `taken` also the names of
   the standard library and of installed packages: a shipped module stands in for none of them.
 - At most BUNDLE_MODULES_MAX modules, BUNDLE_MODULE_BYTES_MAX bytes each, BUNDLE_SOURCE_BYTES_MAX in
-  all. The size is looked at before anything is decoded, the signature before anything is used.
+  all. The size is looked at before anything is decoded.
 - `sequence` orders the versions of a mission over the cluster (a Lamport clock, core/code.py), so
   that a bundle that somebody kept does not bring old code back.
-- `code_digest` of a bundle whose `load` are the operator's files is the digest of those files: the
-  same code has one digest, however it came.
+- The digest of a bundle whose `load` are the operator's files is the digest of those files
+  (`sources_of`): the same code has one digest, however it came.
+- A bundle that is kept is a file ``{"content": bytes, ...}`` (store/code.py), from which a worker
+  takes the content (`content_of_kept`); the daemon has checked it by then.
 
-References: RFC 8032; RFC 8949, 4.2.1; Lamport, "Time, clocks, and the ordering of events" (1978).
+References: RFC 8949, 4.2.1; Lamport, "Time, clocks, and the ordering of events" (1978).
 Rejected: zip and tar (paths, links, modes, bombs); packages with dots (a shipped `a.b` needs an
 `a`, whose is it?); byte code (marshal is no boundary, and no two versions of Python agree on it); a
 signature per module (a mixture of two versions would verify).
@@ -30,16 +32,13 @@ signature per module (a mixture of two versions would verify).
 
 from __future__ import annotations
 
-import hashlib
-import keyword
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from drupelet.errors import RemoteProtocolError
-from drupelet.wire import sodium
-from drupelet.wire.codec import dumps, loads_canonical
+from drupelet.wire.codec import dumps, loads, loads_canonical
 from drupelet.wire.limits import (
     BUNDLE_BYTES_MAX,
     BUNDLE_MODULE_BYTES_MAX,
@@ -49,8 +48,6 @@ from drupelet.wire.limits import (
 )
 
 VERSION: Final = 1
-DIGEST_BYTES: Final = 16  # BLAKE2b, as of a worker's modules (wire/messages/workers.py)
-_DOMAIN: Final = b"drupelet/bundle/1"
 _SEQUENCE_TOP: Final = 2**62  # no counter gets there; a liar's would end all shipping
 
 _MODULE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
@@ -78,15 +75,6 @@ class Bundle:
     sequence: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A bundle as it travels: `content` is `encode_bundle`'s, signed by `key`."""
-
-    content: bytes
-    key: bytes
-    signature: bytes
-
-
 def module_problem(name: object, taken: Collection[str] = ()) -> str:
     """Why `name` cannot be the name of a shipped module, or ""."""
     if not isinstance(name, str) or not _MODULE.fullmatch(name):
@@ -98,8 +86,6 @@ def module_problem(name: object, taken: Collection[str] = ()) -> str:
         return f"{_shown(name)} is too long for a module name; use at most {NAME_CHARS_MAX}"
     if name.lower() in _RESERVED:
         return f"{name!r} cannot be the name of a shipped module; rename the file"
-    if keyword.iskeyword(name):
-        return f"{name!r} is a word of Python's; rename the file"
     if name in taken:
         return f"{name!r} would stand in for Python's or an installed module; rename the file"
     return ""
@@ -149,16 +135,8 @@ def _shown(name: object) -> str:
     return repr(name)[:80] if isinstance(name, str) else f"a {type(name).__name__}"
 
 
-def code_digest(sources: Sequence[bytes]) -> bytes:
-    """The digest of a mission's code: of its sources, one after the other."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for source in sources:
-        digest.update(source)
-    return digest.digest()
-
-
 def sources_of(bundle: Bundle) -> list[bytes]:
-    """What `code_digest` is of: the modules to load in order, then the others by name."""
+    """What its digest is of: the modules to load in order, then the others by name."""
     others = sorted(set(bundle.modules) - set(bundle.load))
     return [bundle.modules[name] for name in (*bundle.load, *others)]
 
@@ -204,19 +182,9 @@ def decode_bundle(content: bytes, taken: Collection[str] = ()) -> Bundle:
     raise RemoteProtocolError("malformed bundle")
 
 
-def sign_bundle(seed: bytes, bundle: Bundle) -> Signed:
-    """`bundle` signed by the identity of `seed`. Raises: `ValueError`, as `encode_bundle`."""
-    content = encode_bundle(bundle)
-    return Signed(content, sodium.ed25519_public(seed), sodium.sign(seed, _DOMAIN + content))
-
-
-def open_bundle(signed: Signed, taken: Collection[str] = ()) -> Bundle:
-    """The bundle, if `signed.key` signed it. Whose key that is, the caller must know.
-
-    Raises: `RemoteProtocolError`.
-    """
-    if len(signed.content) > BUNDLE_BYTES_MAX:
-        size = len(signed.content)
-        raise RemoteProtocolError(f"bundle of {size} bytes; at most {BUNDLE_BYTES_MAX}")
-    sodium.verify(signed.key, _DOMAIN + signed.content, signed.signature)
-    return decode_bundle(signed.content, taken)
+def content_of_kept(data: bytes) -> bytes:
+    """The content in the bytes of a kept bundle's file. Raises: `RemoteProtocolError`."""
+    match loads(data):
+        case {"content": bytes(content)}:
+            return content
+    raise RemoteProtocolError("malformed file of a kept bundle")
