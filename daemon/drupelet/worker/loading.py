@@ -15,6 +15,8 @@ The problems carry the names that WTD (seed 004) gave them, each with file and l
 Rules: the digest is of exactly the bytes that were compiled. Bundled modules are the files beside
 this package (`drupelet/bundled`, in a checkout a link to ``daemon/missions``). A module given by
 path may import its neighbours; they are searched last, so they cannot stand in for the library.
+Code that a member shipped comes instead of those files (`shipped.py`); a version that does not
+load leaves no trace.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import drupelet
+from drupelet.errors import RemoteProtocolError
 from drupelet.mission import CALLBACKS, Mark, is_cast, marks_of
+from drupelet.wire.bundles import Bundle, sources_of
 from drupelet.wire.messages import workers
 from drupelet.wire.messages.workers import (
     DIGEST_BYTES,
@@ -50,6 +54,7 @@ except ImportError:
     from hashlib import blake2b
 
 SOURCE_BYTES_MAX: Final = 4 * 1024 * 1024  # a log given by mistake stops here
+_LABEL_CHARS: Final = 8  # of a digest, for people
 
 _Function = Callable[..., object]
 
@@ -68,10 +73,11 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Missions ready to serve: mission name -> export name -> target."""
+    """Missions ready to serve: mission name -> export name -> target; and what they are from."""
 
     missions: dict[str, dict[str, Target]]
     digest: bytes
+    modules: tuple[types.ModuleType, ...] = ()
 
     def hello(self) -> WorkerHello:
         """What the daemon is told."""
@@ -95,8 +101,10 @@ class Loaded:
         }
 
 
-def load(order: WorkerOrder) -> Loaded:
-    """Load what `order` names. Raises: `LoadError`."""
+def load(order: WorkerOrder, former: Sequence[types.ModuleType] = ()) -> Loaded:
+    """Load what `order` names; `former` are the modules it comes after. Raises: `LoadError`."""
+    if order.shipped:
+        return _load_shipped(order, former)
     digest = blake2b(digest_size=DIGEST_BYTES)
     modules = []
     problems: list[Problem] = []
@@ -110,6 +118,62 @@ def load(order: WorkerOrder) -> Loaded:
             problems.extend(error.problems)
     if problems:
         raise LoadError(problems)
+    return Loaded(_choose(order, modules), digest.digest(), tuple(modules))
+
+
+def _load_shipped(order: WorkerOrder, former: Sequence[types.ModuleType]) -> Loaded:
+    from drupelet.worker import shipped  # most workers run files
+
+    try:
+        bundle = shipped.read_bundle(order.shipped)
+    except (OSError, RemoteProtocolError) as error:
+        raise _wont_compile(order.shipped, 0, f"cannot be read: {error}") from None
+    digest = shipped_digest(bundle)
+    label = digest.hex()[:_LABEL_CHARS]
+    imported = shipped.Imported(label, bundle, former)
+    try:
+        modules = []
+        for name in bundle.load:
+            try:
+                modules.append(imported.load(name))
+            except (Exception, SystemExit) as error:
+                place = _shipped_place(shipped.shown_path(label, ""), error)
+                path, line = place or (shipped.shown_path(label, name), 0)
+                message = getattr(error, "msg", "") if isinstance(error, SyntaxError) else ""
+                message = message or f"{type(error).__name__}: {error}"
+                raise _wont_compile(path, line, message) from None
+        return Loaded(_choose(order, modules), digest, imported.modules())
+    except LoadError:
+        imported.undo()
+        raise
+
+
+def shipped_digest(bundle: Bundle) -> bytes:
+    """The digest of shipped code: that of the files, had it come as files."""
+    digest = blake2b(digest_size=DIGEST_BYTES)
+    for source in sources_of(bundle):
+        digest.update(source)
+    return digest.digest()
+
+
+def _shipped_place(shown: str, error: BaseException) -> tuple[str, int] | None:
+    """(file, line) of shipped code where `error` arose, the innermost."""
+    folder = shown.removesuffix(".py")
+    if isinstance(error, SyntaxError) and (error.filename or "").startswith(folder):
+        return str(error.filename), error.lineno or 0
+    place = None
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_filename.startswith(folder):
+            place = (step.tb_frame.f_code.co_filename, step.tb_lineno)
+        step = step.tb_next
+    return place
+
+
+def _choose(
+    order: WorkerOrder, modules: Sequence[types.ModuleType]
+) -> dict[str, dict[str, Target]]:
+    """The targets that the order asks for. Raises: `LoadError`."""
     finder = _Finder(modules)
     if order.exports is None:
         wanted = finder.all_marked()
@@ -120,10 +184,11 @@ def load(order: WorkerOrder) -> Loaded:
         target = finder.find(mission, name)
         if target is not None:
             missions.setdefault(mission, {})[name] = target
-    _check_counts(missions, finder, modules[0])
+    if order.exports != ():  # nothing is listed: code that members may spawn, and no mission
+        _check_counts(missions, finder, modules[0])
     if finder.problems:
         raise LoadError(finder.problems)
-    return Loaded(missions, digest.digest())
+    return missions
 
 
 def _check_counts(

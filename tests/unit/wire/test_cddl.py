@@ -13,7 +13,7 @@ import pytest
 
 import drupelet.wire
 from drupelet import errors
-from drupelet.wire import codec, frames, limits
+from drupelet.wire import bundles, codec, frames, limits
 from drupelet.wire.messages import discovery, links, membership, workers
 
 TEXT = (Path(drupelet.wire.__path__[0]) / "drupelet.cddl").read_text()
@@ -40,7 +40,7 @@ def test_every_name_in_it_is_defined_and_used() -> None:
         used |= set(re.findall(r"(?<![\w.#-])[a-z][a-z0-9-]*", bare))
     assert used - PRELUDE <= set(RULES)
     tops = {rule for rule in RULES if rule.endswith(("-body", "-args", "-value"))}
-    assert set(RULES) - used == tops | {"introduction", "refusal", "name"}
+    assert set(RULES) - used == tops | {"bundle", "introduction", "refusal", "name"}
 
 
 def test_tags_are_those_of_the_codec() -> None:
@@ -52,6 +52,8 @@ def test_tags_are_those_of_the_codec() -> None:
         "datetime": codec.TAG_DATETIME,
         "datetime-seconds": codec.TAG_DATETIME_SECONDS,
         "uuid": codec.TAG_UUID,
+        "notice": codec.TAG_NOTICE,
+        "named": codec.TAG_TUPLE,
     }
     assert set(tags.values()) == set(codec._DECODERS)
 
@@ -66,6 +68,7 @@ def test_numbers_are_those_of_the_limits() -> None:
     assert f"at most {limits.MAP_INT_KEYS_MAX:,} keys are integers" in TEXT
     assert f"[*{limits.GOSSIP_NODES_MAX} [" in RULES["gossip"]
     assert f"1..{limits.NAME_CHARS_MAX} characters" in TEXT
+    assert f"1*{limits.BUNDLE_MODULES_MAX} tstr => bstr" in RULES["bundle"]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,9 @@ def _introduction() -> bytes:
     )
 
 
+BUNDLE = bundles.Bundle(mission="kvs", load=("kvs",), modules={"kvs": b""})
+
+
 def _body(frame: bytes) -> bytes:
     return frames.split_record(frame)[0].body
 
@@ -118,6 +124,7 @@ def _body(frame: bytes) -> bytes:
         ),
         ("worker-hello", workers.encode_hello(workers.WorkerHello({}, bytes(16)))),
         ("worker-failure", workers.encode_hello(workers.WorkerFailure(()))),
+        ("bundle", bundles.encode_bundle(BUNDLE)),
         ("discovery-hello", _body(discovery.encode(discovery.Hello()))),
         (
             "discovery-start",

@@ -3,7 +3,7 @@
 Decides their fields and bounds. Both travel as the body of a HELLO frame, one CBOR map each.
 
 - daemon -> worker, `WorkerOrder`: ``{"role": "daemon", "version", "mission", "modules", "exports",
-  "memory_bytes", "directory"}``. The order travels on the channel and not on the command line, so
+  "memory_bytes", "directory", "shipped"}``. The order travels on the channel and not on the command line, so
   that a socket-activated worker under systemd gets it the same way as a child process.
 - worker -> daemon, `WorkerHello`: ``{"role": "worker", "version", "digest", "missions": {name:
   [[export, is_cast, signature], ...]}}``; or `WorkerFailure`: ``{"role": "worker", "version",
@@ -50,6 +50,7 @@ class WorkerOrder:
 
     `mission` "" and `exports` None: everything that is marked (`drupelet run FILE`).
     `modules`: bundled names, or absolute paths that end in ``.py``. `memory_bytes` 0: no limit.
+    `shipped`: the file of the bundle that is run instead of `modules`; "": none.
     """
 
     mission: str
@@ -57,6 +58,7 @@ class WorkerOrder:
     exports: tuple[str, ...] | None = None
     memory_bytes: int = 0
     directory: str = "/"
+    shipped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ def encode_order(order: WorkerOrder) -> bytes:
             "exports": None if order.exports is None else list(order.exports),
             "memory_bytes": order.memory_bytes,
             "directory": order.directory,
+            "shipped": order.shipped,
         }
     )
 
@@ -123,6 +126,7 @@ def decode_order(body: bytes) -> WorkerOrder:
             "exports": exports,
             "memory_bytes": int(memory_bytes),
             "directory": str(directory),
+            "shipped": str(shipped),
             **rest,
         } if not rest:
             _check_version(version)
@@ -130,12 +134,14 @@ def decode_order(body: bytes) -> WorkerOrder:
             _check(0 < len(modules) <= MODULES_MAX, "too many modules, or none")
             _check(0 <= memory_bytes < 1 << 62, "memory_bytes out of range")
             _check(len(directory) <= PATH_CHARS_MAX, "directory too long")
+            _check(len(shipped) <= PATH_CHARS_MAX, "path of the bundle too long")
             return WorkerOrder(
                 mission=mission,
                 modules=_texts(modules, PATH_CHARS_MAX),
                 exports=None if exports is None else _export_names(exports),
                 memory_bytes=memory_bytes,
                 directory=directory,
+                shipped=shipped,
             )
     raise RemoteProtocolError("malformed worker order")
 
