@@ -14,8 +14,9 @@ Decides what data is (`dumps` refuses the rest, naming the place) and what bytes
 | datetime, aware                          | tag 0 round RFC 3339 text                           |
 | datetime with seconds in its offset      | tag 91 round ISO 8601 text (old local mean times)   |
 | uuid.UUID                                | tag 37 round 16 bytes                               |
+| Down, Exit, NodeUp, NodeDown, Request    | tag 92 round [index, field...] (notices.py)         |
 
-Tags 88-91 are ours, from the gap 88-95 that IANA left behind the typed arrays of RFC 8746.
+Tags 88-92 are ours, from the gap 88-95 that IANA left behind the typed arrays of RFC 8746.
 `drupelet.cddl` says the same in CDDL.
 
 Rules
@@ -70,6 +71,15 @@ import cbor2
 from drupelet.errors import RemoteProtocolError
 from drupelet.wire import limits
 from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.notices import (
+    CLASSES,
+    Down,
+    Exit,
+    Notice,
+    Request,
+    notice_fields,
+    notice_from_fields,
+)
 from drupelet.wire.refusals import INT_MAX, INT_MIN, explain, int_keys, too_many_items
 from drupelet.wire.scan import scan
 
@@ -79,6 +89,7 @@ TAG_TUPLE: Final = 88
 TAG_PID: Final = 89
 TAG_REF: Final = 90
 TAG_DATETIME_SECONDS: Final = 91
+TAG_NOTICE: Final = 92
 
 
 # -- heads
@@ -111,6 +122,8 @@ _ARRAY_HEADS: Final = [_head(4, size) for size in range(256)]
 _MAP_HEADS: Final = [_head(5, size) for size in range(256)]
 _INTS: Final = {n: _head(0, n) if n >= 0 else _head(1, -1 - n) for n in range(-256, 1024)}
 _TUPLE: Final = _head(6, TAG_TUPLE)
+_NOTICE: Final = _head(6, TAG_NOTICE)
+_NOTICES: Final = frozenset(CLASSES)
 _KEYS_CACHED_MAX: Final = 512  # field names of a program's messages; full, it starts anew
 _KEY_CACHED_CHARS_MAX: Final = 64  # so that the cache stays below 100 KB
 _PARTS_MAX: Final = 2 * limits.VALUE_ITEMS_MAX  # an item makes at most two parts: head, content
@@ -208,8 +221,22 @@ def _encode(value: Any, depth: int, parts: list[bytes], append: Callable[[bytes]
         append(_PACK_FLOAT(0xFB, value) if value == value else _NAN)
     elif kind in _ENCODERS:
         append(_ENCODERS[kind](value))
+    elif kind in _NOTICES:
+        _encode_notice(value, depth, parts, append)
     else:
         raise _Unsendable
+
+
+def _encode_notice(
+    notice: Notice, depth: int, parts: list[bytes], append: Callable[[bytes], None]
+) -> None:
+    """A container like a tuple: one level, and its reason may be any data."""
+    try:
+        fields = notice_fields(notice)
+    except ValueError:
+        raise _Unsendable from None
+    append(_NOTICE)
+    _encode(fields, depth, parts, append)
 
 
 def _encode_int(value: int) -> bytes:
@@ -390,6 +417,16 @@ def _check(value: Any, depth: int) -> None:
     elif kind is int:
         if not INT_MIN <= value <= INT_MAX:
             raise RemoteProtocolError("integer beyond 64 bits")
+    elif kind in _NOTICES:
+        if not depth:
+            raise RemoteProtocolError("value too deep")
+        if kind is Down or kind is Exit:
+            _check(value.reason, depth - 1)
+            if kind is Down and type(value.pid) is tuple:
+                _check(value.pid, depth - 1)
+        elif kind is Request:
+            _check(value.caller, depth - 1)
+            _check(value.request, depth - 1)
     elif kind not in _LEAVES and kind not in _TAGGED:
         raise RemoteProtocolError("undefined or unassigned simple value")
 
@@ -405,6 +442,10 @@ def _check_finite(value: Any) -> None:
     elif kind is list or kind is tuple:
         for item in value:
             _check_finite(item)
+    elif kind is Down or kind is Exit:
+        _check_finite(value.reason)
+    elif kind is Request:
+        _check_finite(value.request)
 
 
 # -- tags
@@ -468,6 +509,12 @@ def _decode_id(cls: type[Pid] | type[Ref]) -> Callable[[Any, bool], Pid | Ref]:
     return decode
 
 
+def _decode_notice(content: Any, immutable: bool) -> Notice:
+    if immutable or type(content) is not list:
+        raise RemoteProtocolError("notice tag without its array")
+    return notice_from_fields(content)  # ValueError unless they are right
+
+
 _DECODERS: Final = _Decoders(
     {
         TAG_DATETIME: _decode_datetime,
@@ -476,5 +523,6 @@ _DECODERS: Final = _Decoders(
         TAG_PID: _decode_id(Pid),
         TAG_REF: _decode_id(Ref),
         TAG_DATETIME_SECONDS: _decode_datetime_seconds,
+        TAG_NOTICE: _decode_notice,
     }
 )

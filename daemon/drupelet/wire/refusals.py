@@ -18,6 +18,7 @@ from typing import Final
 from drupelet.errors import NotSendable
 from drupelet.wire import limits
 from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.notices import CLASSES, notice_fields
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
@@ -54,7 +55,7 @@ def _find(value: object, path: str, inside: list[object], budget: list[int]) -> 
     if budget[0] < 0:
         return too_many_items()
     kind = type(value)
-    if kind not in (dict, list, tuple):
+    if kind not in (dict, list, tuple) and kind not in CLASSES:
         return _find_in_leaf(value, path)
     if any(value is other for other in inside):
         what = f"this {kind.__name__} contains itself; send a copy without the cycle"
@@ -71,6 +72,12 @@ def _find(value: object, path: str, inside: list[object], budget: list[int]) -> 
         items = value.items()
     elif isinstance(value, (list, tuple)):
         items = enumerate(value)
+    elif isinstance(value, CLASSES):
+        try:
+            fields = notice_fields(value)
+        except ValueError as error:
+            return NotSendable(str(error), path)
+        items = zip(value.__match_args__, fields[1:], strict=True)
     for key, item in items:
         found = _find_in_key(key, path) if kind is dict else None
         budget[0] -= kind is dict

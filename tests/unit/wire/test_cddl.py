@@ -54,6 +54,7 @@ def test_tags_are_those_of_the_codec() -> None:
         "uuid": codec.TAG_UUID,
         "notice": codec.TAG_NOTICE,
         "named": codec.TAG_TUPLE,
+        "caller": codec.TAG_TUPLE,
     }
     assert set(tags.values()) == set(codec._DECODERS)
 

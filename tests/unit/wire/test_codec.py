@@ -24,6 +24,16 @@ from drupelet.errors import NotSendable, RemoteProtocolError
 from drupelet.wire import codec, limits
 from drupelet.wire.codec import dumps, loads, loads_canonical, loads_control
 from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.notices import (
+    CLASSES,
+    Down,
+    Exit,
+    NodeDown,
+    NodeUp,
+    Request,
+    notice_fields,
+    notice_from_fields,
+)
 
 BAD: list[dict[str, str]] = json.loads(
     (Path(__file__).parents[2] / "vectors" / "bad-inputs.json").read_text()
@@ -52,10 +62,19 @@ LEAVES = st.one_of(
     st.builds(Ref, NODES, NUMBERS, NUMBERS),
 )
 KEYS = st.text() | st.integers(-(2**63), 2**63 - 1)
+PIDS = st.builds(Pid, NODES, NUMBERS, NUMBERS)
+REFS = st.builds(Ref, NODES, NUMBERS, NUMBERS)
 VALUES = st.recursive(
     LEAVES,
     lambda inner: (
-        st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(KEYS, inner, max_size=5)
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(KEYS, inner, max_size=5)
+        | st.builds(Down, REFS, PIDS | st.tuples(st.text(), NODES), inner)
+        | st.builds(Exit, PIDS, inner)
+        | st.builds(NodeUp, NODES)
+        | st.builds(NodeDown, NODES, st.text())
+        | st.builds(Request, st.tuples(PIDS, REFS), inner)
     ),
     max_leaves=20,
 )
@@ -78,6 +97,8 @@ def same(left: Any, right: Any) -> bool:
         )
     if isinstance(left, datetime.datetime):
         return left == right and left.utcoffset() == right.utcoffset()
+    if isinstance(left, CLASSES):
+        return same(notice_fields(left), notice_fields(right))
     return bool(left == right)
 
 
@@ -89,6 +110,8 @@ def shuffled(value: Any, source: random.Random) -> Any:
         items = list(value.items())
         source.shuffle(items)
         return {key: shuffled(item, source) for key, item in items}
+    if isinstance(value, CLASSES):
+        return notice_from_fields([shuffled(item, source) for item in notice_fields(value)])
     return value
 
 
@@ -285,10 +308,16 @@ def nested(depth: int, wrap: Any) -> Any:
     return value
 
 
-WRAPS = [lambda v: [v], lambda v: (v,), lambda v: {"k": v}, lambda v: {7: (v,)}]
+WRAPS = [
+    lambda v: [v],
+    lambda v: (v,),
+    lambda v: {"k": v},
+    lambda v: Exit(Pid("n", 1, 2), v),
+    lambda v: {7: (v,)},
+]
 
 
-@pytest.mark.parametrize("wrap", WRAPS[:3], ids=["list", "tuple", "dict"])
+@pytest.mark.parametrize("wrap", WRAPS[:4], ids=["list", "tuple", "dict", "notice"])
 def test_depth_at_the_maximum_and_one_above(wrap: Any) -> None:
     deepest = nested(limits.VALUE_DEPTH_MAX, wrap)
     data = dumps(deepest)
@@ -298,6 +327,37 @@ def test_depth_at_the_maximum_and_one_above(wrap: Any) -> None:
     head = dumps(wrap(0))[:-1]
     with pytest.raises(RemoteProtocolError):
         loads(head + data)
+
+
+def test_the_name_in_a_notice_counts_as_a_level() -> None:
+    down: Any = Down(Ref("n", 1, 2), ("name", "node"), "normal")
+    deepest = nested(limits.VALUE_DEPTH_MAX - 2, lambda v: [down if isinstance(v, Pid) else v])
+    assert same(loads(dumps(deepest)), deepest)
+    with pytest.raises(NotSendable, match="containers deep"):
+        dumps([deepest])
+    with pytest.raises(RemoteProtocolError, match="too deep"):
+        loads(dumps([0])[:-1] + dumps(deepest))
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["00", "80", "8118", "820261", "83026161f6", "820200", "8200f6", "8105", "8120", "8301f6f6"],
+)
+def test_what_is_no_notice_is_refused(body: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        loads(bytes.fromhex("d85c" + body))
+
+
+def test_a_notice_is_no_key_and_its_reason_is_looked_at() -> None:
+    with pytest.raises(RemoteProtocolError):
+        loads(b"\xa1" + dumps(NodeUp("n")) + b"\x00")
+    good = dumps(Exit(Pid("n", 1, 2), None))
+    assert good.endswith(b"\xf6")
+    for reason in (b"\xf7", dumps(2**63 - 1).replace(b"\x7f", b"\xff"), b"\xa1\xf4\x00"):
+        with pytest.raises(RemoteProtocolError):
+            loads(good[:-1] + reason)
+    with pytest.raises(RemoteProtocolError, match="NaN"):
+        loads_control(dumps(Exit(Pid("n", 1, 2), [math.nan])))
 
 
 @pytest.mark.parametrize("count", [10**3, 10**6])

@@ -10,6 +10,8 @@ import pytest
 
 from drupelet.errors import DrupeletError, NotSendable
 from drupelet.wire import limits
+from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.notices import Exit
 from drupelet.wire.refusals import explain
 
 
@@ -37,6 +39,8 @@ def a_function() -> None:
         ({'say "x"\n': object}, '["say \\"x\\"\\n"]', "code"),
         ({"k" * 100: object}, f'["{"k" * 40}..."]', "code"),
         (object(), "", "an object is not data"),
+        ([Exit(Pid("n", 1, 2), [object])], '[0]["reason"][0]', "code"),
+        ([Exit(Ref("n", 1, 2), 0)], "[0]", "a Exit with a field of another type"),  # type: ignore[arg-type]
         (slice(1), "", "a slice is not data"),
     ],
 )
