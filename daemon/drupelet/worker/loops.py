@@ -5,6 +5,9 @@ in recv, answers, and blocks in send when the daemon is slow to read. That saves
 every such worker and an epoll per batch. Async and threaded functions get `run_tasks`:
 the same inline path, and a task for each call that asks for one.
 
+A mission of plain functions whose new version has others moves from the one to the other between
+two reads, without losing a call.
+
 Rules: one read, all frames, one send. A socket that takes no more stops the reading: what waits
 here is bounded by what one read can cause. Both end when the daemon closes.
 
@@ -19,6 +22,7 @@ import os
 import select
 import socket
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from drupelet.wire.frames import FrameReader
@@ -39,8 +43,18 @@ def needs_tasks(table: dict[bytes, Target]) -> bool:
     return any(target.how != INLINE for target in table.values())
 
 
-def run_plain(sock: socket.socket, table: dict[bytes, Target], reader: FrameReader) -> None:
-    """Serve inline functions until the daemon closes. `sock` blocks."""
+@dataclass(slots=True)
+class Handover:
+    """What `run_plain` leaves to `run_tasks`, when a new version of the code needs tasks."""
+
+    session: Session
+    calls: dict[int, tuple[int, Target, list[object]]]  # of the last read, for `Session.spawn`
+
+
+def run_plain(
+    sock: socket.socket, table: dict[bytes, Target], reader: FrameReader
+) -> Handover | None:
+    """Serve inline functions until the daemon closes (None), or tasks are needed. `sock` blocks."""
 
     def flush() -> None:
         data = b"".join(session.out)
@@ -48,7 +62,14 @@ def run_plain(sock: socket.socket, table: dict[bytes, Target], reader: FrameRead
         session.out_bytes = 0
         sock.sendall(data)
 
-    session = Session(table, flush, reader=reader)
+    def spawn(ident: int, target: Target, args: list[object]) -> None:
+        key = ident if ident >= 0 else -len(calls) - 1
+        calls[key] = (ident, target, args)
+        if ident >= 0:
+            session.running[ident] = functools.partial(_forget, calls, key)
+
+    calls: dict[int, tuple[int, Target, list[object]]] = {}
+    session = Session(table, flush, spawn, reader)
     receive = session.receive
     recv = sock.recv
     out = session.out
@@ -56,21 +77,33 @@ def run_plain(sock: socket.socket, table: dict[bytes, Target], reader: FrameRead
         while not session.finished:
             data = recv(READ_BYTES)
             if not data:
-                return
+                return None
             receive(data)
             if out:
                 flush()
+            if calls:  # of a new version of the code (versions.py)
+                return Handover(session, calls)
     except (BrokenPipeError, ConnectionResetError):
-        return
+        pass
+    return None
 
 
-async def run_tasks(sock: socket.socket, table: dict[bytes, Target], reader: FrameReader) -> None:
+def _forget(calls: dict[int, tuple[int, Target, list[object]]], key: int) -> None:
+    calls.pop(key, None)
+
+
+async def run_tasks(
+    sock: socket.socket,
+    table: dict[bytes, Target],
+    reader: FrameReader,
+    handover: Handover | None = None,
+) -> None:
     """Serve every kind of function until the daemon closes."""
     import trio
 
     sock.setblocking(False)
     async with trio.open_nursery() as nursery:
-        loop = _TaskLoop(sock, table, reader, nursery)
+        loop = _TaskLoop(sock, table, reader, nursery, handover)
         nursery.start_soon(loop.run_sender)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await loop.run_reader()
@@ -86,19 +119,26 @@ class _TaskLoop:
         table: dict[bytes, Target],
         reader: FrameReader,
         nursery: trio.Nursery,
+        handover: Handover | None,
     ) -> None:
         import trio
 
         self._trio = trio
         self._sock = sock
         self._nursery = nursery
-        self._session = Session(table, self._flush, self._spawn, reader)
+        if handover is None:
+            self._session = Session(table, self._flush, self._spawn, reader)
+        else:
+            self._session = handover.session
+            self._session.take_over(self._flush, self._spawn)
         self._rest = b""
         self._sleeper: trio.lowlevel.Task | None = None
         self._awake = False
         self._drained = trio.Event()
         self._threads = trio.CapacityLimiter(THREADS_MAX)
         self._owners: dict[int, trio.CapacityLimiter] = {}
+        for ident, target, args in handover.calls.values() if handover is not None else ():
+            self._spawn(ident, target, args)
 
     async def run_reader(self) -> None:
         """Read until the daemon closes."""

@@ -22,6 +22,7 @@ from drupelet.wire.frames import FrameReader
 from drupelet.wire.messages.workers import WorkerOrder, decode_order, encode_hello
 from drupelet.worker import loops, sandbox
 from drupelet.worker.loading import Loaded, LoadError, load
+from drupelet.worker.versions import Versions
 
 EXIT_PROTOCOL: Final = 76  # EX_PROTOCOL of sysexits.h
 
@@ -61,16 +62,18 @@ def serve(sock: socket.socket, order: WorkerOrder, reader: FrameReader) -> int:
     loaded = _load(sock, order)
     if loaded is None:
         return EXIT_BAD_CONFIGURATION
-    table = loaded.table()
+    table = Versions(order, loaded).table
     del loaded
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk it again
-    if loops.needs_tasks(table):
-        import trio
+    handover = None
+    if not loops.needs_tasks(table):
+        handover = loops.run_plain(sock, table, reader)
+        if handover is None:
+            return EXIT_DONE
+    import trio
 
-        trio.run(loops.run_tasks, sock, table, reader)
-    else:
-        loops.run_plain(sock, table, reader)
+    trio.run(loops.run_tasks, sock, table, reader, handover)
     return EXIT_DONE
 
 

@@ -106,6 +106,11 @@ class Session:
 
     # -- what the loops call
 
+    def take_over(self, flush: Callable[[], None], spawn: Spawn) -> None:
+        """Another loop carries this session from now on."""
+        self._flush = flush
+        self._spawn = spawn
+
     def receive(self, data: bytes) -> None:
         """Run everything that `data` completes. Raises: `RemoteProtocolError` for bad frames."""
         now = monotonic()

@@ -190,3 +190,64 @@ async def test_a_daemon_that_reads_late_loses_nothing() -> None:
             await trio.testing.wait_all_tasks_blocked(0.05)
             answers = await daemon.ask(count=201)
     assert len(answers.values) == 201
+
+
+async def test_new_code_that_needs_tasks_moves_to_the_other_loop() -> None:
+    """Between two reads: no call is lost, and calls of the same read run there too."""
+    ours, theirs = socket.socketpair()
+    table = {b"m/echo": Target("echo", echo)}
+    reader = FrameReader()
+    ended: list[str] = []
+
+    async def later(value: object) -> object:
+        await trio.lowlevel.checkpoint()
+        return ["later", value]
+
+    async def never() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append("never")
+
+    def switch() -> None:
+        table[b"m/later"] = Target("later", later)
+        table[b"m/never"] = Target("never", never)
+        table[b"m/echo"] = Target("echo", lambda value: ["new", value])
+
+    table[b"m/switch"] = Target("switch", switch)
+    sent = [call(2, "m/echo", 1), call(4, "m/switch"), call(6, "m/echo", 1), call(8, "m/later", 1)]
+    sent += [call(10, "m/never"), call(12, "m/never"), frames.frame(frames.CANCEL, 10)]
+    sent += [call(14, "m/later", 2), cast("m/never")[:9]]
+    with trio.fail_after(10), theirs:
+        ours.sendall(b"".join(sent))
+        handover = await trio.to_thread.run_sync(run_plain, theirs, table, reader)
+        assert handover is not None
+        assert set(handover.calls) == {8, 12, 14}
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(run_tasks, theirs, table, reader, handover)
+            daemon = Daemon(stream)
+            answers = await daemon.ask(cast("m/never")[9:], count=5)
+            assert answers.values == {
+                2: 1, 4: None, 6: ["new", 1], 8: ["later", 1], 14: ["later", 2]
+            }  # fmt: skip
+            answers = await daemon.ask(
+                frames.frame(frames.CANCEL, 12), call(16, "m/echo", 3), count=6
+            )
+            assert answers.values[16] == ["new", 3]
+            await stream.aclose()
+    assert ended == ["never", "never"]
+
+
+def test_a_plain_worker_whose_only_new_call_was_cancelled_stays_plain() -> None:
+    async def never() -> None: ...
+
+    ours, theirs = socket.socketpair()
+    table = {b"m/never": Target("never", never), b"m/echo": Target("echo", echo)}
+    with ours, theirs:
+        ours.sendall(call(2, "m/never") + frames.frame(frames.CANCEL, 2) + call(4, "m/echo", 1))
+        ours.shutdown(socket.SHUT_WR)
+        assert run_plain(theirs, table, FrameReader()) is None
+        answers = Answers()
+        answers.receive(ours.recv(65_536))
+    assert answers.values == {4: 1}
