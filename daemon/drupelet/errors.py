@@ -7,6 +7,7 @@ Decides which *reaction* each failure asks for; one class per reaction, not one 
 - `CallError` and below: the outcome of one call, told to the program that made it. They cross the
   wire as a CBOR array ``[code, field, ...]`` (`error_to_fields`, `error_from_fields`).
 - `ConfigError`: a file or flag is wrong; names file, line, key and the mend; exit code 78.
+- `ChanError`: a chan server let us not in.
 - `NotSendable`: the value cannot cross a node border; raised in the caller before a byte is sent.
 
 Exit codes are those of the command line (`exit_code`).
@@ -14,7 +15,7 @@ Exit codes are those of the command line (`exit_code`).
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 EXIT_DONE: Final = 0
 EXIT_FAILED: Final = 1
@@ -150,6 +151,35 @@ class CodeMismatch(CallError):
         self.want = want
 
 
+class ChanError(DrupeletError):
+    """A chan server did not let this guest in. `word` is lib_chan's name for it."""
+
+    word: ClassVar[str] = ""
+
+
+class AuthFail(ChanError):
+    """The password is wrong, or nobody may try one now.
+
+    `retry_after_s`: so long the server takes no try from this address; 0: it takes one now.
+    """
+
+    word = "authFail"
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(f"{self.word}: {message}")
+        self.retry_after_s = retry_after_s
+
+
+class BadService(ChanError):
+    """The password is right, and the server has no service of that name."""
+
+    word = "badService"
+
+    def __init__(self, service: str) -> None:
+        super().__init__(f"{self.word}: the server has no service {service[:80]!r}")
+        self.service = service
+
+
 # Why a node cannot be reached, and what it means in one sentence. Shared by NoConnection.reason,
 # `drupelet ping` and `drupelet why`.
 REASONS: Final[dict[str, str]] = {
@@ -246,7 +276,7 @@ def _check_text(*texts: str) -> None:
 def exit_code(error: BaseException) -> int:
     """The command line's exit code for a failure."""
     match error:
-        case NotPermitted():
+        case NotPermitted() | AuthFail():
             return EXIT_NOT_PERMITTED
         case NoConnection():
             return EXIT_NO_CONNECTION

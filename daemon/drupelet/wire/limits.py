@@ -68,6 +68,20 @@ BUNDLE_SOURCE_BYTES_MAX: Final = 1024 * 1024  # all of them: 0.1 s on a 100 Mbit
 BUNDLE_BYTES_MAX: Final = BUNDLE_SOURCE_BYTES_MAX + 16_384  # with 64 names of 63 characters, twice
 SHIPPED_MISSIONS_MAX: Final = 64  # that one node keeps shipped code of; each is a file and a worker
 
+# -- chan, services for guests (wire/guests.py, wire/chan.py, chan/)
+CHAN_TRIES_MAX: Final = 3  # wrong passwords from one address, then ...
+CHAN_BACKOFF_S: Final = 60.0  # ... none for so long: 6 letters and digits last 36,000 years
+CHAN_VALUE_BYTES_MAX: Final = 1024 * 1024  # one value; a stranger's, so less than a member's
+CHAN_CONNECTIONS_MAX: Final = 100  # open at once, as in lib_chan
+CHAN_CONNECTIONS_PER_ADDRESS_MAX: Final = 32  # so that one guest cannot take all of them
+CHAN_CONF_BYTES_MAX: Final = 65_536
+CHAN_CONF_DEPTH_MAX: Final = 8  # tuples in lists in tuples
+CHAN_SERVICES_MAX: Final = 64
+CHAN_PASSWORD_BYTES_MAX: Final = 1_024
+CHAN_KEEPALIVE_S: Final = 10.0  # each side says so often that it lives ...
+CHAN_SILENCE_S: Final = 35.0  # ... and after three such words missed counts as dead
+CHAN_SEND_S: Final = 30.0  # a peer that takes nothing for so long is cut off
+
 # -- port mapper (wire/epmd.py)
 MAPPER_NAME_BYTES_MAX: Final = 255  # an Erlang atom has at most 255 characters; here bytes
 MAPPER_EXTRA_BYTES_MAX: Final = 255  # Erlang sends none, we send "drupelet/1"
