@@ -72,6 +72,7 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "calls": {"effects"},
     "portmap": {"effects"},
     "admission": {"effects"},
+    "processes": {"lines"},
 }
 
 # -- sizes
