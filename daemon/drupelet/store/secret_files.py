@@ -29,7 +29,7 @@ SECRET_BYTES_MAX: Final = 4_096  # a key or two cookies with comments: one page
 MODE: Final = 0o600
 
 
-def read_secret_file(path: Path, *, what: str) -> bytes | None:
+def read_secret_file(path: Path, *, what: str, bytes_max: int = SECRET_BYTES_MAX) -> bytes | None:
     """The content, or None when there is no such file. `what` names it to people: "the cookie".
 
     Raises: `ConfigError` for a file that must not be used.
@@ -42,14 +42,14 @@ def read_secret_file(path: Path, *, what: str) -> bytes | None:
         raise _cannot("read", what, path, error) from None
     try:
         _check_file(os.fstat(descriptor), path, what)
-        content = os.read(descriptor, SECRET_BYTES_MAX + 1)
+        content = os.read(descriptor, bytes_max + 1)
     except OSError as error:
         raise _cannot("read", what, path, error) from None
     finally:
         os.close(descriptor)
-    if len(content) > SECRET_BYTES_MAX:
+    if len(content) > bytes_max:
         raise ConfigError(
-            f"{what} is longer than {SECRET_BYTES_MAX} bytes",
+            f"{what} is longer than {bytes_max} bytes",
             mend="this is some other file; name the right one",
             file=str(path),
         )
@@ -90,7 +90,7 @@ def create_secret_file(path: Path, content: bytes, *, what: str) -> bool:
             return False
         finally:
             os.unlink(temporary)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise _cannot("write", what, path, error) from None
     return True
@@ -105,7 +105,7 @@ def replace_secret_file(path: Path, content: bytes, *, what: str) -> None:
         except OSError:
             os.unlink(temporary)
             raise
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise _cannot("write", what, path, error) from None
 
@@ -127,7 +127,8 @@ def _write_temporary(path: Path, content: bytes) -> Path:
     return temporary
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Make names in it durable. Raises: `OSError`."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
