@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
-from drupelet.errors import CallError, NotSendable, RemoteProtocolError
+from drupelet.errors import NotSendable
 from drupelet.process import patterns
 from drupelet.process.table import (
     BLOCK,
@@ -37,10 +37,10 @@ from drupelet.process.table import (
     Mailbox,
     Process,
 )
-from drupelet.wire.codec import dumps, loads
+from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, Ref, make_pid, make_ref
 from drupelet.wire.messages import processes as wire
-from drupelet.wire.messages.processes import NOCONNECTION, NOPROC, Signal, encode_signal
+from drupelet.wire.messages.processes import NOPROC, Signal, encode_signal
 from drupelet.wire.notices import Down, Exit, Request
 
 NONODE: Final = "nonode@nohost"  # Erlang's name of a node that is not alive
@@ -73,7 +73,9 @@ class Kernel:
         self.names: dict[str, Process] = {}
         self.asks: dict[int, Ask] = {}  # by the number of their ref
         self.remote: dict[tuple[str, int], set[Process]] = {}  # who has relations with which node
-        self.paused: dict[object, deque[object]] = {}  # Pid, (name, node) or node -> tasks that wait
+        self.paused: dict[
+            object, deque[object]
+        ] = {}  # Pid, (name, node) or node -> tasks that wait
         self.dropped_count = 0
         self._count = 0
         self._base = 0
@@ -145,7 +147,7 @@ class Kernel:
     # -- messages
 
     def put(self, process: Process, message: object) -> None:
-        """Append to a mailbox, whatever its limit; hand over at once to a receiver that wants it."""
+        """Append to a mailbox, whatever its limit; or hand over to a receiver that wants it."""
         if process.tracers is not None:
             self.trace(process, "receive", message)
         task = process.waiting
@@ -333,7 +335,9 @@ class Kernel:
             other = self.names.get(target[0]) if target[1] == self.node else None
             if other is None or other.watchers is None or ref not in other.watchers:
                 to = make_pid(target[1], 0, 0)
-                self.transmit(encode_signal(wire.DEMONITOR, to, watcher, ref.number, name=target[0]))
+                self.transmit(
+                    encode_signal(wire.DEMONITOR, to, watcher, ref.number, name=target[0])
+                )
                 return
         if other is not None and other.watchers is not None:
             other.watchers.pop(ref, None)
@@ -419,7 +423,7 @@ class Kernel:
 
     def _tell_down(self, pid: Pid, ref: object, watcher: Pid, reason: object) -> None:
         if ref.__class__ is int:  # an ask of this runtime
-            self.ask_down(cast(int, ref), reason)
+            self.ask_down(ref, reason)
             return
         ref = cast(Ref, ref)
         if not self.is_local(watcher):
@@ -493,159 +497,10 @@ class Kernel:
         """What the asker is told."""
         raise NotImplementedError
 
-    # -- signals from elsewhere
-
-    def receive(self, signal: Signal) -> None:
-        """One signal. Raises: `RemoteProtocolError` for a body that is no value."""
-        self._handlers[signal.kind](self, signal)
-
-    def _receiver(self, signal: Signal) -> Process | None:
-        if signal.to_name:
-            return self.names.get(signal.to_name)
-        process = self.processes.get(signal.to_number)
-        if process is None:
-            return None
-        pid = process.pid
-        if pid.incarnation != signal.to_incarnation or pid.node != signal.to_node:
-            return None
-        return process
-
-    def _on_send(self, signal: Signal) -> None:
-        process = self._receiver(signal)
-        if process is None or process.exiting:
-            self.dropped_count += 1
-            return
-        self._receive_message(process, loads(signal.body), signal)
-
-    def _on_link(self, signal: Signal) -> None:
-        process = self._receiver(signal)
-        sender = signal.sender
-        if process is None or process.exiting:
-            reason = NOPROC if process is None else process.exit_reason
-            to = make_pid(signal.to_node, signal.to_incarnation, signal.to_number)
-            self.transmit(encode_signal(wire.EXIT, sender, to, 0, self._dumps(reason)))
-            return
-        if process.relations >= RELATIONS_MAX:
-            return
-        if process.links is None:
-            process.links = set()
-        process.links.add(sender)
-        self.relate(process, sender)
-
-    def _on_unlink(self, signal: Signal) -> None:
-        process = self._receiver(signal)
-        if process is not None and process.links is not None:
-            process.links.discard(signal.sender)
-
-    def _on_exit(self, signal: Signal) -> None:
-        process = self._receiver(signal)
-        sender = signal.sender
-        if process is not None and process.links is not None and sender in process.links:
-            process.links.discard(sender)
-            self.exit_signal(process, sender, loads(signal.body))
-
-    def _on_exit_sent(self, signal: Signal) -> None:
-        process = self._receiver(signal)
-        if process is not None:
-            self.exit_sent(process, signal.sender, loads(signal.body))
-
-    def _on_monitor(self, signal: Signal) -> None:
-        process = self._receiver(signal)
-        sender = signal.sender
-        ref = Ref(sender.node, sender.incarnation, signal.ref)
-        if process is None:
-            to = make_pid(signal.to_node, signal.to_incarnation, signal.to_number)
-            self.transmit(encode_signal(wire.DOWN, sender, to, signal.ref, dumps(NOPROC)))
-            return
-        if process.relations >= RELATIONS_MAX:
-            return
-        if process.watchers is None:
-            process.watchers = {}
-        process.watchers[ref] = sender
-        self.relate(process, sender)
-
-    def _on_demonitor(self, signal: Signal) -> None:
-        process = self._receiver(signal)
-        if process is not None and process.watchers is not None:
-            sender = signal.sender
-            process.watchers.pop(Ref(sender.node, sender.incarnation, signal.ref), None)
-
-    def _on_down(self, signal: Signal) -> None:
-        reason = loads(signal.body)
-        if signal.ref in self.asks:
-            self.ask_down(signal.ref, reason)
-            return
-        process = self._receiver(signal)
-        if process is None or process.monitors is None:
-            return
-        ref = make_ref(signal.to_node, signal.to_incarnation, signal.ref)
-        target = process.monitors.get(ref)
-        if target is not None:
-            self.down(process, ref, target, reason)
-
-    def _on_ask(self, signal: Signal) -> None:
-        process = self._receiver(signal)
-        if process is None or process.exiting:
-            if signal.to_number == self.pid.number and not signal.to_name:
-                self.system_request(signal)
-                return
-            self._on_monitor(signal)
-            return
-        request = loads(signal.body)
-        self._on_monitor(signal)
-        sender = signal.sender
-        caller = (sender, Ref(sender.node, sender.incarnation, signal.ref))
-        self._receive_message(process, Request(caller, request), signal)
-
-    def system_request(self, signal: Signal) -> None:
-        """A request to this runtime itself."""
-        self.transmit(encode_signal(wire.REPLY, signal.sender, self.pid, signal.ref, b"\xf6"))
-
-    def _on_reply(self, signal: Signal) -> None:
-        self.answered(signal.ref, signal.sender, loads(signal.body))
-
-    def _on_spawn(self, signal: Signal) -> None:
-        self.spawn_request(signal)
-
-    def spawn_request(self, signal: Signal) -> None:
-        """Another node wants a process started here."""
-
-    def _on_spawned(self, signal: Signal) -> None:
-        self.spawn_answer(signal)
-
-    def spawn_answer(self, signal: Signal) -> None:
-        """What came of a spawn elsewhere."""
-
-    def _on_pause(self, signal: Signal) -> None:
-        sender = signal.sender
-        self.paused.setdefault(sender if sender.number else sender.node, deque())
-        for entry in loads(signal.body) if signal.body else ():
-            match entry:
-                case [str(name), str(node)]:
-                    self.paused.setdefault((name, node), self.paused[sender])
-                case _:
-                    raise RemoteProtocolError("malformed pause")
-
-    def _on_resume(self, signal: Signal) -> None:
-        sender = signal.sender
-        self._resume(sender if sender.number else sender.node)
-
-    def _resume(self, key: object) -> None:
-        waiting = self.paused.pop(key, None)
-        if waiting is None:
-            return
-        for other in [each for each, tasks in self.paused.items() if tasks is waiting]:
-            del self.paused[other]
-        while waiting:
-            self.wake(waiting.popleft(), None)
-
-    def _on_trace(self, signal: Signal) -> None:
-        process = self._receiver(signal)
-        if process is not None:
-            self.set_tracer(process, signal.sender, bool(loads(signal.body)))
+    # -- tracing
 
     def set_tracer(self, process: Process, tracer: object, on: bool) -> None:
-        """`tracer` (a Pid, or a function of kind and message) gets a copy of what `process` gets."""
+        """`tracer` (a Pid, or a function) gets a copy of what `process` gets and does."""
         tracers = [each for each in process.tracers or () if each != tracer]
         if on:
             tracers.append(tracer)
@@ -676,95 +531,5 @@ class Kernel:
         else:
             self.put(process, message)
 
-    # -- nodes and runtimes that come and go
 
-    def _on_up(self, signal: Signal) -> None:
-        self.node_up(signal.sender)
-
-    def node_up(self, pid: Pid) -> None:
-        """A node (number 0) or a runtime is there."""
-
-    def _on_gone(self, signal: Signal) -> None:
-        names: list[object] = []
-        match loads(signal.body):
-            case [reason, list(names)]:
-                pass
-            case other:
-                reason = other
-        self.gone(signal.sender, reason, [name for name in names if isinstance(name, str)])
-
-    def gone(self, pid: Pid, reason: object, names: list[str]) -> None:
-        """A node (number 0) or a runtime is gone: every relation with it ends with `reason`."""
-        serial = pid.number >> wire.SERIAL_SHIFT
-
-        def hit(other: Target) -> bool:
-            if not isinstance(other, Pid):
-                return other[1] == pid.node and (not serial or other[0] in names)
-            if other.node != pid.node or other.incarnation != pid.incarnation:
-                return False
-            return not serial or other.number >> wire.SERIAL_SHIFT == serial
-
-        related = self.remote.get((pid.node, pid.incarnation), set()) | self.remote.get(
-            (pid.node, 0), set()
-        )
-        if not serial:
-            self.remote.pop((pid.node, pid.incarnation), None)
-            self.remote.pop((pid.node, 0), None)
-        for process in sorted(related, key=lambda each: each.pid.number):
-            self._lose(process, hit, reason)
-        for number in [n for n, ask in self.asks.items() if hit(ask.target)]:
-            self.ask_down(number, reason)
-        for key in [k for k in self.paused if (k == pid.node if isinstance(k, str) else hit(k))]:  # type: ignore[arg-type]
-            if not isinstance(key, str) or not serial:
-                self._resume(key)
-        self.node_gone(pid, reason)
-
-    def _lose(self, process: Process, hit: Callable[[Target], bool], reason: object) -> None:
-        if process.pid.number not in self.processes:
-            return
-        if process.watchers:
-            lost = [ref for ref, watcher in process.watchers.items() if hit(watcher)]
-            for ref in lost:
-                del process.watchers[ref]
-        if process.silenced:
-            process.silenced = {each for each in process.silenced if not hit(each)} or None
-        for ref, target in list((process.monitors or {}).items()):
-            if hit(target):
-                self.down(process, ref, target, reason)
-        for pid in [each for each in process.links or () if hit(each)]:
-            assert process.links is not None
-            process.links.discard(pid)
-            self.exit_signal(process, pid, reason)
-
-    def node_gone(self, pid: Pid, reason: object) -> None:
-        """After every relation with it was ended."""
-
-    def _on_group(self, signal: Signal) -> None:
-        self.group_signal(signal)
-
-    def group_signal(self, signal: Signal) -> None:
-        """Process groups: see pg.py."""
-
-    _handlers: Final[dict[int, Callable[[Kernel, Signal], None]]] = {
-        wire.SEND: _on_send,
-        wire.LINK: _on_link,
-        wire.UNLINK: _on_unlink,
-        wire.EXIT: _on_exit,
-        wire.EXIT_SENT: _on_exit_sent,
-        wire.MONITOR: _on_monitor,
-        wire.DEMONITOR: _on_demonitor,
-        wire.DOWN: _on_down,
-        wire.ASK: _on_ask,
-        wire.REPLY: _on_reply,
-        wire.SPAWN: _on_spawn,
-        wire.SPAWNED: _on_spawned,
-        wire.PAUSE: _on_pause,
-        wire.RESUME: _on_resume,
-        wire.TRACE: _on_trace,
-        wire.UP: _on_up,
-        wire.GONE: _on_gone,
-        wire.GROUP: _on_group,
-    }
-
-
-__all__ = ["LOOK", "NOCONNECTION", "NOPROC", "Ask", "CallError", "Kernel", "Target"]
+__all__ = ["LOOK", "NONODE", "NOPROC", "Ask", "Kernel", "Target"]

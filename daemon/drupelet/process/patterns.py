@@ -67,7 +67,7 @@ def fits(pattern: object, message: object) -> bool:
         )
     if kind is dict:
         return message.__class__ is dict and all(
-            key in message and fits(wanted, message[key])  # type: ignore[index,operator]
+            key in message and fits(wanted, message[key])
             for key, wanted in pattern.items()  # type: ignore[attr-defined]
         )
     if isinstance(pattern, type):

@@ -131,6 +131,4 @@ class Process:
     @property
     def relations(self) -> int:
         """How many links and monitors it has, both ways."""
-        return (
-            len(self.links or ()) + len(self.monitors or ()) + len(self.watchers or ())
-        )
+        return len(self.links or ()) + len(self.monitors or ()) + len(self.watchers or ())

@@ -1,0 +1,365 @@
+"""The other nodes, as a runtime sees them: names, spawns elsewhere, nodes that come and go.
+
+Decides what a runtime asks of its daemon and of other runtimes, and what it answers them.
+
+Rules
+- A name is free or taken on a whole node: the daemon has the table, the runtime its own part.
+- Only the name of a function travels, with the digest of the code that the spawner has; another
+  digest there is `CodeMismatch` here. Links and monitors of a spawn hold from its first moment.
+- `monitor_node` gives one `NodeDown` for each time that it was asked for, and is over then.
+
+References: `erlang:spawn_request`, `erlang:monitor_node`, `erlang:register`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+from drupelet.errors import (
+    CallError,
+    NoConnection,
+    NotSendable,
+    ProcessDown,
+    RemoteError,
+    RemoteProtocolError,
+    error_from_fields,
+    error_to_fields,
+)
+from drupelet.process.incoming import Incoming
+from drupelet.process.kernel import Ask
+from drupelet.process.table import DEFAULT_MAILBOX, Process
+from drupelet.process.transport import Transport
+from drupelet.wire.codec import dumps, loads
+from drupelet.wire.ids import Pid, Ref, make_pid
+from drupelet.wire.messages import processes as wire
+from drupelet.wire.messages.processes import (
+    NOCONNECTION,
+    NOPROC,
+    Signal,
+    decode_signal,
+    encode_signal,
+)
+from drupelet.wire.notices import NodeDown
+
+SHOWN_MAX: Final = 10_000  # processes in one listing
+_HEAD_BYTES: Final = 4
+
+Function = Callable[..., object]
+Resolve = Callable[[str, str, bytes], Function]
+
+
+class SpawnAsk(Ask):
+    """A spawn elsewhere under way."""
+
+    __slots__ = ("link", "monitor", "process")
+
+    def __init__(
+        self, node: str, module: str, task: object, process: Process, *, link: bool, monitor: bool
+    ) -> None:
+        super().__init__((module, node), task)
+        self.process = process
+        self.link = link
+        self.monitor = monitor
+
+
+class Nodes(Incoming):
+    """A runtime's share in its node, and what it knows of the others."""
+
+    transport: Transport | None
+    start: Callable[..., Process]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: dict[str, int] = {}  # connected nodes, with their incarnation
+        self.runtimes: set[Pid] = set()  # of all nodes, this one's included, without ourselves
+        self.node_watchers: dict[str, list[Process]] = {}
+        self.sends_due: dict[Ref, list[object]] = {}
+        self.groups: Any = None  # pg.py
+        self.resolve: Resolve = resolve_loaded
+        self.digest_of: Callable[[str], bytes] = lambda module: b""
+        self.stream_error_count = 0
+        self._rest = b""
+        self.nobody = Process(self, Pid(self.node, 0, 0), None, DEFAULT_MAILBOX)
+        self.nobody.exiting = True
+
+    # -- the stream of signals
+
+    def receive(self, data: bytes) -> None:
+        """A piece of the stream of signals, cut anywhere.
+
+        Raises: `RemoteProtocolError` for what is no signal; a body that is no value only costs
+        its own signal.
+        """
+        if self._rest:
+            data = self._rest + data
+        position = 0
+        end = len(data)
+        while end - position >= _HEAD_BYTES:
+            length = int.from_bytes(data[position : position + _HEAD_BYTES], "big")
+            if length > wire.SIGNAL_BYTES_MAX:
+                raise RemoteProtocolError("signal too long")
+            if end - position < _HEAD_BYTES + length:
+                break
+            signal, position = decode_signal(data, position)
+            try:
+                self.receive_signal(signal)
+            except RemoteProtocolError:
+                self.stream_error_count += 1
+        self._rest = data[position:]
+
+    def attached(self, node: str, incarnation: int, serial: int, nodes: Sequence[str] = ()) -> None:
+        """This runtime is part of a node now; UP signals tell of the others."""
+        self.attach(node, incarnation, serial)
+
+    def detached(self, reason: str = NOCONNECTION) -> None:
+        """The daemon is gone: so are all nodes and runtimes but this one."""
+        self.transport = None
+        self._rest = b""
+        for name, incarnation in list(self.nodes.items()):
+            self.gone(make_pid(name, incarnation, 0), NOCONNECTION, [])
+        self.gone(make_pid(self.node, self.incarnation, 0), NOCONNECTION, [])
+        self.runtimes.clear()
+        self.attach("nonode@nohost", 0, 0)
+
+    # -- names
+
+    async def register(self, name: str, process: Process) -> str:
+        """Register on the whole node; "" or why not."""
+        if name in self.names:
+            return f"{name!r} is the name of {self.names[name].pid}"
+        self.names[name] = process
+        if process.names is None:
+            process.names = []
+        process.names.append(name)
+        if self.transport is not None:
+            refused = await self._ask_daemon(["register", name, process.pid], self.node)
+            match refused:
+                case ["error", str(text)]:
+                    self._forget_name(name, process)
+                    return text
+        if not process.alive:
+            self._forget_name(name, process)
+            return f"{process.pid} is not alive"
+        return ""
+
+    def unregister(self, name: str) -> bool:
+        """Free a name of this runtime."""
+        process = self.names.get(name)
+        if process is None:
+            return False
+        self._forget_name(name, process)
+        self.on_name_freed(name, process.pid)
+        return True
+
+    def _forget_name(self, name: str, process: Process) -> None:
+        if self.names.get(name) is process:
+            del self.names[name]
+        if process.names is not None and name in process.names:
+            process.names.remove(name)
+
+    def on_name_freed(self, name: str, pid: Pid) -> None:
+        if self.transport is not None:
+            to = make_pid(self.node, self.incarnation, 0)
+            body = dumps(["unregister", name])
+            self.transmit(encode_signal(wire.ASK, to, self.pid, 0, body))
+
+    async def whereis(self, name: str, node: str) -> Pid | None:
+        """Who is registered on a node."""
+        if node == self.node:
+            process = self.names.get(name)
+            if process is not None or self.transport is None:
+                return process.pid if process is not None else None
+        value = await self._ask_daemon(["whereis", name], node)
+        return value if isinstance(value, Pid) else None
+
+    async def registered(self) -> list[str]:
+        """All names of this node."""
+        if self.transport is None:
+            return sorted(self.names)
+        value = await self._ask_daemon(["registered"], self.node)
+        entries = value if isinstance(value, list) else []
+        return sorted(str(entry[0]) for entry in entries if isinstance(entry, list) and entry)
+
+    async def _ask_daemon(self, request: object, node: str) -> object:
+        incarnation = self.incarnation if node == self.node else self.nodes.get(node)
+        if incarnation is None:
+            await self.connect(node)
+            incarnation = self.nodes.get(node)
+            if incarnation is None:
+                raise NoConnection("down")
+        return await self.ask_pid(make_pid(node, incarnation, 0), request)
+
+    async def ask_pid(self, pid: Pid, request: object) -> object:
+        """`ask`, for the system itself."""
+        raise NotImplementedError
+
+    async def connect(self, node: str) -> None:
+        """Connect to a node. Raises: `CallError`."""
+        if self.transport is None:
+            raise NoConnection("no_daemon")
+        await self.transport.call(node, "node", "ping", (), 5.0)
+
+    # -- spawns elsewhere
+
+    def spawn_elsewhere(
+        self,
+        process: Process,
+        task: object,
+        node: str,
+        function: Function,
+        args: Sequence[object],
+        *,
+        link: bool,
+        monitor: bool,
+    ) -> tuple[int, SpawnAsk]:
+        """Send the order; the answer wakes `task` with (pid, ref or None), or an error."""
+        module, name = function_address(function)
+        digest = self.digest_of(module)
+        options = {"link": link, "monitor": monitor}
+        body = dumps([name, list(args), digest, options])
+        number = self.new_ref()
+        ask = SpawnAsk(node, module, task, process, link=link, monitor=monitor)
+        self.asks[number] = ask
+        self.relate(process, make_pid(node, 0, 0))
+        to = make_pid(node, 0, 0)
+        self.transmit(encode_signal(wire.SPAWN, to, process.pid, number, body, name=module))
+        return number, ask
+
+    def spawn_answer(self, signal: Signal) -> None:
+        ask = self.asks.pop(signal.ref, None)
+        problem = loads(signal.body)
+        if not isinstance(ask, SpawnAsk):
+            if problem is None:  # nobody waits for it any more: if it is linked, it ends
+                to = Pid(signal.to_node, signal.to_incarnation, signal.to_number)
+                self.transmit(encode_signal(wire.EXIT, signal.sender, to, 0, dumps(NOPROC)))
+            return
+        if problem is not None:
+            self.wake_error(ask.task, error_from_fields(problem))
+            return
+        pid, process = signal.sender, ask.process
+        ref = self.ref(signal.ref) if ask.monitor else None
+        if not process.alive:
+            self.transmit(
+                encode_signal(wire.EXIT, pid, process.pid, 0, self._dumps(process.exit_reason))
+            )
+        if ref is not None:
+            process.monitors = process.monitors or {}
+            process.monitors[ref] = pid
+        if ask.link:
+            process.links = process.links or set()
+            process.links.add(pid)
+        self.relate(process, pid)
+        self.wake(ask.task, (pid, ref))
+
+    def spawn_request(self, signal: Signal) -> None:
+        to, sender = signal.sender, self.pid
+        try:
+            match loads(signal.body):
+                case [str(name), list(args), bytes(digest), dict(options)]:
+                    function = self.resolve(signal.to_name, name, digest)
+                case _:
+                    raise RemoteProtocolError("malformed spawn")
+        except CallError as error:
+            body = dumps(error_to_fields(error))
+            self.transmit(encode_signal(wire.SPAWNED, to, sender, signal.ref, body))
+            return
+        process = self.start(function, args, parent=to)
+        if options.get("link"):
+            process.links = {to}
+        if options.get("monitor"):
+            process.watchers = {Ref(to.node, to.incarnation, signal.ref): to}
+        self.relate(process, to)
+        self.transmit(encode_signal(wire.SPAWNED, to, process.pid, signal.ref, b"\xf6"))
+
+    # -- nodes and runtimes
+
+    def node_up(self, pid: Pid) -> None:
+        if not pid.number:
+            self.nodes[pid.node] = pid.incarnation
+        elif pid != self.pid:
+            self.runtimes.add(pid)
+            if self.groups is not None:
+                self.groups.runtime_up(pid)
+
+    def node_gone(self, pid: Pid, reason: object) -> None:
+        if pid.number:
+            self.runtimes.discard(pid)
+        else:
+            if self.nodes.get(pid.node) == pid.incarnation:
+                del self.nodes[pid.node]
+            self.runtimes = {each for each in self.runtimes if each.node != pid.node}
+            for process in self.node_watchers.pop(pid.node, ()):
+                if process.alive:
+                    self.put(process, NodeDown(pid.node, str(reason)))
+        if self.groups is not None:
+            self.groups.runtime_gone(pid)
+
+    async def monitor_node(self, process: Process, node: str, on: bool) -> None:
+        """One `NodeDown` when the node goes, or now when it cannot be reached; or no more."""
+        watchers = self.node_watchers.setdefault(node, [])
+        if not on:
+            if process in watchers:
+                watchers.remove(process)
+            return
+        watchers.append(process)
+        if node in self.nodes or node == self.node:
+            return
+        try:
+            await self.connect(node)
+        except CallError as error:
+            if process in self.node_watchers.get(node, ()):
+                self.node_watchers[node].remove(process)
+                self.put(process, NodeDown(node, str(error)))
+
+    def group_signal(self, signal: Signal) -> None:
+        if self.groups is not None:
+            self.groups.receive(signal)
+
+    # -- requests to this runtime
+
+    def system_request(self, signal: Signal) -> None:
+        match loads(signal.body):
+            case ["processes"]:
+                shown = [self.describe(each) for each in list(self.processes.values())[:SHOWN_MAX]]
+                value: object = shown
+            case _:
+                value = None
+        self.transmit(encode_signal(wire.REPLY, signal.sender, self.pid, signal.ref, dumps(value)))
+
+    def describe(self, process: Process) -> dict[str, object]:
+        """What `process_info` and `drupelet ps` show of one process."""
+        raise NotImplementedError
+
+
+def function_address(function: Function) -> tuple[str, str]:
+    """(module, qualified name) of what can be started elsewhere. Raises: `NotSendable`."""
+    module = getattr(function, "__module__", None)
+    name = getattr(function, "__qualname__", "")
+    if not isinstance(module, str) or not name or "<" in name:
+        raise NotSendable(
+            f"{function!r:.100} has no name on other nodes; code does not travel: use a function "
+            "at the top of a module that the other node has too"
+        )
+    return module.removeprefix("mission_"), name
+
+
+def resolve_loaded(module: str, name: str, digest: bytes) -> Function:
+    """The function of a module that this process has. Raises: `RemoteError` ("undef")."""
+    loaded = sys.modules.get(module)
+    if loaded is None:
+        try:
+            loaded = importlib.import_module(module)
+        except ImportError as error:
+            raise RemoteError("undef", f"no module {module!r} here: {error}") from None
+    found: object = loaded
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise RemoteError("undef", f"module {module} has no function {name}")
+    return cast(Function, found)
+
+
+__all__ = ["Nodes", "ProcessDown", "Resolve", "SpawnAsk", "function_address", "resolve_loaded"]

@@ -1,0 +1,65 @@
+"""Starting a runtime: for a program of its own, a test, a worker or a client.
+
+Decides who owns what: `open_runtime` opens the nursery in which the processes run and closes it
+when its block ends: every process then ends with "shutdown".
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from drupelet.process.current import runtime_var
+from drupelet.process.runtime import Runtime
+from drupelet.process.transport import Transport
+
+
+@asynccontextmanager
+async def open_runtime(transport: Transport | None = None) -> AsyncIterator[Runtime]:
+    """A runtime; what runs in the block belongs to it."""
+    async with trio.open_nursery() as nursery:
+        runtime = Runtime(nursery, transport)
+        nursery.start_soon(runtime.run)
+        token = runtime_var.set(runtime)
+        try:
+            yield runtime
+        finally:
+            runtime_var.reset(token)
+            nursery.cancel_scope.cancel()
+
+
+def run(main: Callable[..., Any], *args: object, clock: trio.abc.Clock | None = None) -> Any:
+    """Run ``main(*args)`` as the first process, alone; its value. What it started ends with it.
+
+    Raises what `main` raises.
+    """
+
+    async def first() -> Any:
+        async with open_runtime() as runtime:
+            return await run_main(runtime, main, *args)
+
+    return trio.run(first, clock=clock)
+
+
+async def run_main(runtime: Runtime, main: Callable[..., Any], *args: object) -> Any:
+    """``main(*args)`` as a process of `runtime`, and wait for it; its value, or what it raised."""
+    outcomes: list[Any] = []
+    errors: list[BaseException] = []
+
+    async def body() -> None:
+        try:
+            outcomes.append(await main(*args))
+        except Exception as error:
+            errors.append(error)
+
+    body.__qualname__ = getattr(main, "__qualname__", "main")
+    process = runtime.start(body, ())
+    reason = await runtime.join(process)
+    if errors:
+        raise errors[0]
+    if not outcomes:
+        raise RuntimeError(f"the first process was ended: {reason!r}")
+    return outcomes[0]

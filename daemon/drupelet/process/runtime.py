@@ -1,0 +1,577 @@
+"""The runtime: processes as trio tasks.
+
+Decides how a process runs, waits and ends; what a signal does is decided in `kernel.py`. A process
+is one trio task in a nursery (the runtime's, or its scope's), with one cancel scope: 2.6 kB with
+its record. Who waits is parked by hand and woken with its message, so a local request and its
+reply cost two task switches and nothing else.
+
+Rules
+- A process's exception ends that process and nothing else; it is logged once, with its function.
+- A send or receive that needs not wait does not switch tasks, but every BREATH-th does: a process
+  that only sends lets others run.
+- A process that was told to end is cancelled: its ``finally`` runs; what it awaits there needs a
+  shield, as in trio. After UNWIND_S it is abandoned: its end is told, it is reported, and whatever
+  it does then raises.
+
+Owns: the timer task; one task per process. Cancellation: every process ends with "shutdown".
+References: trio's `wait_task_rescheduled`; OTP's `proc_lib` for the crash report.
+Rejected: a memory channel per process, a nursery per process (1.1 kB), a cancel scope per receive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import inf
+from types import CoroutineType
+from typing import Any, Final, cast
+
+import outcome
+import trio
+from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
+
+from drupelet.errors import (
+    MailboxFull,
+    NoConnection,
+    ProcessDown,
+    ProcessExit,
+    ReceiveTimeout,
+    Timeout,
+)
+from drupelet.process.current import process_var, runtime_var
+from drupelet.process.data import copy_data
+from drupelet.process.kernel import LOOK, NOPROC, Ask
+from drupelet.process.nodes import Nodes
+from drupelet.process.table import BLOCK, DEFAULT_MAILBOX, Mailbox, Process
+from drupelet.process.timers import Timers
+from drupelet.process.transport import Transport
+from drupelet.wire.codec import dumps
+from drupelet.wire.ids import Pid, Ref, make_pid
+from drupelet.wire.messages import processes as wire
+from drupelet.wire.messages.processes import NOCONNECTION, encode_signal
+
+_log = logging.getLogger("drupelet.process")
+_Value = outcome.Value
+
+BREATH: Final = 128  # sends and receives between two turns of others: about 0.2 ms
+UNWIND_S: Final = 5.0
+ASK_S: Final = 5.0  # a daemon answers at once, or is gone
+_MESSAGE_CHARS_MAX: Final = 1_000
+
+Function = Callable[..., object]
+To = Pid | str | tuple[str, str]
+
+
+class Become(BaseException):
+    """Leave a process's function for another: see `api.become`."""
+
+    def __init__(self, function: Function, args: tuple[object, ...]) -> None:
+        super().__init__()
+        self.function = function
+        self.call_args = args
+
+
+class Runtime(Nodes):
+    """Runs processes in `nursery`. `transport`: the way to this node's daemon, if there is one."""
+
+    def __init__(self, nursery: trio.Nursery, transport: Transport | None = None) -> None:
+        super().__init__()
+        self.nursery = nursery
+        self.timers = Timers()
+        self.transport = transport
+        self._breath = 0
+        self._unwinding: dict[Process, list[object]] = {}
+        self.newest: Callable[[Any], Any] = lambda thing: thing  # the newest version of code
+
+    async def run(self) -> None:
+        """The timers, for ever. The owner starts it in `nursery`."""
+        await self.timers.run()
+
+    # -- hooks of the kernel
+
+    def wake(self, task: object, value: object) -> None:
+        reschedule(cast(Task, task), _Value(value))
+
+    def wake_error(self, task: object, error: Exception) -> None:
+        reschedule(cast(Task, task), outcome.Error(error))
+
+    def down_error(self, reason: object) -> Exception:
+        if reason == NOCONNECTION:
+            return NoConnection("down", maybe_ran=True)
+        return ProcessDown(reason)
+
+    def transmit(self, signal: bytes) -> None:
+        if self.transport is not None:
+            self.transport.send(signal)
+        else:
+            self.dropped_count += 1
+
+    def cancel(self, process: Process) -> None:
+        if process.adopted:
+            self.end(process, process.exit_reason)
+            return
+        if process not in self._unwinding:
+            deadline = trio.current_time() + UNWIND_S
+            self._unwinding[process] = self.timers.add(deadline, lambda: self._abandon(process))
+        if process.scope is not None:
+            process.scope.cancel()
+
+    def _abandon(self, process: Process) -> None:
+        """It did not end in time."""
+        del self._unwinding[process]
+        _log.warning(
+            "process_abandoned pid=%s function=%s did not end within %g s after it was told to "
+            "(%r), telling others that it has",
+            process.pid,
+            function_name(process.function),
+            UNWIND_S,
+            process.exit_reason,
+        )
+        self.end(process, process.exit_reason)
+
+    # -- processes
+
+    def start(
+        self,
+        function: Function,
+        args: Sequence[object],
+        *,
+        nursery: trio.Nursery | None = None,
+        mailbox: Mailbox = DEFAULT_MAILBOX,
+        parent: Pid | None = None,
+    ) -> Process:
+        """A new process that runs ``function(*args)``; it runs when its starter waits."""
+        process = self.new_process(function, mailbox)
+        process.parent = parent
+        (nursery or self.nursery).start_soon(self._run, process, function, args)
+        return process
+
+    def adopt(self) -> Process:
+        """The running task becomes a process."""
+        process = self.new_process(None)
+        process.adopted = True
+        process.task = current_task()
+        process.function = process.task.name
+        process_var.set(process)
+        return process
+
+    async def _run(self, process: Process, function: Function, args: Sequence[object]) -> None:
+        process_var.set(process)
+        process.task = current_task()
+        reason: object = "normal"
+        try:
+            with trio.CancelScope() as scope:
+                process.scope = scope
+                if process.exiting:
+                    scope.cancel()
+                while True:
+                    try:
+                        value = function(*args)
+                        if value.__class__ is CoroutineType or inspect.isawaitable(value):
+                            await cast("CoroutineType[Any, Any, Any]", value)
+                        break
+                    except Become as other:
+                        process.function = function = self.newest(other.function)
+                        args = other.call_args
+        except trio.Cancelled:  # its scope or the runtime ends
+            reason = "shutdown"
+            raise
+        except Exception as error:  # the author's: the reason of its end, told to who watches
+            reason = self._crashed(process, error)
+        except BaseExceptionGroup as group:
+            cancelled, others = group.split(trio.Cancelled)
+            reason = "shutdown" if others is None else self._crashed(process, others)
+            if cancelled is not None:
+                raise
+        finally:
+            process.scope = process.task = None
+            if process.exiting:
+                reason = process.exit_reason
+                entry = self._unwinding.pop(process, None)
+                if entry is not None:
+                    self.timers.cancel(entry)
+            self.end(process, reason)
+
+    def _crashed(self, process: Process, error: BaseException) -> object:
+        """The reason for an exception; a crash is logged, an `exit(reason)` is not."""
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if isinstance(error, ProcessExit):
+            return error.reason
+        if not process.exiting:
+            _log.warning(
+                "process_crashed pid=%s function=%s, telling who watches it",
+                process.pid,
+                function_name(process.function),
+                exc_info=error,
+            )
+        return reason_of(error)
+
+    def describe(self, process: Process) -> dict[str, object]:
+        return describe(process)
+
+    # -- receive
+
+    async def receive_message(self, process: Process, pattern: object, timeout: float) -> object:
+        """The next message that fits. Raises: `ReceiveTimeout`."""
+        await self.breathe(process)
+        if process.messages:
+            message = self.take(process, pattern)
+            if message is not LOOK:
+                return message
+        else:
+            process.looked = 0
+        if process.waiting is not None:
+            raise RuntimeError("another task of this process is in receive; use one at a time")
+        if timeout <= 0 or process.exiting:
+            await trio.lowlevel.checkpoint()
+            raise ReceiveTimeout(f"no message that fits within {timeout:g} s")
+        entry = None
+        if timeout != inf:
+            deadline = trio.current_time() + timeout
+            entry = self.timers.add(deadline, lambda: self._receive_timeout(process, timeout))
+        process.wanted = pattern
+
+        def abort(_: object) -> Abort:
+            process.waiting = None
+            return Abort.SUCCEEDED
+
+        try:
+            while True:
+                process.waiting = current_task()
+                message = await wait_task_rescheduled(abort)
+                if message is not LOOK:
+                    return message
+                message = self.take(process, pattern, process.looked)
+                if message is not LOOK:
+                    return message
+        finally:
+            if entry is not None:
+                self.timers.cancel(entry)
+
+    def _receive_timeout(self, process: Process, timeout: float) -> None:
+        task = process.waiting
+        if task is not None:
+            process.waiting = None
+            self.wake_error(task, ReceiveTimeout(f"no message that fits within {timeout:g} s"))
+
+    async def breathe(self, process: Process | None) -> None:
+        """Let others run, now and then; end here when told to."""
+        if process is None:
+            self._breath += 1
+            if self._breath % BREATH == 0:
+                await trio.lowlevel.checkpoint()
+            return
+        process.reductions += 1
+        if process.exiting or process.reductions % BREATH == 0:
+            await trio.lowlevel.checkpoint()
+
+    # -- send
+
+    async def send(self, process: Process | None, to: To, message: object) -> None:
+        """Send; wait while the receiver's mailbox is full."""
+        await self.breathe(process)
+        target = self.target(to)
+        if not isinstance(target, Process):
+            await self._send_elsewhere(process, target, message)
+            return
+        receiver = target
+        message = copy_data(message)
+        if process is not None and process.tracers is not None:
+            self.trace(process, "send", message, receiver.pid)
+        if self.full(receiver):
+            if receiver.policy != BLOCK:
+                self.overflow(receiver, message)
+                return
+            await self._wait_room(process, receiver)
+        if not receiver.exiting:
+            self.put(receiver, message)
+
+    def send_or_raise(self, process: Process | None, to: To, message: object) -> None:
+        """As `send`. Raises: `MailboxFull` instead of waiting."""
+        target = self.target(to)
+        if isinstance(target, Process):
+            receiver = target
+            message = copy_data(message)
+            if self.full(receiver):
+                if receiver.policy == BLOCK:
+                    raise MailboxFull(f"{receiver.pid} has {receiver.limit:,} messages")
+                self.overflow(receiver, message)
+            elif not receiver.exiting:
+                self.put(receiver, message)
+        else:
+            place = target
+            if self._held_back(place) is not None or (
+                self.transport is not None and self.transport.congested
+            ):
+                raise MailboxFull(f"{place} takes no more for now")
+            self._transmit_message(wire.SEND, self._own_pid(process), place, 0, message)
+
+    def target(self, to: To) -> Process | Pid | tuple[str, str]:
+        """Where `to` is: a process here (perhaps a dead one: NOBODY), or an address elsewhere.
+
+        Raises: `ProcessDown` for a name that nobody here has, `TypeError` for no address.
+        """
+        if to.__class__ is Pid:
+            pid = to
+            process = self.processes.get(pid.number)
+            if process is not None and process.pid == pid:
+                return process
+            return self.nobody if self.is_local(pid) else pid
+        if to.__class__ is str:
+            name, node = to, self.node
+        elif to.__class__ is tuple and len(to) == 2:
+            name, node = to
+        else:
+            raise TypeError(f"send to a Pid, a name or (name, node), not to {to!r:.100}")
+        if node == self.node:
+            process = self.names.get(name)
+            if process is not None:
+                return process
+            if self.transport is None:
+                if to.__class__ is str:
+                    raise ProcessDown(NOPROC)
+                return self.nobody
+        return (name, node)
+
+    async def _wait_room(self, process: Process | None, receiver: Process) -> None:
+        if receiver is process:
+            raise MailboxFull("this process's own mailbox is full, and it is the one to empty it")
+        while self.full(receiver) and not receiver.exiting:
+            if receiver.senders is None:
+                receiver.senders = deque()
+            await self._park(receiver.senders)
+
+    @staticmethod
+    async def _park(queue: deque[object]) -> None:
+        task = current_task()
+
+        def abort(_: object) -> Abort:
+            queue.remove(task)
+            return Abort.SUCCEEDED
+
+        queue.append(task)
+        await wait_task_rescheduled(abort)
+
+    async def _send_elsewhere(
+        self, process: Process | None, place: Pid | tuple[str, str], message: object
+    ) -> None:
+        await self._wait_path(place)
+        if process is not None and process.tracers is not None:
+            self.trace(process, "send", message, place)
+        self._transmit_message(wire.SEND, self._own_pid(process), place, 0, message)
+
+    async def _wait_path(self, place: Pid | tuple[str, str]) -> None:
+        """Until neither the receiver, nor its node, nor our daemon holds us back."""
+        while self.transport is not None:
+            queue = self._held_back(place)
+            if queue is not None:
+                await self._park(queue)
+            elif self.transport.congested:
+                await self.transport.wait_sendable()
+            else:
+                return
+
+    def _held_back(self, place: Pid | tuple[str, str]) -> deque[object] | None:
+        paused = self.paused
+        if not paused:
+            return None
+        node = place.node if isinstance(place, Pid) else place[1]
+        queue = paused.get(node)
+        return queue if queue is not None else paused.get(place)
+
+    def _transmit_message(
+        self, kind: int, sender: Pid, place: Pid | tuple[str, str], ref: int, message: object
+    ) -> None:
+        body = dumps(message)
+        if isinstance(place, Pid):
+            self.transmit(encode_signal(kind, place, sender, ref, body))
+        else:
+            name, node = place
+            to = make_pid(node, 0, 0)
+            self.transmit(encode_signal(kind, to, sender, ref, body, name=name))
+
+    def _own_pid(self, process: Process | None) -> Pid:
+        return self.pid if process is None else process.pid
+
+    # -- ask
+
+    async def ask(self, process: Process | None, to: To, request: object, timeout: float) -> object:
+        """Send a request and wait for its answer. Raises: `CallError`."""
+        await self.breathe(process)
+        target = self.target(to)
+        if isinstance(target, Process):
+            receiver = target
+            if receiver.exiting:
+                await trio.lowlevel.checkpoint()
+                raise ProcessDown(NOPROC if receiver is self.nobody else receiver.exit_reason)
+            if receiver is process:
+                raise ProcessDown("calling_self")
+            request = copy_data(request)
+            if self.full(receiver):
+                await self._room_in_time(process, receiver, timeout)
+            number = self.new_ref()
+            ask = self.asks[number] = Ask(receiver.pid, current_task())
+            self.ask_local(receiver, number, self._own_pid(process), request)
+        else:
+            place = target
+            if self.transport is None:
+                raise NoConnection("no_daemon")
+            if self.paused or self.transport.congested:
+                with trio.move_on_after(timeout) as scope:
+                    await self._wait_path(place)
+                if scope.cancelled_caught:
+                    raise Timeout(maybe_ran=False)
+            number = self.new_ref()
+            sender = self._own_pid(process)
+            self._transmit_message(wire.ASK, sender, place, number, request)
+            ask = self.asks[number] = Ask(place, current_task())
+        return await self.wait_answer(number, ask, timeout)
+
+    async def wait_answer(self, number: int, ask: Ask, timeout: float) -> object:
+        """Until `answered`, `ask_down` or the timeout."""
+        if timeout != inf:
+            deadline = trio.current_time() + timeout
+            ask.timer = self.timers.add(deadline, lambda: self._ask_timeout(number))
+
+        def abort(_: object) -> Abort:
+            if self.asks.pop(number, None) is not None:
+                self.forget_ask(number, ask)
+            return Abort.SUCCEEDED
+
+        try:
+            return await wait_task_rescheduled(abort)
+        finally:
+            if ask.timer is not None:
+                self.timers.cancel(ask.timer)
+
+    async def _room_in_time(
+        self, process: Process | None, receiver: Process, timeout: float
+    ) -> None:
+        if receiver.policy != BLOCK:
+            raise MailboxFull(f"{receiver.pid} has {receiver.limit:,} messages")
+        with trio.move_on_after(timeout) as scope:
+            await self._wait_room(process, receiver)
+        if scope.cancelled_caught:
+            raise Timeout(maybe_ran=False)
+        if receiver.exiting:
+            raise ProcessDown(receiver.exit_reason)
+
+    def _ask_timeout(self, number: int) -> None:
+        ask = self.asks.pop(number, None)
+        if ask is not None:
+            self.forget_ask(number, ask)
+            self.wake_error(ask.task, Timeout(maybe_ran=True))
+
+    async def ask_pid(self, pid: Pid, request: object) -> object:
+        return await self.ask(None, pid, request, ASK_S)
+
+    async def join(self, process: Process) -> object:
+        """Wait until a process of this runtime has ended; its reason."""
+        if process.pid.number not in self.processes:
+            await trio.lowlevel.checkpoint()
+            return process.exit_reason
+        number = self.new_ref()
+        ask = self.asks[number] = Ask(process.pid, current_task())
+        if process.watchers is None:
+            process.watchers = {}
+        process.watchers[number] = self.pid
+        with contextlib.suppress(ProcessDown, NoConnection):
+            await self.wait_answer(number, ask, inf)
+        return process.exit_reason
+
+    # -- timers
+
+    def send_after(self, seconds: float, to: To, message: object) -> Ref:
+        """A message to `to` after so many seconds."""
+        message = copy_data(message)
+        ref = self.ref(self.new_ref())
+
+        def fire() -> None:
+            self.sends_due.pop(ref, None)
+            self._send_due(to, message)
+
+        self.sends_due[ref] = self.timers.add(trio.current_time() + seconds, fire)
+        return ref
+
+    def _send_due(self, to: To, message: object) -> None:
+        try:
+            target = self.target(to)
+        except ProcessDown:
+            return
+        if not isinstance(target, Process):
+            place = target
+            self._transmit_message(wire.SEND, self.pid, place, 0, message)
+            return
+        receiver = target
+        if self.full(receiver) and receiver.policy != BLOCK:
+            self.overflow(receiver, message)
+        elif self.full(receiver):
+            receiver.dropped_count += 1
+        elif not receiver.exiting:
+            self.put(receiver, message)
+
+    def timer_left(self, ref: Ref) -> float | None:
+        """Seconds until a `send_after` is due; None when it is over."""
+        entry = self.sends_due.get(ref)
+        if entry is None:
+            return None
+        return max(cast(float, entry[0]) - trio.current_time(), 0.0)
+
+    def cancel_timer(self, ref: Ref) -> float | None:
+        """It is not sent any more; the seconds that were left, None when it was sent."""
+        left = self.timer_left(ref)
+        entry = self.sends_due.pop(ref, None)
+        if entry is not None:
+            self.timers.cancel(entry)
+        return left
+
+
+def describe(process: Process) -> dict[str, object]:
+    """What `process_info` and `drupelet ps` show of one process."""
+    if process.exiting:
+        status = "exiting"
+    elif process.waiting is not None:
+        status = "receive"
+    else:
+        status = "running"
+    return {
+        "pid": process.pid,
+        "names": list(process.names or ()),
+        "function": function_name(process.function),
+        "status": status,
+        "parent": process.parent,
+        "messages": len(process.messages or ()),
+        "received": process.received_count,
+        "dropped": process.dropped_count,
+        "reductions": process.reductions,
+        "links": sorted(process.links or (), key=str),
+        "monitors": len(process.monitors or ()),
+        "watchers": len(process.watchers or ()),
+        "trap_exit": process.trap_exit,
+    }
+
+
+def function_name(function: object) -> str:
+    """How people call it: ``kitchen.Oven.loop``."""
+    name = getattr(function, "__qualname__", None)
+    if name is None:
+        return str(function)
+    return f"{getattr(function, '__module__', '')}.{name}"
+
+
+def reason_of(error: BaseException) -> tuple[str, str]:
+    """The exit reason of an exception: its class's name and its text."""
+    try:
+        text = str(error)[:_MESSAGE_CHARS_MAX]
+    except Exception:  # anybody's __str__
+        text = "(the exception has no text)"
+    return (type(error).__name__, text)
+
+
+def become_runtime(runtime: Runtime) -> None:
+    """What runs in this context from now on belongs to `runtime`."""
+    runtime_var.set(runtime)
