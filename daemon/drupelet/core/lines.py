@@ -153,15 +153,13 @@ class Line:
         peer_epoch, for_epoch, offset, ack = HEADER.unpack_from(segment)
         if not peer_epoch or peer_epoch >> 63 or offset >> 62 or ack >> 62:
             raise RemoteProtocolError("number of a segment out of range")
-        if (
-            peer_epoch < self._peer_epoch
-            or for_epoch not in (0, self.epoch)  # it will hear of our present epoch, and send again
-            or (not for_epoch and peer_epoch <= self._floor)
-        ):
+        knows_us = for_epoch == self.epoch
+        if peer_epoch < self._peer_epoch or (not knows_us and peer_epoch <= self._floor):
             self._stale += 1
             return _NOTHING
         lost = False
         if peer_epoch > self._peer_epoch:
+            # A peer that knows another epoch of ours never had bytes of this one.
             lost = self._peer_epoch != 0 and (for_epoch == 0 or self._received + self._acked > 0)
             if lost:
                 connected = self.connected
@@ -170,7 +168,8 @@ class Line:
             self._peer_epoch = peer_epoch
             self._sent = self._acked
             self._ack_due = True  # it has to learn ours
-        if for_epoch != self.epoch:
+        if lost or not knows_us:
+            self._stale += bool(for_epoch)
             return Arrived(b"", lost)
         self._acknowledged(ack)
         return Arrived(self._take(segment, offset, now), lost)
