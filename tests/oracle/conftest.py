@@ -1,0 +1,80 @@
+"""Erlang's half: compiled and run once for each start of `erl`, when the first case asks for it.
+
+Needs `erl`, `erlc` and `epmd` of Erlang/OTP 25 or later (Debian: erlang-base); without them every
+comparison is skipped, and the reason says so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cluster import free_port
+from tests.oracle.normal import parse
+
+SOURCES = Path(__file__).parent / "erlang"
+ERLANG_S = 40.0  # about 2 s here
+MISSING = [program for program in ("erl", "erlc", "epmd") if shutil.which(program) is None]
+
+Outcomes = dict[str, object]
+
+
+@pytest.fixture(scope="session")
+def beams(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with Erlang's compiled half."""
+    if MISSING:
+        pytest.skip(f"needs {', '.join(MISSING)} of Erlang/OTP (Debian: erlang-base)")
+    directory = tmp_path_factory.mktemp("oracle")
+    (directory / ".erlang.cookie").write_text("ORACLE")
+    (directory / ".erlang.cookie").chmod(0o400)
+    sources = sorted(map(str, SOURCES.glob("*.erl")))
+    subprocess.run(["erlc", "-Wall", "-o", str(directory), *sources], check=True, timeout=ERLANG_S)
+    return directory
+
+
+def erl(directory: Path, modules: list[str], *options: str, **environment: str) -> Outcomes:
+    """Run the cases of these modules in one Erlang node."""
+    finished = subprocess.run(
+        ["erl", "-noshell", *options, "-eval", f"oracle:main([{', '.join(modules)}])."],
+        cwd=directory,
+        env=os.environ | {"HOME": str(directory)} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=ERLANG_S,
+    )
+    lines = finished.stdout.splitlines()
+    assert finished.returncode == 0 and lines and lines[-1] == "done", finished.stdout[-4_000:]
+    return parse(lines[:-1])
+
+
+@pytest.fixture(scope="session")
+def otp(beams: Path) -> Outcomes:
+    """Erlang's outcomes of the cases of one node, by name."""
+    return erl(
+        beams, [path.stem for path in sorted(SOURCES.glob("oracle_*.erl")) if is_group(path)]
+    )
+
+
+@pytest.fixture(scope="session")
+def otp_nodes(beams: Path) -> Outcomes:
+    """Erlang's outcomes of the cases of several nodes, by name."""
+    port = str(free_port())
+    environment = {"ERL_EPMD_PORT": port}
+    mapper = subprocess.Popen(["epmd", "-address", "127.0.0.1", "-port", port])
+    try:
+        listen = ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
+        options = ["-sname", "oracle@localhost", "-start_epmd", "false", *listen]
+        return erl(beams, ["oracle_nodes"], *options, **environment)
+    finally:
+        mapper.kill()
+        mapper.wait()
+
+
+def is_group(source: Path) -> bool:
+    """Whether a module has cases of one node (and is no callback module)."""
+    return source.stem != "oracle_nodes" and "cases() ->" in source.read_text()
