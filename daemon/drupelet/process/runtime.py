@@ -31,7 +31,7 @@ from typing import Any, Final, cast
 
 import outcome
 import trio
-from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from drupelet.errors import (
     MailboxFull,
