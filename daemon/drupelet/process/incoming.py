@@ -20,7 +20,13 @@ from drupelet.process.table import RELATIONS_MAX, Process
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.ids import Pid, Ref, make_pid, make_ref
 from drupelet.wire.messages import processes as wire
-from drupelet.wire.messages.processes import NOPROC, Signal, encode_signal
+from drupelet.wire.messages.processes import (
+    NOCONNECTION,
+    NOPROC,
+    Signal,
+    decode_signal,
+    encode_signal,
+)
 from drupelet.wire.notices import Request
 
 
@@ -58,6 +64,18 @@ class Incoming(Kernel):
     def receive_signal(self, signal: Signal) -> None:
         """One signal. Raises: `RemoteProtocolError` for a body that is no value."""
         self._handlers[signal.kind](self, signal)
+
+    def answer_alone(self, data: bytes) -> None:
+        """A signal of ours that no daemon takes: tell who linked or watches, as one would."""
+        signal, _ = decode_signal(data)
+        kind = {wire.LINK: wire.EXIT, wire.MONITOR: wire.DOWN}.get(signal.kind)
+        if kind is None:
+            self.dropped_count += 1
+            return
+        reason = NOPROC if signal.to_node == self.node else NOCONNECTION
+        to = make_pid(signal.to_node, signal.to_incarnation, signal.to_number)
+        answer = encode_signal(kind, signal.sender, to, signal.ref, dumps(reason))
+        self.receive_signal(decode_signal(answer)[0])
 
     def _receiver(self, signal: Signal) -> Process | None:
         if signal.to_name:

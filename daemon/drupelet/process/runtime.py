@@ -107,7 +107,7 @@ class Runtime(Nodes):
         if self.transport is not None:
             self.transport.send(signal)
         else:
-            self.dropped_count += 1
+            self.answer_alone(signal)
 
     def cancel(self, process: Process) -> None:
         if process.adopted:
