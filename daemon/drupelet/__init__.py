@@ -15,15 +15,130 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from drupelet.mission import cast, mission
+    from drupelet.process import (
+        ANY,
+        Down,
+        Exit,
+        Mailbox,
+        MailboxFull,
+        NameTaken,
+        NodeDown,
+        NodeUp,
+        Pid,
+        ProcessDown,
+        ProcessExit,
+        ReceiveTimeout,
+        Ref,
+        Request,
+        Scope,
+        ask,
+        become,
+        cancel_timer,
+        demonitor,
+        disconnect_node,
+        exit,
+        flush,
+        is_alive,
+        is_process_alive,
+        link,
+        monitor,
+        monitor_node,
+        node,
+        nodes,
+        open_scope,
+        ping,
+        process_info,
+        processes,
+        read_timer,
+        receive,
+        register,
+        registered,
+        reply,
+        run,
+        self,
+        send,
+        send_after,
+        send_nowait,
+        spawn,
+        spawn_link,
+        spawn_monitor,
+        trap_exit,
+        unlink,
+        unregister,
+        whereis,
+    )
+    from drupelet.process import rpc as rpc
 
-_HOMES = {"mission": "drupelet.mission", "cast": "drupelet.mission"}
+_MODULES = {"rpc": "drupelet.process.rpc"}  # public modules: ``from drupelet import rpc``
 
-__all__ = ["__version__", "cast", "mission"]
+__all__ = [
+    "ANY",
+    "Down",
+    "Exit",
+    "Mailbox",
+    "MailboxFull",
+    "NameTaken",
+    "NodeDown",
+    "NodeUp",
+    "Pid",
+    "ProcessDown",
+    "ProcessExit",
+    "ReceiveTimeout",
+    "Ref",
+    "Request",
+    "Scope",
+    "__version__",
+    "ask",
+    "become",
+    "cancel_timer",
+    "cast",
+    "demonitor",
+    "disconnect_node",
+    "exit",
+    "flush",
+    "is_alive",
+    "is_process_alive",
+    "link",
+    "mission",
+    "monitor",
+    "monitor_node",
+    "node",
+    "nodes",
+    "open_scope",
+    "ping",
+    "process_info",
+    "processes",
+    "read_timer",
+    "receive",
+    "register",
+    "registered",
+    "reply",
+    "rpc",
+    "run",
+    "self",
+    "send",
+    "send_after",
+    "send_nowait",
+    "spawn",
+    "spawn_link",
+    "spawn_monitor",
+    "trap_exit",
+    "unlink",
+    "unregister",
+    "whereis",
+]
+
+_HOMES = dict.fromkeys(__all__, "drupelet.process") | {
+    "mission": "drupelet.mission",
+    "cast": "drupelet.mission",
+}
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     home = _HOMES.get(name)
-    if home is None:
+    if home is None or name == "__version__":
         raise AttributeError(f"module 'drupelet' has no attribute {name!r}")
     return getattr(importlib.import_module(home), name)
 
