@@ -151,7 +151,7 @@ class MissionWorker:
     # -- inputs
 
     def start(self, now: float) -> None:
-        """Begin."""
+        """Begin; or begin again at once, when the worker is gone."""
         self.state = State.STARTING
         self._start_count += 1
         self._start_by = now + START_S
@@ -165,8 +165,7 @@ class MissionWorker:
         self._start_by = inf
         if isinstance(hello, WorkerFailure):
             self.state = State.REFUSED
-            problem = hello.problems[0]
-            error = RemoteError(problem.kind, "\n".join(map(str, hello.problems)))
+            error = load_error(hello)
             self._withdraw(error, error)
             return
         self.state = State.READY
@@ -280,6 +279,11 @@ class MissionWorker:
     def _clear_timers(self) -> None:
         self._start_by = self._restart_at = self._healthy_at = inf
         self._ping_at = self._stuck_at = inf
+
+
+def load_error(failure: WorkerFailure) -> RemoteError:
+    """What callers, and who ships code, are told about code that does not load."""
+    return RemoteError(failure.problems[0].kind, "\n".join(map(str, failure.problems)))
 
 
 def starting_error(label: str) -> RemoteError:

@@ -9,6 +9,8 @@ Rules
 - A mission that cannot load keeps its places in the table: its callers are told why, with file and
   line, instead of "no such function".
 - `exports` is changed in place and never replaced; other services hold it.
+- New code comes to a running worker in place (`load_code`); what is shipped, and kept over a
+  restart, is decided by `services/code.py`, which `code_for` asks before each start of a worker.
 
 Owns: one driver task per mission; per running worker one task for its channel, one for its prints,
 one for its exit; its process. Cancellation: every worker is killed and waited for.
@@ -20,7 +22,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -36,13 +38,15 @@ from drupelet.core.missions import (
     StartWorker,
     State,
     Withdraw,
+    load_error,
     starting_error,
 )
-from drupelet.errors import CallError, ConfigError, RemoteError, RemoteProtocolError
+from drupelet.errors import CallError, ConfigError, RemoteError, RemoteProtocolError, Timeout
 from drupelet.services.launchers import Launcher, WorkerProcess
 from drupelet.services.mission_files import read_missions
 from drupelet.services.mission_output import log_output
 from drupelet.wire import frames
+from drupelet.wire.codec import dumps, loads
 from drupelet.wire.messages.workers import (
     WorkerFailure,
     WorkerHello,
@@ -57,7 +61,10 @@ READY_S: Final = 2.0  # how long the node's own readiness waits for its workers
 GRACE_S: Final = 0.5  # from a worker's closing its channel to its being killed
 SILENT_S: Final = 0.5  # a PING unanswered for longer is worth telling a person
 REAP_S: Final = 5.0  # a killed process is gone at once unless the kernel waits for a disk
+LOAD_S: Final = 30.0  # for new code in a running worker, as for its start (core/missions.py)
 RINGS: Final = frozenset({"operator", "member"})
+LOAD_TARGET: Final = b"/load"  # worker/versions.py: no mission has that name
+_MOVING: Final = (State.STOPPED, State.STARTING, State.KILLING)
 
 
 class EndpointLike(Protocol):
@@ -74,6 +81,8 @@ class EndpointLike(Protocol):
     def closed(self) -> bool: ...
 
     async def run(self) -> object: ...
+
+    async def call(self, prefix: bytes, args: bytes, deadline: float) -> bytes: ...
 
     def ping(self, token: int) -> None: ...
 
@@ -112,8 +121,17 @@ class _Mission:
     endpoint: EndpointLike | None = None
     process: WorkerProcess | None = None
     digest: bytes = b""
+    shipped: str = ""  # the bundle that is tried; once it is kept, `code_for` knows it
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)  # of its driver
     wake: trio.Event = field(default_factory=trio.Event)
+    changed: trio.Event = field(default_factory=trio.Event)  # set and replaced at every change
     settled: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def ready(self) -> bool:
+        """Whether its worker takes calls."""
+        endpoint = self.endpoint
+        return self.machine.state is State.READY and endpoint is not None and not endpoint.closed
 
 
 class Missions:
@@ -141,6 +159,7 @@ class Missions:
         self._missions: list[_Mission] = []
         self._system: dict[str, list[Export]] = {}
         self._nursery: trio.Nursery | None = None
+        self.code_for: Callable[[MissionSpec], Awaitable[str]] | None = None
         if directory is not None:
             for spec in read_missions(directory):
                 self.add(spec)
@@ -157,7 +176,7 @@ class Missions:
             self.exports[target] = export
             self._system.setdefault(mission, []).append(export)
 
-    def add(self, spec: MissionSpec) -> None:
+    def add(self, spec: MissionSpec) -> _Mission:
         """One more worker. Before `run`. Raises: `ConfigError` when the name is taken."""
         if spec.name and (spec.name in self._system or self._owner(spec.name) is not None):
             what = f'mission "{spec.name}" is there already'
@@ -167,6 +186,7 @@ class Missions:
             export = self._new_export(mission, spec.name, function)
             export.unavailable = starting_error(spec.label)
         self._missions.append(mission)
+        return mission
 
     def snapshot(self) -> list[dict[str, object]]:
         """What `drupelet missions` shows, one map per mission."""
@@ -232,13 +252,14 @@ class Missions:
         """Give the machine its inputs in time, and do what it says."""
         machine = mission.machine
         machine.start(trio.current_time())
-        while True:
-            self._perform(mission)
-            mission.wake = trio.Event()
-            with trio.CancelScope(deadline=machine.next_timer()):
-                await mission.wake.wait()
-            machine.report_calls(mission.endpoint.open_calls if mission.endpoint else 0)
-            machine.handle_timer(trio.current_time())
+        with mission.scope:
+            while True:
+                self._perform(mission)
+                mission.wake = trio.Event()
+                with trio.CancelScope(deadline=machine.next_timer()):
+                    await mission.wake.wait()
+                machine.report_calls(mission.endpoint.open_calls if mission.endpoint else 0)
+                machine.handle_timer(trio.current_time())
 
     def _perform(self, mission: _Mission) -> None:
         for effect in mission.machine.take_effects():
@@ -257,6 +278,8 @@ class Missions:
                 case Withdraw(open_error, later_error):
                     self._withdraw(mission, open_error, later_error)
         mission.wake.set()  # its timers may have changed
+        mission.changed.set()
+        mission.changed = trio.Event()
 
     def _serve(self, mission: _Mission, hello: WorkerHello) -> None:
         mission.digest = hello.digest
@@ -283,8 +306,10 @@ class Missions:
 
     def _take_marked(self, mission: _Mission, hello: WorkerHello) -> None:
         """`drupelet run`: the file's own marks are the list; they may differ after a restart."""
-        for export in mission.exports:
-            self.exports.pop(export.target, None)
+        former = {export.target: export for export in mission.exports}
+        for target, export in former.items():
+            self.exports.pop(target, None)
+            export.digest = b""  # callers hold it
         mission.exports.clear()
         for name, entries in hello.missions.items():
             if name in self._system or self._owner(name) not in (None, mission):
@@ -295,7 +320,10 @@ class Missions:
                 )
                 continue
             for entry in entries:
-                self._new_export(mission, name, entry.name)
+                export = self._new_export(mission, name, entry.name)
+                kept = former.get(export.target)
+                if kept is not None:
+                    mission.exports[-1] = self.exports[export.target] = kept
 
     def _withdraw(self, mission: _Mission, open_error: CallError, later_error: CallError) -> None:
         for export in mission.exports:
@@ -317,13 +345,93 @@ class Missions:
             _log.warning("mission_down mission=%s %s", mission.spec.label, later_error)
         mission.settled.set()
 
+    # -- new code (services/code.py)
+
+    def specs(self) -> list[MissionSpec]:
+        """Of every worker."""
+        return [mission.spec for mission in self._missions]
+
+    async def load_code(self, spec: MissionSpec, path: str, digest: bytes) -> None:
+        """Run the bundle in `path` in the worker of `spec`: in place, or in a fresh one.
+
+        With a `spec` that is not there yet: in a worker of its own, which goes again when the code
+        does not load. Raises: `CallError`, with file and line when it does not load; the code that
+        ran before runs on.
+        """
+        mission = next((each for each in self._missions if each.spec == spec), None)
+        if mission is None:
+            mission = self.add(spec)
+            mission.shipped = path
+            assert self._nursery is not None
+            self._nursery.start_soon(self._drive, mission)
+            try:
+                await self._loaded(mission)
+            except CallError:
+                self._remove(mission)
+                raise
+            return
+        while not mission.ready and (mission.machine.state in _MOVING or mission.process):
+            await mission.changed.wait()
+        if mission.ready:
+            await self._load_in_place(mission, path, digest)
+            return
+        mission.shipped = path
+        self._start_again(mission)
+        try:
+            await self._loaded(mission)
+        except CallError:
+            self._start_again(mission)
+            raise
+
+    async def _load_in_place(self, mission: _Mission, path: str, digest: bytes) -> None:
+        assert mission.endpoint is not None
+        prefix = frames.call_body(LOAD_TARGET, b"")
+        deadline = trio.current_time() + LOAD_S
+        try:
+            body = await mission.endpoint.call(prefix, dumps([path, digest]), deadline)
+            hello = self._listed(mission, decode_hello(loads(body[1:])))
+        except (Timeout, RemoteProtocolError) as error:  # nobody knows what it runs now
+            self.kill(mission.spec)
+            raise RemoteError("mission_stuck", f"loading the code: {error}") from None
+        if isinstance(hello, WorkerFailure):
+            raise load_error(hello)
+        self._serve(mission, hello)
+
+    def _start_again(self, mission: _Mission) -> None:
+        """Its worker is gone; another one, at once."""
+        mission.machine.start(trio.current_time())
+        self._perform(mission)
+
+    async def _loaded(self, mission: _Mission) -> None:
+        """Until the worker that was just started serves `mission.shipped`. Raises: `CallError`."""
+        machine = mission.machine
+        try:
+            while not mission.ready and (machine.state in _MOVING or mission.process):
+                await mission.changed.wait()
+        finally:
+            mission.shipped = ""
+        if not mission.ready:
+            raise machine.last_error or RemoteError("mission_crashed", "it did not start")
+
+    def kill(self, spec: MissionSpec) -> None:
+        """End a worker; it starts again, with what `code_for` says then."""
+        for mission in self._missions:
+            if mission.spec == spec and mission.process is not None:
+                mission.process.kill()
+
+    def _remove(self, mission: _Mission) -> None:
+        self._missions.remove(mission)
+        mission.machine.stop()
+        mission.scope.cancel()
+
     # -- one worker process
 
     async def _run_worker(self, mission: _Mission) -> None:
         machine, spec = mission.machine, mission.spec
+        shipped = mission.shipped or await self._code_for(spec)
         ours, theirs = socket.socketpair()
         try:
-            order = self._order(spec)
+            order = self._order(spec, shipped)
             ours.sendall(frames.frame(frames.HELLO, 0, encode_order(order)))
             process = await self._launcher.start(spec, theirs)
         except OSError as error:
@@ -386,13 +494,20 @@ class Missions:
             await exited.wait()
         process.kill()
 
-    def _on_hello(self, mission: _Mission, body: bytes) -> None:
-        hello = decode_hello(body)
+    @staticmethod
+    def _listed(
+        mission: _Mission, hello: WorkerHello | WorkerFailure
+    ) -> WorkerHello | WorkerFailure:
+        """What the operator listed of it."""
         if isinstance(hello, WorkerHello) and mission.spec.exports is not None:
             listed = {mission.spec.name: hello.missions.get(mission.spec.name, ())}
-            hello = replace(hello, missions=listed)
-        elif isinstance(hello, WorkerFailure) and not hello.problems:
+            return replace(hello, missions=listed)
+        if isinstance(hello, WorkerFailure) and not hello.problems:
             raise RemoteProtocolError("a failure without a problem")
+        return hello
+
+    def _on_hello(self, mission: _Mission, body: bytes) -> None:
+        hello = self._listed(mission, decode_hello(body))
         mission.machine.worker_hello(hello, trio.current_time())
         self._perform(mission)
 
@@ -400,7 +515,10 @@ class Missions:
         mission.machine.worker_pong(token, trio.current_time())
         mission.wake.set()
 
-    def _order(self, spec: MissionSpec) -> WorkerOrder:
+    async def _code_for(self, spec: MissionSpec) -> str:
+        return await self.code_for(spec) if self.code_for is not None else ""
+
+    def _order(self, spec: MissionSpec, shipped: str) -> WorkerOrder:
         directory = spec.directory
         if directory == "/" and self._state_dir is not None:
             directory = str((self._state_dir / "missions" / spec.label).absolute())
@@ -411,6 +529,7 @@ class Missions:
             exports=spec.exports,
             memory_bytes=spec.memory_mb * 1024 * 1024,
             directory=directory,
+            shipped=shipped,
         )
 
 

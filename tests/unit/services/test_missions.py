@@ -12,15 +12,17 @@ import trio
 import trio.testing
 
 from drupelet.core.missions import HEALTHY_S, MissionSpec
-from drupelet.errors import CallError, ConfigError, RemoteError, RemoteProtocolError
+from drupelet.errors import CallError, ConfigError, RemoteError, RemoteProtocolError, Timeout
 from drupelet.services.launchers import FakeLauncher, FakeProcess
 from drupelet.services.missions import RINGS, Missions
-from drupelet.wire.frames import FrameReader
+from drupelet.wire.codec import dumps, loads
+from drupelet.wire.frames import FrameReader, split_call
 from drupelet.wire.messages.workers import (
     ExportEntry,
     Problem,
     WorkerFailure,
     WorkerHello,
+    WorkerOrder,
     decode_order,
     encode_hello,
 )
@@ -43,6 +45,8 @@ class FakeEndpoint:
         self.closed = False
         self.closed_with: CallError | None = None
         self.pings: list[int] = []
+        self.loads_asked: list[object] = []
+        self.answer: WorkerHello | WorkerFailure | bytes | Exception = HELLO
         self._ended = trio.Event()
         self._error: RemoteProtocolError | None = None
 
@@ -54,6 +58,16 @@ class FakeEndpoint:
         if self._error is not None:
             raise self._error
         return "closed"
+
+    async def call(self, prefix: bytes, args: bytes, deadline: float) -> bytes:
+        """New code: waits until `answer` is given."""
+        await trio.lowlevel.checkpoint()
+        assert split_call(prefix).target == b"/load"
+        self.loads_asked.append(loads(args))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        body = self.answer if isinstance(self.answer, bytes) else encode_hello(self.answer)
+        return b"\0" + dumps(body)
 
     def ping(self, token: int) -> None:
         self.pings.append(token)
@@ -260,3 +274,161 @@ def test_names_are_taken_once_and_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "kvs.toml").write_text('module = "kvs"\nexports = ["store"]\n')
     missions = Missions(tmp_path, launcher=FakeLauncher(), open_endpoint=FakeEndpoint)
     assert set(missions.exports) == {b"kvs/store"}
+
+
+# -- new code
+
+PROBLEM = Problem(kind="file_wont_compile", file="shipped/x/kvs.py", line=3, message="bad")
+FAILURE = WorkerFailure((PROBLEM,))
+NEW = WorkerHello({"kvs": (ExportEntry("store"), ExportEntry("lookup"))}, bytes(16))
+
+
+def order_of(rig: Rig) -> WorkerOrder:
+    (order,) = FrameReader().receive_data(rig.process.sock.recv(65_536))
+    return decode_order(order.body)
+
+
+async def test_new_code_in_place(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(Rig(SPEC)) as rig:
+        rig.endpoints[0].say(HELLO)
+        export = rig.missions.exports[b"kvs/lookup"]
+        rig.endpoints[0].answer = NEW
+        await rig.missions.load_code(SPEC, "/code/kvs.next", bytes(16))
+        assert rig.endpoints[0].loads_asked == [["/code/kvs.next", bytes(16)]]
+        assert rig.missions.exports[b"kvs/lookup"] is export
+        assert (export.digest, export.is_cast) == (bytes(16), False)
+        assert rig.missions.digest("kvs") == bytes(16)
+        assert not rig.process.killed
+
+
+async def test_new_code_that_does_not_load(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(Rig(SPEC)) as rig:
+        rig.endpoints[0].say(HELLO)
+        rig.endpoints[0].answer = FAILURE
+        with pytest.raises(RemoteError, match="kvs.py:3: file_wont_compile: bad"):
+            await rig.missions.load_code(SPEC, "/x", bytes(16))
+        assert rig.missions.digest("kvs") == DIGEST
+        assert (rig.state(), rig.kind()) == ("ready", "")
+
+
+@pytest.mark.parametrize("answer", [Timeout(True), b"\xa0", b"\xff"])
+async def test_a_worker_that_does_not_say_what_came_of_it_is_killed(
+    autojump_clock: trio.testing.MockClock, answer: bytes | Exception
+) -> None:
+    async with running(Rig(SPEC)) as rig:
+        rig.endpoints[0].say(HELLO)
+        rig.endpoints[0].answer = answer
+        process = rig.process
+        with pytest.raises(RemoteError, match="mission_stuck"):
+            await rig.missions.load_code(SPEC, "/x", bytes(16))
+        assert process.killed
+
+
+async def test_each_start_asks_which_code(autojump_clock: trio.testing.MockClock) -> None:
+    rig = Rig(SPEC)
+    asked: list[MissionSpec] = []
+
+    async def code_for(spec: MissionSpec) -> str:
+        asked.append(spec)
+        return f"/code/{len(asked)}"
+
+    rig.missions.code_for = code_for
+    async with running(rig):
+        assert order_of(rig).shipped == "/code/1"
+        rig.process.exit(1)
+        with trio.fail_after(1):
+            await rig.launcher.started_one.wait()
+        assert order_of(rig).shipped == "/code/2"
+        assert asked == [SPEC, SPEC]
+
+
+async def test_new_code_mends_a_mission_that_was_refused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running(Rig(SPEC)) as rig, trio.open_nursery() as nursery:
+        rig.endpoints[0].say(FAILURE)
+        nursery.start_soon(rig.missions.load_code, SPEC, "/new", DIGEST)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(rig.launcher.started) == 1  # the former process is not gone yet
+        rig.process.exit(78)
+        await trio.testing.wait_all_tasks_blocked()
+        assert order_of(rig).shipped == "/new"
+        rig.endpoints[1].say(HELLO)
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.state() == "ready"
+
+
+async def test_new_code_that_mends_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(Rig(SPEC)) as rig:
+        rig.endpoints[0].say(HELLO)
+        rig.process.exit(-9)
+        await trio.sleep(0.55)  # its channel's grace, and half of the wait before a restart
+        assert rig.state() == "backoff"
+
+        async def load() -> None:
+            with pytest.raises(RemoteError, match="kvs.py:3"):
+                await rig.missions.load_code(SPEC, "/new", DIGEST)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load)
+            await trio.testing.wait_all_tasks_blocked()
+            assert order_of(rig).shipped == "/new"
+            rig.endpoints[-1].say(FAILURE)
+            await trio.testing.wait_all_tasks_blocked()
+            rig.process.exit(78)
+        await trio.testing.wait_all_tasks_blocked()
+        assert order_of(rig).shipped == ""  # the operator's, once more
+        rig.endpoints[-1].say(HELLO)
+        assert rig.state() == "ready"
+
+
+SPAWNED = MissionSpec(name="tools", modules=("tools",), exports=())
+
+
+@pytest.mark.parametrize("loads", [True, False])
+async def test_code_of_no_mission_gets_a_worker_of_its_own(
+    autojump_clock: trio.testing.MockClock, loads: bool
+) -> None:
+    outcome: list[str] = []
+    async with running(Rig(SPEC)) as rig:
+        rig.endpoints[0].say(HELLO)
+
+        async def load() -> None:
+            try:
+                await rig.missions.load_code(SPAWNED, "/new", DIGEST)
+                outcome.append("loaded")
+            except RemoteError as error:
+                outcome.append(error.kind)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load)
+            await trio.testing.wait_all_tasks_blocked()
+            order = order_of(rig)
+            assert (order.mission, order.exports, order.shipped) == ("tools", (), "/new")
+            rig.endpoints[1].say(WorkerHello({"tools": ()}, DIGEST) if loads else FAILURE)
+            if not loads:
+                rig.process.exit(78)
+        names = [shown["name"] for shown in rig.missions.snapshot()]
+        assert set(rig.missions.exports) == {b"kvs/store", b"kvs/lookup"}
+        if loads:
+            assert (outcome, names) == (["loaded"], ["kvs", "tools"])
+            assert rig.missions.snapshot()[1]["digest"] == DIGEST.hex()
+            assert rig.missions.specs() == [SPEC, SPAWNED]
+        else:
+            assert (outcome, names) == (["file_wont_compile"], ["kvs"])
+            with trio.move_on_after(100):
+                await rig.launcher.started_one.wait()
+            assert len(rig.launcher.started) == 2
+
+
+async def test_marks_that_stay_keep_their_place(autojump_clock: trio.testing.MockClock) -> None:
+    spec = MissionSpec(name="", modules=("/x/kitchen.py",))
+    async with running(Rig(spec)) as rig:
+        rig.endpoints[0].say(WorkerHello({"a": (ExportEntry("f"), ExportEntry("g"))}, DIGEST))
+        f, g = rig.missions.exports[b"a/f"], rig.missions.exports[b"a/g"]
+        hello = WorkerHello({"a": (ExportEntry("f"), ExportEntry("h"))}, bytes(16))
+        rig.endpoints[0].answer = hello
+        await rig.missions.load_code(spec, "/x", bytes(16))
+        assert set(rig.missions.exports) == {b"a/f", b"a/h"}
+        assert rig.missions.exports[b"a/f"] is f
+        assert (f.digest, g.digest) == (bytes(16), b"")  # a prepared call of g carries none
