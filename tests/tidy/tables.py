@@ -26,10 +26,11 @@ ROOMS: dict[str, set[str]] = {
     "node": _CORE_UP | {"__version__"},
     "mission": {"errors", "wire"},
     "process": {"errors", "wire"},
+    "chan": {"errors", "wire", "core", "store", "net", "process"},  # a program of its own: adr/0011
     "worker": {"errors", "wire", "mission", "process", "__init__"},
     "client": {"errors", "wire", "net"},
     "simulator": {"errors", "wire", "core"},
-    "cli": _CORE_UP | {"node", "client", "simulator", "__version__"},
+    "cli": _CORE_UP | {"node", "client", "simulator", "process", "chan", "__version__"},
 }
 
 # -- which libraries a room may import besides the standard library
@@ -42,6 +43,7 @@ LIBRARIES: dict[str, set[str]] = {
     "services": {"trio", "outcome", "psutil"},
     "node": {"trio"},
     "process": {"trio", "outcome"},
+    "chan": {"trio"},
     "worker": {"trio", "outcome"},
     "client": {"trio", "outcome"},
     "cli": {"trio"},
@@ -72,7 +74,9 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "calls": {"effects"},
     "portmap": {"effects"},
     "admission": {"effects"},
-    "processes": {"lines"},
+    "guests": {"admission"},
+    "processes": {"lines", "signals"},
+    "signals": {"lines"},
 }
 
 # -- sizes

@@ -82,6 +82,13 @@ CHAN_KEEPALIVE_S: Final = 10.0  # each side says so often that it lives ...
 CHAN_SILENCE_S: Final = 35.0  # ... and after three such words missed counts as dead
 CHAN_SEND_S: Final = 30.0  # a peer that takes nothing for so long is cut off
 
+# -- processes
+RUNTIMES_MAX: Final = 4_096  # of one node: workers and clients; a cluster has 64 nodes
+RUNTIME_MODULES_MAX: Final = 256  # modules whose functions one runtime can start
+PROCESS_NAMES_MAX: Final = 16_384  # registered on one node; OTP's sets have no bound but memory
+PROCESS_NAME_BYTES_MAX: Final = 255  # its length is one byte on the wire
+CONNECTING_BYTES_MAX: Final = 64 * 1024 * 1024  # signals for nodes that are being connected
+
 # -- port mapper (wire/epmd.py)
 MAPPER_NAME_BYTES_MAX: Final = 255  # an Erlang atom has at most 255 characters; here bytes
 MAPPER_EXTRA_BYTES_MAX: Final = 255  # Erlang sends none, we send "drupelet/1"
