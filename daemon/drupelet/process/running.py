@@ -38,8 +38,14 @@ def run(main: Callable[..., Any], *args: object, clock: trio.abc.Clock | None = 
     """
 
     async def first() -> Any:
+        failure: Exception | None = None
         async with open_runtime() as runtime:
-            return await run_main(runtime, main, *args)
+            try:
+                return await run_main(runtime, main, *args)
+            except Exception as error:  # a nursery would make a group of it
+                failure = error
+        assert failure is not None
+        raise failure
 
     return trio.run(first, clock=clock)
 
