@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from drupelet.process import (
+from drupelet import (
     Down,
     Pid,
     ReceiveTimeout,

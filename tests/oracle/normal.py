@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drupelet import process
+from drupelet import Down, Exit, NodeDown, NodeUp, Pid, Ref, process
 from drupelet.errors import (
     CallError,
     DrupeletError,
@@ -29,7 +29,6 @@ from drupelet.errors import (
     RemoteError,
     Timeout,
 )
-from drupelet.process import Down, Exit, NodeDown, NodeUp, Pid, Ref
 
 Body = Callable[[], Awaitable[object]]
 

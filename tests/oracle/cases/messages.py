@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 import drupelet
-from drupelet.process import (
+from drupelet import (
     ReceiveTimeout,
     Ref,
     cancel_timer,

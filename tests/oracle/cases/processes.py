@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from drupelet.process import (
+import time
+
+from drupelet import (
     Down,
     Exit,
+    MailboxFull,
     Pid,
     ProcessDown,
     demonitor,
@@ -19,6 +22,7 @@ from drupelet.process import (
     registered,
     self,
     send,
+    send_nowait,
     spawn,
     spawn_link,
     spawn_monitor,
@@ -170,6 +174,48 @@ async def process_info_names_links_and_traps() -> object:
     info = process_info()
     (name,) = info["names"]
     return (name, info["links"], info["trap_exit"])
+
+
+@differs("mailbox", otp=10_001, ours=("MailboxFull", 10_000))
+async def the_mailbox_has_a_limit() -> object:
+    pid = await spawn(forever)
+    for number in range(1, 10_002):
+        try:
+            send_nowait(pid, number)
+        except MailboxFull as error:
+            return (type(error).__name__, process_info(pid)["messages"])
+    return process_info(pid)["messages"]
+
+
+def computes() -> None:
+    until = time.monotonic() + 0.03
+    while time.monotonic() < until:
+        pass
+
+
+@differs("computing", otp=["quick", "computed"], ours=["computed", "quick"])
+async def a_process_that_computes_lets_others_run() -> object:
+    me = self()
+
+    async def woken() -> None:
+        await receive("go")
+        await send(me, "quick")
+
+    async def busy(other: Pid) -> None:
+        await send(other, "go")
+        computes()
+        await send(me, "computed")
+
+    await spawn(busy, await spawn(woken))
+    return await collect(2)
+
+
+@case
+async def a_process_that_computes_in_a_thread() -> object:
+    trap_exit(True)
+    pid = await spawn_link(computes, where="thread")
+    await spawn(send, self(), "quick")
+    return ["computed" if each == Exit(pid, "normal") else each for each in await collect(2)]
 
 
 @case

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drupelet.process import (
+from drupelet import (
     Pid,
     ProcessExit,
     Ref,
@@ -290,6 +290,17 @@ async def exit_sent_normal_to_oneself() -> object:
 @case
 async def exit_sent_to_oneself() -> object:
     return await died(exits_itself, "boom")
+
+
+@case
+async def exit_sent_to_oneself_ends_at_once() -> object:
+    me = self()
+
+    async def child() -> None:
+        exit(self(), "boom")
+        await send(me, "not_reached")
+
+    return (await died(child), await quiet())
 
 
 @case

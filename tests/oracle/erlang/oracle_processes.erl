@@ -60,6 +60,13 @@ cases() -> [
         {_, Traps} = process_info(self(), trap_exit),
         {Name, Links, Traps}
     end},
+    {"the_mailbox_has_a_limit", fun() ->
+        Pid = spawn(fun() -> receive never -> ok end end),
+        [Pid ! N || N <- lists:seq(1, 10001)],
+        element(2, process_info(Pid, message_queue_len))
+    end},
+    {"a_process_that_computes_lets_others_run", fun computing/0},
+    {"a_process_that_computes_in_a_thread", fun computing/0},
     {"node_of_a_pid", fun() -> {node(self()) =:= node(), node(make_ref()) =:= node()} end},
     {"register_and_whereis", fun() ->
         Gave = register(here, self()), {Gave, whereis(here), lists:member(here, registered())}
@@ -171,5 +178,14 @@ cases() -> [
         lists:sort(collect(2))
     end}
 ].
+
+%% Who is first: one that computes for 30 ms, or one that it woke before.
+computing() ->
+    Self = self(),
+    Quick = spawn(fun() -> receive go -> Self ! quick end end),
+    spawn(fun() -> Quick ! go, busy(erlang:monotonic_time(millisecond) + 30), Self ! computed end),
+    collect(2).
+
+busy(Until) -> case erlang:monotonic_time(millisecond) < Until of true -> busy(Until); _ -> ok end.
 
 next_of([Next | _]) -> Next.

@@ -138,6 +138,10 @@ cases() -> [
     {"exit_sent_to_oneself", fun() ->
         died(fun() -> exit(self(), boom), receive never -> ok end end)
     end},
+    {"exit_sent_to_oneself_ends_at_once", fun() ->
+        Self = self(),
+        {died(fun() -> exit(self(), boom), Self ! not_reached end), quiet()}
+    end},
     {"exit_sent_to_oneself_trapped", fun() ->
         trap(), exit(self(), boom), exit(self(), normal), collect(2)
     end},
