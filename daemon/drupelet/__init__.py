@@ -151,6 +151,8 @@ class _Package(types.ModuleType):
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in _HOMES and isinstance(value, types.ModuleType):
+            if value.__name__ != _HOMES[name]:
+                return  # drupelet.node, the module of daemons; the name is a function's
             value = getattr(value, name)
         super().__setattr__(name, value)
 

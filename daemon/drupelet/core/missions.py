@@ -64,6 +64,7 @@ class MissionSpec:
     memory_mb: int = MEMORY_MB
     stuck_s: float = STUCK_S
     directory: str = "/"
+    cluster: bool = True  # whether it may call and signal beyond itself
     source: str = ""  # the configuration file that asked for it, for messages
 
     @property

@@ -65,6 +65,8 @@ from drupelet.wire.limits import (
 
 TIMEOUT_S = 5.0  # OTP's gen_server:call default
 _TIMEOUT_MS_MAX = 2**32 - 1
+_LOCAL_RINGS = frozenset({"operator", "worker", "confined"})  # their targets begin with a node
+_CONFINED = "this mission has cluster = false in its file in missions.d: it may call nothing"
 _PREFIXES_MAX = 256  # prepared call headers that are kept
 
 StreamHandler = Callable[[Endpoint, Stream], None]
@@ -272,10 +274,13 @@ class Calls:
         flags, timeout_ms, target_length = CALL_HEADER.unpack_from(body)
         start = CALL_HEADER_BYTES + target_length
         target = body[CALL_HEADER_BYTES:start]
-        if endpoint.ring == "operator":
+        if endpoint.ring in _LOCAL_RINGS:
             node, separator, target = target.partition(b"/")
             if not separator:
                 raise RemoteProtocolError("target without a node")
+            if endpoint.ring == "confined":
+                endpoint.reply_error(ident, NotPermitted(_CONFINED))
+                return
             if node and node != self.own_name:
                 self._pass_on(endpoint, ident, node, target, body, start)
                 return
@@ -316,13 +321,17 @@ class Calls:
         export = self._exports.get(target)
         if export is None:
             raise self._undefined(target, ring)
-        if ring not in export.rings:
+        if ring not in export.rings and (
+            ring != "worker" or "member" not in export.rings or export.raw is not None
+        ):
             raise NotPermitted(f"{_text(target)} is not for a {ring}")
         if digest and export.digest and digest != export.digest:
             raise CodeMismatch(have=export.digest.hex(), want=digest.hex())
         return export
 
     def _undefined(self, target: bytes, ring: str) -> CallError:
+        if ring == "worker":
+            ring = "member"
         if ring not in ("operator", "member"):
             return NotPermitted()
         mission, _, function = _text(target).partition("/")
@@ -361,6 +370,10 @@ class Calls:
             args = loads(encoded)
             if args.__class__ is not list:
                 raise RemoteProtocolError("arguments are not an array")
+            if export.with_endpoint:
+                if flags & FLAG_MANY:
+                    raise NotPermitted("one call at a time")
+                args = [endpoint, *args]
             value = run_many(export, args) if flags & FLAG_MANY else export.inline(*args)
             if value.__class__ is CoroutineType:
                 self._nursery.start_soon(
@@ -400,11 +413,21 @@ class Calls:
 
     def on_cast(self, endpoint: Endpoint, body: bytes) -> None:
         """A CAST frame came; nobody waits, so a refusal is only counted."""
-        if endpoint.ring == "operator":
-            call = frames.split_call(body)
+        call = frames.split_call(body)
+        raw = self._exports.get(call.target)
+        if raw is not None and raw.raw is not None:
+            if endpoint.ring in raw.rings:
+                raw.raw(endpoint, call.args)
+            else:
+                self.refused_count += 1
+            return
+        if endpoint.ring in _LOCAL_RINGS:
             node, separator, target = call.target.partition(b"/")
             if not separator:
                 raise RemoteProtocolError("target without a node")
+            if endpoint.ring == "confined":
+                self.refused_count += 1
+                return
             body = frames.call_body(target, call.args)
             if node and node != self.own_name:
                 self._nursery.start_soon(self._cast_on, node.decode("utf-8", "replace"), body)
@@ -424,6 +447,8 @@ class Calls:
         call = frames.split_call(body)
         try:
             export = self._permit(call.target, ring, call.digest)
+            if export.raw is not None or export.with_endpoint:
+                raise NotPermitted(f"{_text(call.target)} is not cast in this way")
             if export.inline is None:
                 _worker(export).cast(frames.call_body(call.target, b""), call.args)
                 return

@@ -91,7 +91,11 @@ Serving = tuple["Endpoint", int] | trio.CancelScope | Stream
 
 
 class Endpoint:
-    """One channel's calls. `ring` says with what right its peer calls: operator, member, worker."""
+    """One channel's calls.
+
+    `ring` says with what right its peer calls: operator, member, worker, or confined (a worker that
+    may call nothing). `incarnation` is that of a member's node.
+    """
 
     __slots__ = (
         "_assembly",
@@ -100,9 +104,11 @@ class Endpoint:
         "_sending",
         "channel",
         "close_error",
+        "incarnation",
         "key",
         "last_received",
         "name",
+        "on_closed",
         "on_control",
         "on_hello",
         "on_pong",
@@ -129,7 +135,9 @@ class Endpoint:
         self.key = key
         self.table = CallTable(2 if opener else 1, calls_max)
         self.serving: dict[int, Serving] = {}
+        self.incarnation = 0
         self.last_received = 0.0
+        self.on_closed: Callable[[], None] | None = None
         self.close_error: CallError | None = None  # what open calls get when the peer goes
         self.on_hello: Callable[[bytes], None] | None = None
         self.on_pong: Callable[[int], None] | None = None
@@ -167,6 +175,9 @@ class Endpoint:
             self._drop(served)
         self._assembly = None
         self._sending = None
+        on_closed, self.on_closed = self.on_closed, None
+        if on_closed is not None:
+            on_closed()
 
     @property
     def closed(self) -> bool:

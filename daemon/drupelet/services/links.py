@@ -105,6 +105,10 @@ class Links:
         self._failures: dict[tuple[str, int], tuple[str, int]] = {}
         self._changed = trio.Event()
         self._listeners: list[Callable[[NodeEvent], None]] = []
+        # The link of a node that is used from now on; never before its WELCOME is in line.
+        self.on_use: Callable[[Link], None] | None = None
+        self._used: list[Link] = []
+        self._greeting = False
         self._stopping = False
         self.protocol_error_count = 0
         self.handshake_failed_count = 0
@@ -252,6 +256,7 @@ class Links:
                     link = self._links.get(link_id)
                     if link is not None:
                         self._by_name[name] = link.endpoint
+                        self._used.append(link)
                         self._change()
                 case effects.NodeDown():
                     self._node_down(effect)
@@ -267,6 +272,14 @@ class Links:
                 case _:
                     assert_never(effect)
         self._arm()
+        if self._used and not self._greeting:
+            self._tell_used()
+
+    def _tell_used(self) -> None:
+        used, self._used = self._used, []
+        for link in used:
+            if self.on_use is not None and link.link_id in self._links:
+                self.on_use(link)
 
     def _goodbye(self, link: Link, reason: str, now: float) -> None:
         link.connection.goodbye(reason, now)
@@ -430,8 +443,11 @@ class Links:
         port = established.peer.port
         link = self._new_link(endpoint, established, address, port, initiated=False)
         endpoint.on_hello = lambda body: self._declared_by(link, decode_welcome(body))
+        self._greeting = True
         welcome = replace(self._welcome(link, None), refused=self._up(link))
         endpoint.channel.queue(frame(frames.HELLO, 0, encode_welcome(welcome)))
+        self._greeting = False
+        self._tell_used()
         endpoint.channel.send_now()
         if welcome.refused is not None:
             endpoint.channel.close(welcome.refused)
@@ -470,7 +486,7 @@ class Links:
             sealer=RecordSealer(established.send),
             opener=RecordOpener(established.receive),
         )
-        return Endpoint(
+        endpoint = Endpoint(
             channel,
             self._router,
             self._deadlines,
@@ -479,6 +495,8 @@ class Links:
             name=established.peer.name,
             key=established.peer.key,
         )
+        endpoint.incarnation = established.peer.incarnation
+        return endpoint
 
     def _new_link(
         self, endpoint: Endpoint, established: Established, host: str, port: int, *, initiated: bool

@@ -8,6 +8,7 @@ reported at once, with file, line, key and mend (`toml_text.py` has the helpers)
     name = "kvs"                      # default: the file's name
     memory_mb = 256                   # more than the bare worker uses
     stuck_s = 10                      # a worker silent for so long is killed
+    cluster = true                    # false: it may call and signal nothing beyond itself
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MEMORY_MB_MAX: Final = 65_536
 STUCK_S_MIN: Final = 0.1
 STUCK_S_MAX: Final = 3_600.0
 
-KEYS: Final = ("module", "exports", "name", "memory_mb", "stuck_s")
+KEYS: Final = ("module", "exports", "name", "memory_mb", "stuck_s", "cluster")
 
 
 def read_missions(directory: Path) -> list[MissionSpec]:
@@ -76,6 +77,7 @@ def parse_mission(text: str, path: Path) -> MissionSpec:
     name = reader.name()
     memory_mb = int(reader.number("memory_mb", MEMORY_MB, MEMORY_MB_MIN, MEMORY_MB_MAX))
     stuck_s = reader.number("stuck_s", STUCK_S, STUCK_S_MIN, STUCK_S_MAX)
+    cluster = reader.flag("cluster", True)
     raise_all(reader.problems)
     return MissionSpec(
         name=name,
@@ -83,6 +85,7 @@ def parse_mission(text: str, path: Path) -> MissionSpec:
         exports=exports,
         memory_mb=memory_mb,
         stuck_s=stuck_s,
+        cluster=cluster,
         source=str(path),
     )
 
@@ -150,6 +153,14 @@ class _Reader:
             self.problem(key, f"{value} is out of range", f"use {low:g} to {high:g}")
         else:
             return float(value)
+        return default
+
+    def flag(self, key: str, default: bool) -> bool:
+        """true or false."""
+        value = self._table.get(key, default)
+        if isinstance(value, bool):
+            return value
+        self.problem(key, "must be true or false, without quotes", f"write {key} = false")
         return default
 
 

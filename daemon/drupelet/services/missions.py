@@ -25,7 +25,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -73,6 +73,7 @@ class EndpointLike(Protocol):
     on_hello: Callable[[bytes], None] | None
     on_pong: Callable[[int], None] | None
     close_error: CallError | None
+    ring: str
 
     @property
     def open_calls(self) -> int: ...
@@ -109,6 +110,8 @@ class Export:
     digest: bytes = b""
     is_cast: bool = False
     signature: str = ""
+    with_endpoint: bool = False  # inline functions that are told who calls
+    raw: Callable[[Any, bytes], None] | None = None  # casts whose arguments are not decoded
 
 
 @dataclass(slots=True)
@@ -167,14 +170,27 @@ class Missions:
     # -- the table
 
     def add_system(
-        self, mission: str, functions: dict[str, Callable[..., object]], rings: frozenset[str]
+        self,
+        mission: str,
+        functions: dict[str, Callable[..., object]],
+        rings: frozenset[str],
+        *,
+        with_endpoint: bool = False,
     ) -> None:
-        """Functions that run inside the daemon."""
+        """Functions that run inside the daemon. `with_endpoint`: the caller's comes first."""
         for function, inline in functions.items():
             target = f"{mission}/{function}".encode()
             export = Export(target, mission, function, rings, inline=inline)
+            export.with_endpoint = with_endpoint
             self.exports[target] = export
             self._system.setdefault(mission, []).append(export)
+
+    def add_raw(
+        self, mission: str, function: str, raw: Callable[[Any, bytes], None], rings: frozenset[str]
+    ) -> None:
+        """A cast that runs inside the daemon with its sender's endpoint and undecoded arguments."""
+        target = f"{mission}/{function}".encode()
+        self.exports[target] = Export(target, mission, function, rings, raw=raw)
 
     def add(self, spec: MissionSpec) -> _Mission:
         """One more worker. Before `run`. Raises: `ConfigError` when the name is taken."""
@@ -351,8 +367,15 @@ class Missions:
         """Of every worker."""
         return [mission.spec for mission in self._missions]
 
-    async def load_code(self, spec: MissionSpec, path: str, digest: bytes) -> None:
+    def start_count(self, spec: MissionSpec) -> int:
+        """How often its worker was started."""
+        counts = (m.machine.statistics().start_count for m in self._missions if m.spec == spec)
+        return next(counts, 0)
+
+    async def load_code(self, spec: MissionSpec, path: str, digest: bytes) -> int:
         """Run the bundle in `path` in the worker of `spec`: in place, or in a fresh one.
+
+        Returns its `start_count`: when that is another one later, the worker ended meanwhile.
 
         With a `spec` that is not there yet: in a worker of its own, which goes again when the code
         does not load. Raises: `CallError`, with file and line when it does not load; the code that
@@ -369,12 +392,13 @@ class Missions:
             except CallError:
                 self._remove(mission)
                 raise
-            return
+            return self.start_count(spec)
         while not mission.ready and (mission.machine.state in _MOVING or mission.process):
             await mission.changed.wait()
         if mission.ready:
+            start_count = self.start_count(spec)
             await self._load_in_place(mission, path, digest)
-            return
+            return start_count
         mission.shipped = path
         self._start_again(mission)
         try:
@@ -382,6 +406,7 @@ class Missions:
         except CallError:
             self._start_again(mission)
             raise
+        return self.start_count(spec)
 
     async def _load_in_place(self, mission: _Mission, path: str, digest: bytes) -> None:
         assert mission.endpoint is not None
@@ -445,6 +470,8 @@ class Missions:
             ours.close()
             raise
         endpoint = self._open_endpoint(ours, spec.label)
+        if not spec.cluster:
+            endpoint.ring = "confined"
         endpoint.close_error = RemoteError(
             "mission_crashed", f"{spec.label} ended while it ran this call; it starts again"
         )

@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from drupelet.errors import CodeMismatch, NoConnection, NotPermitted, NotSendable, RemoteError
+from drupelet.services.endpoint import Endpoint
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps, loads
 from tests.unit.services.pairs import joined, make_export, open_side
@@ -181,9 +182,57 @@ async def test_a_large_call_to_a_node_that_must_be_connected_first() -> None:
                 assert loads(body[1:]) == 1_000_000
 
 
-async def test_workers_may_not_call() -> None:
+async def call_as(endpoint: Endpoint, target: bytes, *args: object) -> object:
+    """A call whose target names the node, as clients and workers make it."""
+    prefix = frames.call_body(target, b"")
+    body = await endpoint.call(prefix, dumps(list(args)), trio.current_time() + 5)
+    return loads(body[1:])
+
+
+async def test_a_worker_calls_with_a_members_right() -> None:
     async with open_side("worker") as worker, open_side("alice") as alice:
         alice.serve("kvs", store=lambda key, value: True)
-        async with joined(worker, alice, ring="worker"):
+        alice.serve("node", frozenset({"operator"}), status=lambda: "secret")
+        async with joined(worker, alice, ring="worker") as (ours, _):
+            assert await call_as(ours, b"/kvs/store", 1, 2) is True
+            assert await call_as(ours, b"alice/kvs/store", 1, 2) is True
+            with pytest.raises(NotPermitted, match="not for a worker"):
+                await call_as(ours, b"/node/status")
+            with pytest.raises(RemoteError, match="did you mean store"):
+                await call_as(ours, b"/kvs/stor", 1, 2)
+            with pytest.raises(NoConnection, match="no_such_node"):
+                await call_as(ours, b"carol/kvs/store", 1, 2)
+
+
+async def test_a_confined_worker_may_not_call() -> None:
+    cast_to: list[object] = []
+    async with open_side("worker") as worker, open_side("alice") as alice:
+        alice.serve("kvs", store=cast_to.append)
+        async with joined(worker, alice, ring="confined") as (ours, _):
+            for target in (b"/kvs/store", b"bob/kvs/store", b"/no/such"):
+                with pytest.raises(NotPermitted, match="cluster = false"):
+                    await call_as(ours, target, 1)
+            ours.cast(frames.call_body(b"/kvs/store", b""), dumps([1]))
             with pytest.raises(NotPermitted):
-                await worker.calls.call("bob", "kvs", "store", 1, 2)
+                await call_as(ours, b"/kvs/store", 1)
+            assert alice.calls.refused_count == 1
+            assert cast_to == []
+
+
+async def test_raw_casts_come_with_their_endpoint_and_undecoded() -> None:
+    seen: list[tuple[str, bytes]] = []
+    async with open_side("worker") as worker, open_side("alice") as alice:
+        target = b"process/signals"
+        export = make_export(target, rings=frozenset({"worker"}))
+        export.raw = lambda endpoint, data: seen.append((endpoint.name, data))
+        alice.exports[target] = export
+        async with joined(worker, alice, ring="worker") as (ours, _):
+            ours.cast(frames.call_body(target, b""), b"\xff raw")
+            await trio.testing.wait_all_tasks_blocked()
+        async with joined(worker, alice, ring="member") as (ours, _):
+            ours.cast(frames.call_body(target, b""), b"no member's")
+            await trio.testing.wait_all_tasks_blocked()
+            ours.cast(frames.call_body(b"/" + target, b""), b"nor with a node")
+            await trio.testing.wait_all_tasks_blocked()
+        assert seen == [("alice", b"\xff raw")]
+        assert alice.calls.refused_count == 2

@@ -13,19 +13,21 @@ GOOD = 'module = "kvs"\nexports = ["store"]\n'
 def test_defaults_and_all_keys(tmp_path: Path) -> None:
     spec = parse_mission(GOOD, tmp_path / "kvs.toml")
     assert (spec.name, spec.modules, spec.exports) == ("kvs", ("kvs",), ("store",))
-    assert (spec.memory_mb, spec.stuck_s) == (256, 10.0)
+    assert (spec.memory_mb, spec.stuck_s, spec.cluster) == (256, 10.0, True)
     text = (
         'module = ["a.py", "/b.py"]\nexports = ["f"]\nname = "n"\nmemory_mb = 16\nstuck_s = 0.1\n'
+        "cluster = false\n"
     )
     spec = parse_mission(text, tmp_path / "kvs.toml")
     assert spec.modules == (str(tmp_path / "a.py"), "/b.py")
-    assert (spec.name, spec.memory_mb, spec.stuck_s) == ("n", 16, 0.1)
-    assert len(KEYS) == 5
+    assert (spec.name, spec.memory_mb, spec.stuck_s, spec.cluster) == ("n", 16, 0.1, False)
+    assert len(KEYS) == 6
 
 
 @pytest.mark.parametrize(
     ("text", "line", "key", "word"),
     [
+        (GOOD + 'cluster = "no"\n', 3, "cluster", "must be true or false"),
         (GOOD + 'exprots = ["x"]\n', 3, "exprots", 'did you mean "exports"?'),
         ('exports = ["x"]\n', 1, "module", "is missing"),
         ('module = "kvs"\n', 1, "exports", "is missing"),
