@@ -1,6 +1,7 @@
 """`make bench`: ours and the peers' figures of one run on one machine, as ratios with their goals.
 
-    python tests/bench/run.py [--sections rpc,single,full,links,portmap,footprint,stream] [--quick]
+    python tests/bench/run.py [--sections rpc,single,full,links,portmap,footprint,stream,
+                              processes] [--quick]
                               [--peers-python PATH]
 
 The peers (Erlang, NATS, Pyro5, rpyc) run from a Python of their own with their packages:
@@ -202,6 +203,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], bool]] = {
     "footprint": lambda options: script(options, "bench_footprint.py"),
     "hostile": lambda options: script(options, "bench_hostile.py"),
     "codec": lambda options: script(options, "bench_codec.py"),
+    "processes": lambda options: script(options, "bench_processes.py"),
 }
 
 
