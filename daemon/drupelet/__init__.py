@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     )
     from drupelet.process import rpc as rpc
 
-_MODULES = {"rpc": "drupelet.process.rpc"}  # public modules: ``from drupelet import rpc``
+_MODULES = {"rpc": "drupelet.process.rpc", "chan": "drupelet.chan"}  # from drupelet import rpc
 
 __all__ = [
     "ANY",

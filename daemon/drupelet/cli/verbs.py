@@ -152,6 +152,19 @@ _VERBS: Final = (
         json=False,
     ),
     Verb(
+        "chan",
+        "Serve processes to guests who know a password, as a conf lists them.",
+        "chan:chan",
+        (Argument("CONF", "a conf in lib_chan's shape, mode 0600 (docs/CHAN.md)"),),
+        (),
+        ("drupelet chan chan.conf",),
+        "A line {port, 1234}. and, for each service,\n"
+        '{service, nameServer, password, "SECRET", mfa, mod_name_server, start_me_up, notUsed}.\n'
+        "It runs in the foreground, in a program of its own that needs no daemon.\n"
+        "Exit code 78 for a conf that cannot be used.",
+        json=False,
+    ),
+    Verb(
         "completion",
         "Print the completion script of a shell.",
         "completion:completion",
