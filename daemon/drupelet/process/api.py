@@ -247,6 +247,8 @@ async def reply(caller: Caller, value: object) -> None:
     await runtime.breathe(process)
     pid, ref = caller
     replier = runtime.pid if process is None else process.pid
+    if process is not None and process.tracers is not None:
+        runtime.trace(process, "reply", value, pid)
     runtime.reply(replier, pid, ref, copy_data(value))
 
 

@@ -413,6 +413,8 @@ class Runtime(Nodes):
             request = copy_data(request)
             if self.full(receiver):
                 await self._room_in_time(process, receiver, timeout)
+            if process is not None and process.tracers is not None:
+                self.trace(process, "ask", request, receiver.pid)
             number = self.new_ref()
             ask = self.asks[number] = Ask(receiver.pid, current_task())
             self.ask_local(receiver, number, self._own_pid(process), request)
@@ -427,6 +429,8 @@ class Runtime(Nodes):
                     raise Timeout(maybe_ran=False)
             number = self.new_ref()
             sender = self._own_pid(process)
+            if process is not None and process.tracers is not None:
+                self.trace(process, "ask", request, place)
             self._transmit_message(wire.ASK, sender, place, number, request)
             ask = self.asks[number] = Ask(place, current_task())
         return await self.wait_answer(number, ask, timeout)

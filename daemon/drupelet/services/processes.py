@@ -10,6 +10,7 @@ reads too slowly.
 | `process/signals` | cast, raw: a piece of the stream of signals, both ways | worker, client |
 | `process/segment` | cast, raw: one segment of a line | member |
 | `process/list` | call: every process of this node | operator, member |
+| `process/disconnect` | call ``(node)``: close the link to it | worker, client |
 
 Rules
 - A runtime is attached as long as its channel is open; attaching again changes its modules only.
@@ -77,6 +78,7 @@ class Processes:
         """Put the mission into the whitelist, and hear of nodes."""
         missions.add_system("process", {"list": self.list}, MEMBERS)
         missions.add_system("process", {"attach": self.attach}, RUNTIMES, with_endpoint=True)
+        missions.add_system("process", {"disconnect": self.disconnect}, RUNTIMES)
         missions.add_raw("process", "signals", self._on_signals, RUNTIMES)
         missions.add_raw("process", "segment", self._on_segment, frozenset({"member"}))
         self._links.on_use = self._on_use
@@ -155,6 +157,14 @@ class Processes:
         if event.kind == "down" and self._up.pop(event.name, None) is not None:
             self.router.node_down(event.name, trio.current_time())
             self._perform()
+
+    def disconnect(self, node: object) -> bool:
+        """Close the link to a node, False when there is none; it is dialled again when wanted."""
+        endpoint = self._links.endpoint(node) if isinstance(node, str) else None
+        if endpoint is None:
+            return False
+        endpoint.close(NoConnection("closed", maybe_ran=True))
+        return True
 
     async def _connect(self, node: str) -> None:
         """Signals wait for it."""
