@@ -60,7 +60,7 @@ sim: $(VENV)/.run ## a whole cluster in virtual time; SEED replays a run exactly
 	$(LIMIT) $(SIM_S) $(BIN)/python -m drupelet.simulator --seed $(SEED)
 
 real: $(VENV)/.dev ## tests with real processes, and with Erlang where it is installed
-	$(LIMIT) $(REAL_S) $(PYTEST) tests/integration $(ARGS)
+	$(LIMIT) $(REAL_S) $(PYTEST) tests/integration $(wildcard tests/oracle) $(ARGS)
 
 netns: $(VENV)/.dev ## tests in network namespaces; needs root
 	$(LIMIT) $(NETNS_S) $(PYTEST) tests/netns $(ARGS)
