@@ -44,7 +44,7 @@ def this_process() -> Process:
     if process is None:
         return this_runtime().adopt()
     if process.pid.number not in process.runtime.processes:
-        raise ProcessExit("noproc")
+        raise ProcessExit(process.exit_reason)
     return process
 
 

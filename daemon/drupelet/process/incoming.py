@@ -241,8 +241,10 @@ class Incoming(Kernel):
             (pid.node, 0), set()
         )
         if not serial:
-            self.remote.pop((pid.node, pid.incarnation), None)
-            self.remote.pop((pid.node, 0), None)
+            for key in ((pid.node, pid.incarnation), (pid.node, 0)):
+                for process in self.remote.pop(key, ()):
+                    if process.related is not None:
+                        process.related.discard(key)
         for process in sorted(related, key=lambda each: each.pid.number):
             self._lose(process, hit, reason)
         for number in [n for n, ask in self.asks.items() if hit(ask.target)]:

@@ -350,7 +350,12 @@ class Kernel:
 
     def relate(self, process: Process, pid: Pid) -> None:
         """Remember whom to tell when that node or runtime goes."""
-        self.remote.setdefault((pid.node, pid.incarnation), set()).add(process)
+        key = (pid.node, pid.incarnation)
+        if process.related is None:
+            process.related = set()
+        if key not in process.related:
+            process.related.add(key)
+            self.remote.setdefault(key, set()).add(process)
 
     @staticmethod
     def _check_relations(process: Process) -> None:
@@ -437,6 +442,12 @@ class Kernel:
     def _release(self, process: Process) -> None:
         """Nobody waits for room in the mailbox of the dead."""
         process.messages = None
+        for key in process.related or ():
+            others = self.remote.get(key)
+            if others is not None:
+                others.discard(process)
+                if not others:
+                    del self.remote[key]
         senders, process.senders = process.senders, None
         for task in senders or ():
             self.wake(task, None)

@@ -111,7 +111,10 @@ class Runtime(Nodes):
 
     def cancel(self, process: Process) -> None:
         if process.adopted:
+            task, process.waiting = process.waiting, None
             self.end(process, process.exit_reason)
+            if task is not None:
+                self.wake_error(task, ProcessExit(process.exit_reason))
             return
         if process not in self._unwinding:
             deadline = trio.current_time() + UNWIND_S
@@ -146,7 +149,11 @@ class Runtime(Nodes):
         """A new process that runs ``function(*args)``; it runs when its starter waits."""
         process = self.new_process(function, mailbox)
         process.parent = parent
-        (nursery or self.nursery).start_soon(self._run, process, function, args)
+        try:
+            (nursery or self.nursery).start_soon(self._run, process, function, args)
+        except RuntimeError:  # the scope is closed
+            self.end(process, "shutdown")
+            raise
         return process
 
     def adopt(self) -> Process:

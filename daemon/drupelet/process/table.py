@@ -81,6 +81,7 @@ class Process:
         "policy",
         "received_count",
         "reductions",
+        "related",
         "runtime",
         "scope",
         "senders",
@@ -119,6 +120,7 @@ class Process:
         self.task: object = None
         self.scope: trio.CancelScope | None = None
         self.state: object = None  # what a behaviour keeps for process_info
+        self.related: set[tuple[str, int]] | None = None  # nodes with which it has relations
         self.reductions = 0
         self.received_count = 0
         self.dropped_count = 0
