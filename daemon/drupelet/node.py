@@ -29,6 +29,7 @@ from drupelet.net import notify
 from drupelet.net.channel import Channel, Flusher
 from drupelet.net.ports import open_from_pool
 from drupelet.services.calls import Calls
+from drupelet.services.code import CodeShipping
 from drupelet.services.control import Control
 from drupelet.services.deadlines import Deadlines
 from drupelet.services.discovery import Discovery
@@ -37,6 +38,7 @@ from drupelet.services.launchers import SubprocessLauncher
 from drupelet.services.links import Links
 from drupelet.services.missions import Missions, MissionSpec
 from drupelet.services.portmap import PortMapper
+from drupelet.services.processes import Processes
 from drupelet.services.system import MEMBERS, System
 from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
 from drupelet.store.identity import Identity, board_serial, load_or_make_identity
@@ -83,6 +85,9 @@ class Node:
             mapper_port=config.portmapper.port,
         )
         self.calls.directory = self.links
+        self.processes = Processes(
+            config.node.name, self.credentials.incarnation, self.links, self.deadlines, nursery
+        )
         self.control = Control(
             config.node.socket,
             self.calls,
@@ -90,6 +95,14 @@ class Node:
             self.deadlines,
             name=config.node.name,
             key=key_to_text(self.identity.public_key),
+        )
+        self.code = CodeShipping(
+            self.missions,
+            self.calls,
+            seed=self.identity.seed,
+            key=self.identity.public_key,
+            state_dir=config.node.state_dir,
+            members=lambda: (each.key for each in self.membership.nodes()),
         )
         self.mapper = self._make_mapper()
         self.discovery = self._make_discovery()
@@ -193,8 +206,11 @@ class Node:
             link_port=self.port,
             set_cookie=self.set_cookie,
         ).register()
+        self.processes.register(self.missions)
         for spec in missions:
             self.missions.add(spec)
+        self.code.register()
+        self.code.restore()
         await self._nursery.start(self.links.run)
         await self._nursery.start(self.missions.run)
         self._nursery.start_soon(self.control.run)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -69,7 +69,7 @@ class CodeStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory.absolute()
 
-    def load(self, taken: Collection[str] = ()) -> tuple[list[Kept], list[Damaged]]:
+    def load(self, taken: Container[str] = ()) -> tuple[list[Kept], list[Damaged]]:
         """Everything that is there; `taken`: see `bundles.module_problem`."""
         kept: list[Kept] = []
         damaged: list[Damaged] = []
@@ -88,6 +88,16 @@ class CodeStore:
             except (OSError, RemoteProtocolError) as error:
                 damaged.append(Damaged(path, str(error)))
         return kept, damaged
+
+    def read(self, mission: str, taken: Container[str] = ()) -> Kept | Damaged | None:
+        """What is kept of one mission; None: nothing."""
+        path = self._path(mission, KEPT)
+        try:
+            return _read(path, taken)
+        except FileNotFoundError:
+            return None
+        except (OSError, RemoteProtocolError) as error:
+            return Damaged(path, str(error))
 
     def prepare(self, mission: str, signed: Signed, replaced: bytes) -> Path:
         """Write the next bundle of `mission`, durable; its file. Raises: `OSError`."""
@@ -145,7 +155,7 @@ def _check(fields: dict[str, bytes]) -> bytes:
     return hashlib.blake2s(dumps(fields), digest_size=_CHECK_BYTES, person=b"drupcode").digest()
 
 
-def _read(path: Path, taken: Collection[str]) -> Kept:
+def _read(path: Path, taken: Container[str]) -> Kept:
     """Raises: `OSError`, `RemoteProtocolError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:

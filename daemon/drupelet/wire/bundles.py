@@ -33,7 +33,7 @@ signature per module (a mixture of two versions would verify).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,7 +75,7 @@ class Bundle:
     sequence: int = 1
 
 
-def module_problem(name: object, taken: Collection[str] = ()) -> str:
+def module_problem(name: object, taken: Container[str] = ()) -> str:
     """Why `name` cannot be the name of a shipped module, or ""."""
     if not isinstance(name, str) or not _MODULE.fullmatch(name):
         return (
@@ -100,7 +100,7 @@ def mission_problem(name: object) -> str:
     return ""
 
 
-def bundle_problem(bundle: Bundle, taken: Collection[str] = ()) -> str:
+def bundle_problem(bundle: Bundle, taken: Container[str] = ()) -> str:
     """What is wrong with a bundle, in one sentence, or ""."""
     problem = mission_problem(bundle.mission)
     if problem:
@@ -157,7 +157,7 @@ def encode_bundle(bundle: Bundle) -> bytes:
     )
 
 
-def decode_bundle(content: bytes, taken: Collection[str] = ()) -> Bundle:
+def decode_bundle(content: bytes, taken: Container[str] = ()) -> Bundle:
     """The reverse. Raises: `RemoteProtocolError` for anything else, with what is wrong."""
     if len(content) > BUNDLE_BYTES_MAX:
         raise RemoteProtocolError(f"bundle of {len(content)} bytes; at most {BUNDLE_BYTES_MAX}")

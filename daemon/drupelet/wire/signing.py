@@ -14,7 +14,7 @@ headers say what the domain says, at 60 bytes more; requests over HTTP will have
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,7 +54,7 @@ def sign_bundle(seed: bytes, bundle: Bundle) -> Signed:
     return sign(seed, BUNDLE_DOMAIN, encode_bundle(bundle))
 
 
-def open_bundle(signed: Signed, taken: Collection[str] = ()) -> Bundle:
+def open_bundle(signed: Signed, taken: Container[str] = ()) -> Bundle:
     """The bundle that `signed.key` signed; `taken`: see `bundles.module_problem`.
 
     Raises: `RemoteProtocolError`.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drupelet.store import code as store
-from drupelet.store.code import CodeStore, Kept
+from drupelet.store.code import CodeStore, Damaged, Kept
 from drupelet.wire.bundles import Bundle, content_of_kept, encode_bundle
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.limits import BUNDLE_BYTES_MAX
@@ -74,6 +74,15 @@ def test_the_next_takes_the_place_and_drop_ends_it(here: CodeStore, file: Path) 
     assert [kept.bundle.sequence for kept in here.load()[0]] == [4, 3]
     here.drop("kvs")
     assert [kept.bundle.mission for kept in here.load()[0]] == ["other"]
+
+
+def test_one_mission(here: CodeStore) -> None:
+    assert here.read("kvs") is None
+    path = put(here)
+    kept = here.read("kvs")
+    assert isinstance(kept, Kept) and kept.bundle == KVS
+    path.write_bytes(b"")
+    assert isinstance(here.read("kvs"), Damaged)
 
 
 def test_every_flipped_byte_is_seen(here: CodeStore) -> None:
