@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from drupelet.errors import RemoteProtocolError
 from drupelet.process.kernel import Kernel, Target
@@ -249,9 +249,10 @@ class Incoming(Kernel):
             self._lose(process, hit, reason)
         for number in [n for n, ask in self.asks.items() if hit(ask.target)]:
             self.ask_down(number, reason)
-        for key in [k for k in self.paused if (k == pid.node if isinstance(k, str) else hit(k))]:  # type: ignore[arg-type]
-            if not isinstance(key, str) or not serial:
-                self._resume(key)
+        for held in list(self.paused):
+            if held == pid.node if isinstance(held, str) else hit(cast(Target, held)):
+                if not isinstance(held, str) or not serial:
+                    self._resume(held)
         self.node_gone(pid, reason)
 
     def _lose(self, process: Process, hit: Callable[[Target], bool], reason: object) -> None:
