@@ -21,10 +21,11 @@ import functools
 import os
 import select
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
+from drupelet.errors import CallError
 from drupelet.wire.frames import FrameReader
 from drupelet.wire.limits import OUT_BYTES_MAX
 from drupelet.worker.session import Session
@@ -32,6 +33,11 @@ from drupelet.worker.targets import INLINE, TASK, Target
 
 if TYPE_CHECKING:
     import trio
+
+    from drupelet.process.runtime import Runtime
+    from drupelet.worker.carrier import Carrier
+    from drupelet.worker.loading import Loaded
+    from drupelet.worker.versions import Versions
 
 READ_BYTES: Final = 65_536  # some 600 small calls, or two fragments of a large body
 THREADS_MAX: Final = max(2, os.cpu_count() or 1)  # more would only take turns
@@ -97,13 +103,15 @@ async def run_tasks(
     table: dict[bytes, Target],
     reader: FrameReader,
     handover: Handover | None = None,
+    versions: Versions | None = None,
+    uses_processes: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Serve every kind of function until the daemon closes."""
+    """Serve every kind of function until the daemon closes; run its processes, if it uses any."""
     import trio
 
     sock.setblocking(False)
     async with trio.open_nursery() as nursery:
-        loop = _TaskLoop(sock, table, reader, nursery, handover)
+        loop = _TaskLoop(sock, table, reader, nursery, handover, versions, uses_processes)
         nursery.start_soon(loop.run_sender)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await loop.run_reader()
@@ -120,6 +128,8 @@ class _TaskLoop:
         reader: FrameReader,
         nursery: trio.Nursery,
         handover: Handover | None,
+        versions: Versions | None,
+        uses_processes: Callable[[], bool],
     ) -> None:
         import trio
 
@@ -137,6 +147,10 @@ class _TaskLoop:
         self._drained = trio.Event()
         self._threads = trio.CapacityLimiter(THREADS_MAX)
         self._owners: dict[int, trio.CapacityLimiter] = {}
+        self._versions = versions
+        self._uses_processes = uses_processes
+        self._carrier: Carrier | None = None
+        self._retire: Callable[[], None] | None = None
         for ident, target, args in handover.calls.values() if handover is not None else ():
             self._spawn(ident, target, args)
 
@@ -144,6 +158,8 @@ class _TaskLoop:
         """Read until the daemon closes."""
         sock, session = self._sock, self._session
         wait = self._trio.lowlevel.wait_readable
+        if self._uses_processes():
+            self._join_processes()
         while not session.finished:
             await wait(sock)
             try:
@@ -153,16 +169,58 @@ class _TaskLoop:
             if not data:
                 return
             session.receive(data)
-            if session.out:
+            if self._carrier is not None:
+                if self._carrier.outdated:
+                    self._nursery.start_soon(self._announce, self._carrier)
+            elif self._uses_processes():  # a new version of the code uses them
+                self._join_processes()
+            if session.out or self._has_signals():
                 self._flush()
             if self._rest:
                 self._drained = self._trio.Event()
                 self._wake()
                 await self._drained.wait()
 
+    # -- processes
+
+    def _join_processes(self) -> None:
+        """Processes run here from now on; no call runs before they are the node's."""
+        from drupelet.process.current import retire, runtime_var
+        from drupelet.process.runtime import Runtime
+        from drupelet.worker.carrier import Carrier
+
+        carrier = self._carrier = Carrier(self._session.out, self._wake)
+        runtime = Runtime(self._nursery, carrier)
+        runtime_var.set(runtime)  # what the reader starts belongs to it
+        self._retire = retire
+        if self._versions is not None:
+            self._versions.attach(runtime)
+        self._session.carry(carrier)
+        self._session.hold()
+        self._nursery.start_soon(runtime.run)
+        self._nursery.start_soon(self._attach, runtime, carrier)
+
+    async def _attach(self, runtime: Runtime, carrier: Carrier) -> None:
+        await carrier.attach(runtime, self._code if self._versions is not None else None)
+        self._session.release()
+        self._wake()
+
+    def _code(self) -> Loaded:
+        assert self._versions is not None
+        return self._versions.current
+
+    async def _announce(self, carrier: Carrier) -> None:
+        with contextlib.suppress(CallError):
+            await carrier.announce_changes()
+
+    def _has_signals(self) -> bool:
+        return self._carrier is not None and self._carrier.pending
+
     def _flush(self) -> None:
         """Give the kernel what it takes; the rest waits for `run_sender`."""
         session = self._session
+        if self._carrier is not None and not self._rest:
+            self._carrier.collect()
         data = b"".join(session.out)
         session.out.clear()
         session.out_bytes = 0
@@ -212,12 +270,12 @@ class _TaskLoop:
                 self._sleeper = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(abort)
             self._awake = False
-            if self._session.out and not self._rest:
+            if not self._rest and (self._session.out or self._has_signals()):
                 self._flush()
             while self._rest:
                 await trio.lowlevel.wait_writable(self._sock)
                 self._rest = self._send(self._rest)
-                if not self._rest and self._session.out:
+                if not self._rest and (self._session.out or self._has_signals()):
                     self._flush()
             self._drained.set()
 
@@ -244,6 +302,8 @@ class _TaskLoop:
             session.fail(ident, target, error)
         if scope.cancelled_caught:
             session.dropped(ident)
+        if self._retire is not None:
+            self._retire()
         if session.out:
             self._wake()
 

@@ -24,6 +24,7 @@ from drupelet.worker import loops, sandbox
 from drupelet.worker.loading import Loaded, LoadError, load
 from drupelet.worker.versions import Versions
 
+_PROCESSES: Final = "drupelet.process"
 EXIT_PROTOCOL: Final = 76  # EX_PROTOCOL of sysexits.h
 
 
@@ -59,21 +60,27 @@ def run(sock: socket.socket) -> int:
 
 def serve(sock: socket.socket, order: WorkerOrder, reader: FrameReader) -> int:
     """Load, say HELLO, answer calls. Also what tests run in a thread of their own."""
+    imported = _PROCESSES in sys.modules  # by a test; in a worker only the mission's code does
     loaded = _load(sock, order)
     if loaded is None:
         return EXIT_BAD_CONFIGURATION
-    table = Versions(order, loaded).table
+
+    def uses_processes() -> bool:
+        return not imported and _PROCESSES in sys.modules
+
+    versions = Versions(order, loaded)
+    table = versions.table
     del loaded
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk it again
     handover = None
-    if not loops.needs_tasks(table):
+    if not (uses_processes() or loops.needs_tasks(table)):
         handover = loops.run_plain(sock, table, reader)
         if handover is None:
             return EXIT_DONE
     import trio
 
-    trio.run(loops.run_tasks, sock, table, reader, handover)
+    trio.run(loops.run_tasks, sock, table, reader, handover, versions, uses_processes)
     return EXIT_DONE
 
 

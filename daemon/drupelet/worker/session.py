@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from drupelet.errors import (
     CallError,
@@ -58,12 +58,28 @@ TRACEBACK_CHARS_MAX: Final = 8_000  # about 100 lines; with the message it fits 
 
 _unpack_call = CALL_HEADER.unpack_from
 _pack_header = HEADER.pack
+_SIGNALS_PREFIX: Final = frames.call_body(b"process/signals", b"")
 _ALIVE: Final = frame(frames.PONG, 0, bytes(8))
 _NO_MEMORY: Final = "the mission's memory limit is reached"
 _OUT_OF_MEMORY: Final = dumps(error_to_fields(RemoteError("MemoryError", _NO_MEMORY)))
 
+Handler = Callable[[int, bytes], None]
 Spawn = Callable[[int, Target, list[object]], None]
 """Start a task for (ident, target, arguments); it ends in `finish` or `fail`. Ident -1: a cast."""
+
+
+class CarrierLike(Protocol):
+    """What this needs of `carrier.py`, which imports trio."""
+
+    def on_reply(self, ident: int, body: bytes) -> None: ...
+
+    def on_error(self, ident: int, body: bytes) -> None: ...
+
+    def on_data(self, ident: int, body: bytes) -> None: ...
+
+    def on_credit(self, ident: int, body: bytes) -> None: ...
+
+    def receive_signals(self, data: bytes) -> None: ...
 
 
 class Session:
@@ -94,15 +110,59 @@ class Session:
         self._outgoing_bytes = 0
         self._flush_at = 0.0
         self._alive_at = 0.0
+        self._carrier: CarrierLike | None = None
+        self._held: list[tuple[Handler, int, bytes]] | None = None
         self._handlers = self._make_handlers()
 
-    def _make_handlers(self) -> tuple[Callable[[int, bytes], None], ...]:
-        wrong = self._on_wrong
+    def _make_handlers(self) -> tuple[Handler, ...]:
+        wrong: Handler = self._on_wrong
+        call: Handler = self._on_call
+        cast: Handler = self._on_cast
+        cancel: Handler = self._on_cancel
+        data: Handler = self._on_data
+        credit: Handler = self._on_credit
+        reply = error = wrong
+        if self._held is not None:
+            call, cast, cancel = map(self._holding, (call, cast, cancel))
+            data, credit = map(self._holding, (data, credit))
+        if self._carrier is not None:
+            carrier = self._carrier
+            reply, error = carrier.on_reply, carrier.on_error
+            cast = _signals_first(cast, carrier.receive_signals)
+            data = _by_parity(data, carrier.on_data)
+            credit = _by_parity(credit, carrier.on_credit)
         return (
-            wrong, self._on_call, self._on_cast, wrong, wrong, self._on_cancel, self._on_data,
-            self._on_credit, self._on_open, self._on_close, self._on_ping, wrong,
-            self._on_goodbye, wrong, wrong,
+            wrong, call, cast, reply, error, cancel, data, credit, self._on_open, self._on_close,
+            self._on_ping, wrong, self._on_goodbye, wrong, wrong,
         )  # fmt: skip
+
+    # -- processes (carrier.py)
+
+    def carry(self, carrier: CarrierLike) -> None:
+        """Answers to the worker's own calls, and signals, are the carrier's from now on."""
+        self._carrier = carrier
+        self._handlers = self._make_handlers()
+
+    def hold(self) -> None:
+        """Keep calls and all that belongs to them until `release`."""
+        self._held = []
+        self._handlers = self._make_handlers()
+
+    def release(self) -> None:
+        """Run what was kept, in order."""
+        held, self._held = self._held, None
+        self._handlers = self._make_handlers()
+        for handler, ident, body in held or ():
+            handler(ident, body)
+
+    def _holding(self, handler: Handler) -> Handler:
+        def hold(ident: int, body: bytes) -> None:
+            if self._held is None:  # released since the read began
+                handler(ident, body)
+            else:
+                self._held.append((handler, ident, body))
+
+        return hold
 
     # -- what the loops call
 
@@ -379,6 +439,25 @@ class Session:
 
     def _on_wrong(self, _: int, __: bytes) -> None:
         raise RemoteProtocolError("a frame that a worker must not get")
+
+
+def _signals_first(cast: Handler, receive_signals: Callable[[bytes], None]) -> Handler:
+    """A CAST handler: signals to the carrier, the rest to `cast`."""
+    prefix = _SIGNALS_PREFIX
+    size = len(prefix)
+
+    def on_cast(ident: int, body: bytes) -> None:
+        if body.startswith(prefix):
+            receive_signals(body[size:])
+        else:
+            cast(ident, body)
+
+    return on_cast
+
+
+def _by_parity(theirs: Handler, ours: Handler) -> Handler:
+    """A handler of frames of calls in both directions; the daemon's have even ids."""
+    return lambda ident, body: ours(ident, body) if ident & 1 else theirs(ident, body)
 
 
 def _as_call_error(error: BaseException) -> CallError:
