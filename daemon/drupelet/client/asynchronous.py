@@ -226,6 +226,8 @@ class Client:
         self._drainer: Task | None = None
         self._alone = True  # the last read settled at most one call: send the next one directly
         self._closed = False
+        self._collect: Callable[[], bytes] | None = None
+        self._on_end: Callable[[], None] | None = None
 
     @property
     def name(self) -> str:
@@ -386,6 +388,26 @@ class Client:
         if not self._closed:
             self._submit(data)
 
+    # -- processes (carrier.py)
+
+    def carry(
+        self,
+        on_signals: Callable[[bytes], None],
+        collect: Callable[[], bytes],
+        on_end: Callable[[], None],
+    ) -> None:
+        """Signals of processes: who takes those that come, and what is to be sent when the writer
+        has its turn."""
+        self._session.on_signals = on_signals
+        self._collect = collect
+        self._on_end = on_end
+
+    def wake_writer(self) -> None:
+        """`collect` has something: in the next scheduler pass."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            reschedule(writer)
+
     # -- the socket
 
     def _submit(self, data: bytes) -> None:
@@ -413,12 +435,14 @@ class Client:
             return Abort.SUCCEEDED
 
         while True:
+            self._collect_signals()
             if not self._out:
                 self._writer = current_task()
                 if self._drainer is not None:
                     reschedule(self._drainer)
                     self._drainer = None
                 await wait_task_rescheduled(abort)
+                self._collect_signals()
             view = memoryview(b"".join(self._out))
             self._out.clear()
             self._out_bytes = 0
@@ -431,6 +455,12 @@ class Client:
                     self._out_bytes -= len(view)
                 except (OSError, trio.ClosedResourceError):
                     return  # as in _submit; what is queued after this stays within its bound
+
+    def _collect_signals(self) -> None:
+        if self._collect is not None:
+            signals = self._collect()
+            if signals:
+                self._out.append(signals)
 
     async def _run_reader(self) -> None:
         session, connection = self._session, self._socket
@@ -460,6 +490,8 @@ class Client:
         self._closed = True
         for sink, ident, result in self._session.end():
             sink.settle(ident, result)
+        if self._on_end is not None:
+            self._on_end()
         if self._drainer is not None:
             reschedule(self._drainer)
             self._drainer = None

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -52,6 +53,7 @@ from drupelet.wire.frames import (
     FrameReader,
     call_body,
     frame,
+    split_call,
 )
 
 PROTOCOL_VERSION: Final = 1
@@ -59,6 +61,7 @@ TIMEOUT_S: Final = 5.0  # a call's default: Erlang's gen_server:call has the sam
 TIMEOUT_GRACE_S: Final = 0.25  # the daemon answers a late call itself; after this we do
 HELLO_S: Final = 2.0  # a daemon on this machine says HELLO in 1 ms; one that is stopped never does
 EVENTS_STREAM: Final = b"node/events"
+SIGNALS_TARGET: Final = b"process/signals"
 _IDENT_MAX: Final = 0xFFFF_FFFE
 _TIMEOUT_MS_MAX: Final = 0xFFFF_FFFF
 _CREDIT_STEP_BYTES: Final = limits.STREAM_CREDIT_BYTES // 2
@@ -194,6 +197,7 @@ class Session(Generic[Sink]):
         "_spent",
         "calls",
         "goodbye",
+        "on_signals",
         "peer",
         "streams",
     )
@@ -208,6 +212,7 @@ class Session(Generic[Sink]):
         self.streams: dict[int, Sink] = {}
         self.peer: Hello | None = None
         self.goodbye = ""
+        self.on_signals: Callable[[bytes], None] | None = None  # of processes: carrier.py
 
     # -- out
 
@@ -353,6 +358,10 @@ class Session(Generic[Sink]):
             answers.append(frame(PONG, 0, body))
         elif kind == GOODBYE:
             self.goodbye = str(loads(body)) if body else "stopping"
+        elif kind == CAST and self.on_signals is not None:
+            call = split_call(body)
+            if call.target == SIGNALS_TARGET:
+                self.on_signals(call.args)
         elif kind != PONG:
             raise RemoteProtocolError(f"a daemon sends no frame of kind {kind} to a client")
 
