@@ -17,8 +17,10 @@ from typing import Final, cast
 from drupelet.errors import RemoteProtocolError
 from drupelet.process.kernel import Kernel, Target
 from drupelet.process.table import RELATIONS_MAX, Process
+from drupelet.process.tracing import RemoteTracer
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.ids import Pid, Ref, make_pid, make_ref
+from drupelet.wire.limits import PAUSED_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import (
     NOCONNECTION,
@@ -28,6 +30,8 @@ from drupelet.wire.messages.processes import (
     encode_signal,
 )
 from drupelet.wire.notices import Request
+
+SYSTEM_LIMIT: Final = "system_limit"  # OTP's word
 
 
 class Incoming(Kernel):
@@ -66,16 +70,27 @@ class Incoming(Kernel):
         self._handlers[signal.kind](self, signal)
 
     def answer_alone(self, data: bytes) -> None:
-        """A signal of ours that no daemon takes: tell who linked or watches, as one would."""
+        """A signal of ours that no daemon takes: tell who linked or watches, as one would.
+
+        Not for an ASK or a SPAWN: who sent it does not wait yet. See `Runtime.ask`.
+        """
         signal, _ = decode_signal(data)
         kind = {wire.LINK: wire.EXIT, wire.MONITOR: wire.DOWN}.get(signal.kind)
         if kind is None:
             self.dropped_count += 1
             return
         reason = NOPROC if signal.to_node == self.node else NOCONNECTION
+        self._answer(signal, kind, reason, self._loop_back)
+
+    def _loop_back(self, data: bytes) -> None:
+        self.receive_signal(decode_signal(data)[0])
+
+    def _answer(
+        self, signal: Signal, kind: int, reason: object, deliver: Callable[[bytes], None]
+    ) -> None:
+        """DOWN or EXIT for a receiver that is not there, or takes no more relations."""
         to = make_pid(signal.to_node, signal.to_incarnation, signal.to_number)
-        answer = encode_signal(kind, signal.sender, to, signal.ref, dumps(reason))
-        self.receive_signal(decode_signal(answer)[0])
+        deliver(encode_signal(kind, signal.sender, to, signal.ref, self._dumps(reason)))
 
     def _receiver(self, signal: Signal) -> Process | None:
         if signal.to_name:
@@ -93,17 +108,17 @@ class Incoming(Kernel):
         if process is None or process.exiting:
             self.dropped_count += 1
             return
-        self._receive_message(process, loads(signal.body), signal)
+        self._receive_message(process, loads(signal.body), signal.sender)
 
     def _on_link(self, signal: Signal) -> None:
         process = self._receiver(signal)
         sender = signal.sender
         if process is None or process.exiting:
             reason = NOPROC if process is None else process.exit_reason
-            to = make_pid(signal.to_node, signal.to_incarnation, signal.to_number)
-            self.transmit(encode_signal(wire.EXIT, sender, to, 0, self._dumps(reason)))
+            self._answer(signal, wire.EXIT, reason, self.transmit)
             return
         if process.relations >= RELATIONS_MAX:
+            self._answer(signal, wire.EXIT, SYSTEM_LIMIT, self.transmit)
             return
         if process.links is None:
             process.links = set()
@@ -128,19 +143,21 @@ class Incoming(Kernel):
             self.exit_sent(process, signal.sender, loads(signal.body))
 
     def _on_monitor(self, signal: Signal) -> None:
-        process = self._receiver(signal)
+        self._watched(self._receiver(signal), signal)
+
+    def _watched(self, process: Process | None, signal: Signal) -> bool:
         sender = signal.sender
-        ref = Ref(sender.node, sender.incarnation, signal.ref)
         if process is None:
-            to = make_pid(signal.to_node, signal.to_incarnation, signal.to_number)
-            self.transmit(encode_signal(wire.DOWN, sender, to, signal.ref, dumps(NOPROC)))
-            return
+            self._answer(signal, wire.DOWN, NOPROC, self.transmit)
+            return False
         if process.relations >= RELATIONS_MAX:
-            return
+            self._answer(signal, wire.DOWN, SYSTEM_LIMIT, self.transmit)
+            return False
         if process.watchers is None:
             process.watchers = {}
-        process.watchers[ref] = sender
+        process.watchers[Ref(sender.node, sender.incarnation, signal.ref)] = sender
         self.relate(process, sender)
+        return True
 
     def _on_demonitor(self, signal: Signal) -> None:
         process = self._receiver(signal)
@@ -167,13 +184,13 @@ class Incoming(Kernel):
             if signal.to_number == self.pid.number and not signal.to_name:
                 self.system_request(signal)
                 return
-            self._on_monitor(signal)
+            self._watched(process, signal)
             return
         request = loads(signal.body)
-        self._on_monitor(signal)
-        sender = signal.sender
-        caller = (sender, Ref(sender.node, sender.incarnation, signal.ref))
-        self._receive_message(process, Request(caller, request), signal)
+        if self._watched(process, signal):
+            sender = signal.sender
+            caller = (sender, Ref(sender.node, sender.incarnation, signal.ref))
+            self._receive_message(process, Request(caller, request), sender)
 
     def _on_reply(self, signal: Signal) -> None:
         self.answered(signal.ref, signal.sender, loads(signal.body))
@@ -186,11 +203,17 @@ class Incoming(Kernel):
 
     def _on_pause(self, signal: Signal) -> None:
         sender = signal.sender
-        self.paused.setdefault(sender if sender.number else sender.node, deque())
-        for entry in loads(signal.body) if signal.body else ():
+        names = loads(signal.body) if signal.body else []
+        if not isinstance(names, list):
+            raise RemoteProtocolError("malformed pause")
+        if len(self.paused) + len(names) >= PAUSED_MAX:  # it drops what is too much for it
+            self.dropped_count += 1
+            return
+        waiting = self.paused.setdefault(sender if sender.number else sender.node, deque())
+        for entry in names:
             match entry:
                 case [str(name), str(node)]:
-                    self.paused.setdefault((name, node), self.paused[sender])
+                    self.paused.setdefault((name, node), waiting)
                 case _:
                     raise RemoteProtocolError("malformed pause")
 
@@ -210,7 +233,9 @@ class Incoming(Kernel):
     def _on_trace(self, signal: Signal) -> None:
         process = self._receiver(signal)
         if process is not None:
-            self.set_tracer(process, signal.sender, bool(loads(signal.body)))
+            on = bool(loads(signal.body))
+            self.set_tracer(process, RemoteTracer(self, signal.sender), on)
+            self.relate(process, signal.sender)
 
     # -- nodes and runtimes that come and go
 
@@ -233,6 +258,8 @@ class Incoming(Kernel):
         def hit(other: Target) -> bool:
             if not isinstance(other, Pid):
                 return other[1] == pid.node and (not serial or other[0] in names)
+            if self.is_local(other):  # our daemon is gone; we are not
+                return False
             if other.node != pid.node or other.incarnation != pid.incarnation:
                 return False
             return not serial or other.number >> wire.SERIAL_SHIFT == serial
@@ -250,9 +277,9 @@ class Incoming(Kernel):
         for number in [n for n, ask in self.asks.items() if hit(ask.target)]:
             self.ask_down(number, reason)
         for held in list(self.paused):
-            if held == pid.node if isinstance(held, str) else hit(cast(Target, held)):
-                if not isinstance(held, str) or not serial:
-                    self._resume(held)
+            node_held = isinstance(held, str) and held == pid.node and not serial
+            if node_held or (not isinstance(held, str) and hit(cast(Target, held))):
+                self._resume(held)
         self.node_gone(pid, reason)
 
     def _lose(self, process: Process, hit: Callable[[Target], bool], reason: object) -> None:
@@ -262,15 +289,26 @@ class Incoming(Kernel):
             lost = [ref for ref, watcher in process.watchers.items() if hit(watcher)]
             for ref in lost:
                 del process.watchers[ref]
+        if process.tracers:
+            for tracer in list(process.tracers):
+                if isinstance(tracer, RemoteTracer) and hit(tracer.pid):
+                    self.set_tracer(process, tracer, False)
         if process.silenced:
             process.silenced = {each for each in process.silenced if not hit(each)} or None
         for ref, target in list((process.monitors or {}).items()):
-            if hit(target):
+            if hit(target) and not self._watched_here(ref, target):
                 self.down(process, ref, target, reason)
         for pid in [each for each in process.links or () if hit(each)]:
             assert process.links is not None
             process.links.discard(pid)
             self.exit_signal(process, pid, reason)
+
+    def _watched_here(self, ref: Ref, target: Target) -> bool:
+        """Whether a name that is watched is that of a process of this runtime."""
+        if isinstance(target, Pid) or target[1] != self.node:
+            return False
+        process = self.names.get(target[0])
+        return process is not None and ref in (process.watchers or ())
 
     def _on_group(self, signal: Signal) -> None:
         self.group_signal(signal)
