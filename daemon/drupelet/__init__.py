@@ -67,9 +67,14 @@ if TYPE_CHECKING:
         unregister,
         whereis,
     )
+    from drupelet.process import code as code
     from drupelet.process import rpc as rpc
 
-_MODULES = {"rpc": "drupelet.process.rpc", "chan": "drupelet.chan"}  # from drupelet import rpc
+_MODULES = {  # from drupelet import rpc
+    "chan": "drupelet.chan",
+    "code": "drupelet.process.code",
+    "rpc": "drupelet.process.rpc",
+}
 
 __all__ = [
     "ANY",
@@ -92,6 +97,7 @@ __all__ = [
     "become",
     "cancel_timer",
     "cast",
+    "code",
     "demonitor",
     "disconnect_node",
     "exit",

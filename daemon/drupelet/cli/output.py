@@ -56,6 +56,9 @@ KIND_MENDS: Final = {
     "mission_stuck": "try again: it starts anew; look for a loop without end, or one that waits",
     "mission_backoff": "wait, it starts again by itself; that node's log has the reason",
     "too_large": "send it in pieces",
+    "file_wont_compile": "mend the line and ship it again; the old code serves",
+    "superseded": "ship it again: that puts it on top",
+    "not_durable": "make room on that node's disk",
 }
 
 
@@ -208,7 +211,7 @@ def mend(error: Exception) -> str:
         case NotPermitted():
             return "ask the node's owner for a grant, or check the spelling"
         case CodeMismatch():
-            return "install the same version of the mission on both nodes"
+            return "`drupelet nl MISSION` ships the code of this node to all; or install the same"
         case UsageError():
             return f"drupelet {error.verb} --help".replace("  ", " ")
     return str(getattr(error, "mend", ""))

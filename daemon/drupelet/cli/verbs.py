@@ -99,6 +99,27 @@ _VERBS: Final = (
         "Exit code 0 when every node answered.",
     ),
     Verb(
+        "nl",
+        "Ship new code of a mission to the local node and all connected members.",
+        "code:nl",
+        (
+            Argument(
+                "MODULE", "a .py file, or a module or mission that the local node has", True, True
+            ),
+        ),
+        (
+            Option("mission", "the mission, when its name is not the first module's", "M"),
+            Option("timeout", "seconds to wait for all nodes (default 120)", "S"),
+        ),
+        (
+            "drupelet nl kvs",
+            "drupelet nl kitchen.py",
+            "drupelet nl kitchen.py ovens.py",
+        ),
+        "Running workers take it in place; calls under way finish on the old code.\n"
+        "It stays after a restart, until the operator edits the mission's own file.",
+    ),
+    Verb(
         "shell",
         "A Python prompt where `await` works; `node`, `call`, `nodes` and `ping` are ready.",
         "shell:shell",

@@ -35,6 +35,28 @@ def silent(*_: object) -> object:
     raise Silence
 
 
+def ship(modules: list[list[object]], mission: str | None) -> object:
+    """`services/code.py`: `broken` does not load here; only of `all` every node is content."""
+    names = [
+        f"{name}/{len(source) if isinstance(source, bytes) else '-'}" for name, source in modules
+    ]
+    if modules[0][0] == "broken":
+        raise RemoteError("file_wont_compile", "shipped/1f/broken.py:3: file_wont_compile: bad")
+    nodes: dict[str, object] = {"gandalf": {"ok": True, "state": "loaded"}}
+    if modules[0][0] != "all":
+        nodes["bilbo"] = {"ok": True, "state": "known"}
+        error = {"kind": "invalid_export", "message": "kettle.py:3: no boil"}
+        nodes["sam"] = {"ok": False, "error": error}
+    if modules[0][0] == "strange":
+        return {"nodes": []}
+    return {
+        "mission": mission or "/".join(names),
+        "digest": "0123456789abcdef",
+        "sequence": 7,
+        "nodes": nodes,
+    }
+
+
 @pytest.fixture
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
     functions: dict[str, object] = {
@@ -49,6 +71,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaem
         "/node/missions": lambda: [
             {"name": "kvs", "exports": ["store"], "digest": "d", "state": "ready"}
         ],
+        "/code/ship": ship,
         "/node/ping_node": lambda name: (
             {"ok": True, "rtt_ms": 0.25} if name == "bilbo" else {"ok": False, "reason": "no_route"}
         ),

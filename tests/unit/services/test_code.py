@@ -18,7 +18,6 @@ from drupelet.errors import (
     RemoteError,
 )
 from drupelet.node import Node
-
 from drupelet.services.code import LOADS_MAX
 from drupelet.wire.bundles import Bundle, encode_bundle
 from drupelet.wire.codec import dumps, loads
