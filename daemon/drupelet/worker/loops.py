@@ -58,7 +58,10 @@ class Handover:
 
 
 def run_plain(
-    sock: socket.socket, table: dict[bytes, Target], reader: FrameReader
+    sock: socket.socket,
+    table: dict[bytes, Target],
+    reader: FrameReader,
+    uses_processes: Callable[[], bool] = lambda: False,
 ) -> Handover | None:
     """Serve inline functions until the daemon closes (None), or tasks are needed. `sock` blocks."""
 
@@ -87,7 +90,7 @@ def run_plain(
             receive(data)
             if out:
                 flush()
-            if calls:  # of a new version of the code (versions.py)
+            if calls or uses_processes():  # a new version of the code (versions.py)
                 return Handover(session, calls)
     except (BrokenPipeError, ConnectionResetError):
         pass

@@ -66,6 +66,8 @@ def serve(sock: socket.socket, order: WorkerOrder, reader: FrameReader) -> int:
         return EXIT_BAD_CONFIGURATION
 
     def uses_processes() -> bool:
+        if order.exports == ():  # members may spawn its functions, and nothing else
+            return True
         return not imported and _PROCESSES in sys.modules
 
     versions = Versions(order, loaded)
@@ -75,7 +77,7 @@ def serve(sock: socket.socket, order: WorkerOrder, reader: FrameReader) -> int:
     gc.freeze()  # what is loaded stays: the collector need not walk it again
     handover = None
     if not (uses_processes() or loops.needs_tasks(table)):
-        handover = loops.run_plain(sock, table, reader)
+        handover = loops.run_plain(sock, table, reader, uses_processes)
         if handover is None:
             return EXIT_DONE
     import trio

@@ -251,3 +251,16 @@ def test_a_plain_worker_whose_only_new_call_was_cancelled_stays_plain() -> None:
         answers = Answers()
         answers.receive(ours.recv(65_536))
     assert answers.values == {4: 1}
+
+
+def test_new_code_that_uses_processes_moves_to_the_other_loop() -> None:
+    ours, theirs = socket.socketpair()
+    used: list[bool] = []
+    table = {b"m/use": Target("use", lambda: used.append(True)), b"m/echo": Target("echo", echo)}
+    with ours, theirs:
+        ours.sendall(call(2, "m/echo", 1) + call(4, "m/use") + call(6, "m/echo", 2))
+        handover = run_plain(theirs, table, FrameReader(), lambda: bool(used))
+        assert handover is not None and handover.calls == {}
+        answers = Answers()
+        answers.receive(ours.recv(65_536))
+    assert answers.values == {2: 1, 4: None, 6: 2}
