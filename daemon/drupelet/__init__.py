@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from drupelet import net_kernel as net_kernel
     from drupelet.mission import cast, mission
     from drupelet.process import (
         ANY,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 _MODULES = {  # from drupelet import rpc
     "chan": "drupelet.chan",
     "code": "drupelet.process.code",
+    "net_kernel": "drupelet.net_kernel",
     "rpc": "drupelet.process.rpc",
 }
 
@@ -108,6 +110,7 @@ __all__ = [
     "mission",
     "monitor",
     "monitor_node",
+    "net_kernel",
     "node",
     "nodes",
     "open_scope",

@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "chan": {"errors", "wire", "core", "store", "net", "process"},  # a program of its own: adr/0011
     "worker": {"errors", "wire", "mission", "process", "__init__"},
     "client": {"errors", "wire", "net"},
+    "net_kernel": {"errors", "client", "process"},  # joins the two: adr/0010
     "simulator": {"errors", "wire", "core"},
     "cli": _CORE_UP | {"node", "client", "simulator", "process", "chan", "__version__"},
 }
@@ -46,6 +47,7 @@ LIBRARIES: dict[str, set[str]] = {
     "chan": {"trio"},
     "worker": {"trio", "outcome"},
     "client": {"trio", "outcome"},
+    "net_kernel": {"trio"},
     "cli": {"trio"},
 }
 
