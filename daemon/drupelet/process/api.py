@@ -25,7 +25,7 @@ from drupelet.process import computing
 from drupelet.process.current import process_var, this_process, this_runtime
 from drupelet.process.data import copy_data
 from drupelet.process.kernel import NOPROC
-from drupelet.process.runtime import Become, To
+from drupelet.process.runtime import Become, To, function_name
 from drupelet.process.table import DEFAULT_MAILBOX, Mailbox, Process
 from drupelet.wire.ids import Pid, Ref, check_plain_name
 from drupelet.wire.notices import Down
@@ -145,6 +145,8 @@ async def _spawn(
     nursery = scope.nursery if isinstance(scope, Scope) else scope
     parent = process.pid if process is not None else None
     started = runtime.start(function, args, nursery=nursery, mailbox=mailbox, parent=parent)
+    if process is not None and process.tracers is not None:
+        runtime.trace(process, "spawn", function_name(function), started.pid)
     ref = None
     if link:
         assert process is not None

@@ -43,9 +43,14 @@ def this_process() -> Process:
     process = process_var.get(None)
     if process is None:
         return this_runtime().adopt()
-    if process.pid.number not in process.runtime.processes:
-        raise ProcessExit(process.exit_reason)
+    check_there(process)
     return process
+
+
+def check_there(process: Process | None) -> None:
+    """Nothing comes from a process after its end was told. Raises: `ProcessExit`."""
+    if process is not None and process.pid.number not in process.runtime.processes:
+        raise ProcessExit(process.exit_reason)
 
 
 def retire() -> None:

@@ -18,7 +18,7 @@ from drupelet.errors import RemoteProtocolError
 from drupelet.process.kernel import Kernel, Target
 from drupelet.process.table import RELATIONS_MAX, Process
 from drupelet.process.tracing import RemoteTracer
-from drupelet.wire.codec import dumps, loads
+from drupelet.wire.codec import loads
 from drupelet.wire.ids import Pid, Ref, make_pid, make_ref
 from drupelet.wire.limits import PAUSED_MAX
 from drupelet.wire.messages import processes as wire
@@ -233,8 +233,12 @@ class Incoming(Kernel):
     def _on_trace(self, signal: Signal) -> None:
         process = self._receiver(signal)
         if process is not None:
-            on = bool(loads(signal.body))
-            self.set_tracer(process, RemoteTracer(self, signal.sender), on)
+            try:
+                self.set_tracer(
+                    process, RemoteTracer(self, signal.sender), loads(signal.body) is True
+                )
+            except ValueError:
+                self.dropped_count += 1
             self.relate(process, signal.sender)
 
     # -- nodes and runtimes that come and go

@@ -23,15 +23,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from drupelet.errors import NotSendable
+from drupelet.errors import NotSendable, RemoteError
 from drupelet.process import patterns
 from drupelet.process.table import (
     BLOCK,
     DEFAULT_MAILBOX,
-    DROP_NEW,
     DROP_OLD,
+    EXIT,
     RELATIONS_MAX,
     SLACK,
     Mailbox,
@@ -39,20 +39,26 @@ from drupelet.process.table import (
 )
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, Ref, make_pid, make_ref
+from drupelet.wire.limits import PROCESSES_MAX, TRACERS_MAX
 from drupelet.wire.messages import processes as wire
-from drupelet.wire.messages.processes import NOPROC, Signal, encode_signal
-from drupelet.wire.notices import Down, Exit, Request
+from drupelet.wire.messages.processes import NOPROC, encode_signal
+from drupelet.wire.notices import Down, Exit, NodeDown, NodeUp, Request
 
 NONODE: Final = "nonode@nohost"  # Erlang's name of a node that is not alive
 LOOK: Final = object()  # woken to look into the mailbox itself
 
 Target = Pid | tuple[str, str]
 
+Tracer = Callable[[Pid, str, object, object], None]
+
+_NOTICES: Final = frozenset({Down, Exit, NodeUp, NodeDown})
+
 
 class Ask:
     """One request under way."""
 
     __slots__ = ("target", "task", "timer")
+    is_spawn = False
 
     def __init__(self, target: Target, task: object) -> None:
         self.target = target
@@ -72,6 +78,7 @@ class Kernel:
         self.processes: dict[int, Process] = {}  # by pid number
         self.names: dict[str, Process] = {}
         self.asks: dict[int, Ask] = {}  # by the number of their ref
+        self.groups: Any = None  # pg.py
         self.remote: dict[tuple[str, int], set[Process]] = {}  # who has relations with which node
         self.paused: dict[
             object, deque[object]
@@ -98,6 +105,10 @@ class Kernel:
         """One signal to another runtime or node."""
         raise NotImplementedError
 
+    def crowded(self, pid: Pid) -> bool:
+        """Whether somebody on the way to `pid` asked us to hold back."""
+        raise NotImplementedError
+
     def on_name_freed(self, name: str, pid: Pid) -> None:
         """A registered process ended."""
 
@@ -120,7 +131,9 @@ class Kernel:
         return make_ref(self.node, self.incarnation, number)
 
     def new_process(self, function: object, mailbox: Mailbox = DEFAULT_MAILBOX) -> Process:
-        """A process in the table."""
+        """A process in the table. Raises: `RemoteError` ("system_limit")."""
+        if len(self.processes) >= PROCESSES_MAX:
+            raise RemoteError("system_limit", f"{PROCESSES_MAX:,} processes run here already")
         self._count += 1
         number = self._base + self._count
         process = Process(self, make_pid(self.node, self.incarnation, number), function, mailbox)
@@ -146,10 +159,13 @@ class Kernel:
 
     # -- messages
 
-    def put(self, process: Process, message: object) -> None:
-        """Append to a mailbox, whatever its limit; or hand over to a receiver that wants it."""
+    def put(self, process: Process, message: object, sender: object = None) -> None:
+        """Append to a mailbox, whatever its limit; or hand over to a receiver that wants it.
+
+        `sender`: its process or pid, for who traces.
+        """
         if process.tracers is not None:
-            self.trace(process, "receive", message)
+            self.trace(process, "receive", message, sender)
         task = process.waiting
         if task is not None:
             wanted = process.wanted
@@ -168,23 +184,42 @@ class Kernel:
             messages = process.messages = deque()
         messages.append(message)
 
-    def full(self, process: Process) -> bool:
-        """Whether the next message meets the policy."""
-        return process.messages is not None and len(process.messages) >= process.limit
+    def full(self, process: Process, message: object = LOOK) -> bool:
+        """Whether the next message meets the policy; one that is waited for never does.
 
-    def overflow(self, process: Process, message: object) -> None:
+        Without that, a mailbox full of others would keep out what its owner waits for, for ever.
+        """
+        if process.messages is None or len(process.messages) < process.limit:
+            return False
+        wanted = process.wanted
+        return (
+            process.waiting is None
+            or message is LOOK
+            or patterns.is_function(wanted)
+            or not patterns.fits(wanted, message)
+        )
+
+    def overflow(self, process: Process, message: object, sender: object = None) -> None:
         """A message for a full mailbox whose policy is not to block."""
-        assert process.messages is not None
-        if process.policy == DROP_NEW:
-            process.dropped_count += 1
+        if process.policy == EXIT:
+            self.exit_process(process, "mailbox_full")
             return
-        if process.policy == DROP_OLD:
-            process.dropped_count += 1
-            process.messages.popleft()
-            process.looked = max(process.looked - 1, 0)
-            self.put(process, message)
-            return
-        self.exit_process(process, "mailbox_full")
+        process.dropped_count += 1
+        if process.policy == DROP_OLD and self._drop_oldest(process):
+            self.put(process, message, sender)
+
+    @staticmethod
+    def _drop_oldest(process: Process) -> bool:
+        """Make room, but never of a notice: a Down comes exactly once."""
+        messages = process.messages
+        assert messages is not None
+        for index, message in enumerate(messages):
+            if message.__class__ not in _NOTICES:
+                del messages[index]
+                if index < process.looked:
+                    process.looked -= 1
+                return True
+        return False
 
     def take(self, process: Process, pattern: object, start: int = 0) -> object:
         """The first message that fits, removed; LOOK when none does. Raises what `pattern` does."""
@@ -229,21 +264,20 @@ class Kernel:
             names = [[name, self.node] for name in process.names or ()]
             self.transmit(encode_signal(wire.PAUSE, sender_runtime, process.pid, 0, dumps(names)))
 
-    def _receive_message(self, process: Process, message: object, signal: Signal) -> None:
+    def _receive_message(self, process: Process, message: object, sender: Pid) -> None:
         """A message or request from elsewhere, which cannot wait."""
-        if not self.full(process):
-            self.put(process, message)
+        if not self.full(process, message):
+            self.put(process, message, sender)
         elif process.policy != BLOCK:
-            self.overflow(process, message)
+            self.overflow(process, message, sender)
         else:
             assert process.messages is not None
+            serial_base = sender.number & ~wire.COUNT_MASK
+            self._silence(process, make_pid(sender.node, sender.incarnation, serial_base))
             if len(process.messages) >= process.limit + SLACK:
                 process.dropped_count += 1
-                return
-            sender = signal.sender
-            serial_base = sender.number & ~wire.COUNT_MASK
-            self._silence(process, Pid(sender.node, sender.incarnation, serial_base))
-            self.put(process, message)
+            else:
+                self.put(process, message, sender)
 
     # -- links and monitors
 
@@ -395,6 +429,7 @@ class Kernel:
             return
         process.exiting = True
         process.exit_reason = reason
+        self._release_senders(process)
         self.cancel(process)
 
     def end(self, process: Process, reason: object) -> None:
@@ -405,7 +440,10 @@ class Kernel:
         process.exit_reason = reason
         if process.tracers is not None:
             self.trace(process, "exit", reason)
+            process.tracers = None
         pid = process.pid
+        if self.groups is not None:
+            self.groups.process_ended(process)
         for name in process.names or ():
             self.names.pop(name, None)
             self.on_name_freed(name, pid)
@@ -448,11 +486,14 @@ class Kernel:
                 others.discard(process)
                 if not others:
                     del self.remote[key]
+        self._release_senders(process)
+        if process.silenced:
+            self._unsilence(process)
+
+    def _release_senders(self, process: Process) -> None:
         senders, process.senders = process.senders, None
         for task in senders or ():
             self.wake(task, None)
-        if process.silenced:
-            self._unsilence(process)
 
     @staticmethod
     def _dumps(reason: object) -> bytes:
@@ -468,7 +509,11 @@ class Kernel:
         if process.watchers is None:
             process.watchers = {}
         process.watchers[number] = caller
-        self.put(process, Request((caller, self.ref(number)), request))
+        message = Request((caller, self.ref(number)), request)
+        if self.full(process):
+            self.overflow(process, message, caller)
+        else:
+            self.put(process, message, caller)
 
     def reply(self, replier: Pid, caller: Pid, ref: Ref, value: object) -> None:
         """The answer to a request, from whichever process. Too late is nothing."""
@@ -491,6 +536,8 @@ class Kernel:
     def forget_ask(self, number: int, ask: Ask, answered_by: Pid | None = None) -> None:
         """The monitor of a request is over."""
         target = ask.target
+        if ask.is_spawn:  # its monitor is the spawner's
+            return
         if isinstance(target, Pid) and self.is_local(target):
             process = self.find(target)
             if process is not None and process.watchers is not None:
@@ -510,37 +557,22 @@ class Kernel:
 
     # -- tracing
 
-    def set_tracer(self, process: Process, tracer: object, on: bool) -> None:
-        """`tracer` (a Pid, or a function) gets a copy of what `process` gets and does."""
+    def set_tracer(self, process: Process, tracer: Tracer, on: bool) -> None:
+        """`tracer` is told what `process` gets and does. Raises: `ValueError` for too many."""
         tracers = [each for each in process.tracers or () if each != tracer]
         if on:
+            if len(tracers) >= TRACERS_MAX:
+                raise ValueError(f"{TRACERS_MAX} traces of one process are enough")
             tracers.append(tracer)
         process.tracers = tracers or None
 
-    def trace(self, process: Process, kind: str, message: object, peer: object = None) -> None:
-        """Tell the tracers."""
+    @staticmethod
+    def trace(process: Process, kind: str, message: object, peer: object = None) -> None:
+        """Tell the tracers. `peer`: a process, a pid, a name."""
+        if peer.__class__ is Process:
+            peer = peer.pid
         for tracer in process.tracers or ():
-            if isinstance(tracer, Pid):
-                event = ("trace", process.pid, kind, message, peer)
-                self.send_nowait(process.pid, tracer, event)
-            else:
-                cast(Callable[[Pid, str, object, object], None], tracer)(
-                    process.pid, kind, message, peer
-                )
-
-    def send_nowait(self, sender: Pid, to: Pid, message: object) -> None:
-        """A message that the system sends for itself: to a full mailbox it is dropped."""
-        if not self.is_local(to):
-            try:
-                self.transmit(encode_signal(wire.SEND, to, sender, 0, dumps(message)))
-            except NotSendable:
-                self.dropped_count += 1
-            return
-        process = self.find(to)
-        if process is None or process.exiting or self.full(process):
-            self.dropped_count += 1
-        else:
-            self.put(process, message)
+            tracer(process.pid, kind, message, peer)
 
 
-__all__ = ["LOOK", "NONODE", "NOPROC", "Ask", "Kernel", "Target"]
+__all__ = ["LOOK", "NONODE", "NOPROC", "Ask", "Kernel", "Target", "Tracer"]

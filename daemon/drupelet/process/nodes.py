@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from drupelet.errors import (
     CallError,
@@ -29,23 +29,24 @@ from drupelet.errors import (
     error_to_fields,
 )
 from drupelet.process.incoming import Incoming
-from drupelet.process.kernel import Ask
+from drupelet.process.kernel import NONODE, Ask
 from drupelet.process.table import DEFAULT_MAILBOX, Process
 from drupelet.process.transport import Transport
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.ids import Pid, Ref, make_pid
+from drupelet.wire.limits import PROCESS_NAMES_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import (
     NOCONNECTION,
     NOPROC,
     Signal,
+    SignalCutter,
     decode_signal,
     encode_signal,
 )
 from drupelet.wire.notices import NodeDown
 
 SHOWN_MAX: Final = 10_000  # processes in one listing
-_HEAD_BYTES: Final = 4
 
 Function = Callable[..., object]
 Resolve = Callable[[str, str, bytes], Function]
@@ -55,6 +56,7 @@ class SpawnAsk(Ask):
     """A spawn elsewhere under way."""
 
     __slots__ = ("link", "monitor", "process")
+    is_spawn = True
 
     def __init__(
         self, node: str, module: str, task: object, process: Process, *, link: bool, monitor: bool
@@ -75,13 +77,12 @@ class Nodes(Incoming):
         super().__init__()
         self.nodes: dict[str, int] = {}  # connected nodes, with their incarnation
         self.runtimes: set[Pid] = set()  # of all nodes, this one's included, without ourselves
-        self.node_watchers: dict[str, list[Process]] = {}
+        self.node_watchers: dict[str, dict[Process, int]] = {}  # how often each asked
         self.sends_due: dict[Ref, list[object]] = {}
-        self.groups: Any = None  # pg.py
         self.resolve: Resolve = resolve_loaded
         self.digest_of: Callable[[str], bytes] = lambda module: b""
         self.stream_error_count = 0
-        self._rest = b""
+        self._cutter = SignalCutter()
         self.nobody = Process(self, Pid(self.node, 0, 0), None, DEFAULT_MAILBOX)
         self.nobody.exiting = True
 
@@ -93,22 +94,14 @@ class Nodes(Incoming):
         Raises: `RemoteProtocolError` for what is no signal; a body that is no value only costs
         its own signal.
         """
-        if self._rest:
-            data = self._rest + data
+        data = self._cutter.receive_data(data)
         position = 0
-        end = len(data)
-        while end - position >= _HEAD_BYTES:
-            length = int.from_bytes(data[position : position + _HEAD_BYTES], "big")
-            if length > wire.SIGNAL_BYTES_MAX:
-                raise RemoteProtocolError("signal too long")
-            if end - position < _HEAD_BYTES + length:
-                break
+        while position < len(data):
             signal, position = decode_signal(data, position)
             try:
                 self.receive_signal(signal)
             except RemoteProtocolError:
                 self.stream_error_count += 1
-        self._rest = data[position:]
 
     def attached(self, node: str, incarnation: int, serial: int, nodes: Sequence[str] = ()) -> None:
         """This runtime is part of a node now; UP signals tell of the others."""
@@ -117,12 +110,17 @@ class Nodes(Incoming):
     def detached(self, reason: str = NOCONNECTION) -> None:
         """The daemon is gone: so are all nodes and runtimes but this one."""
         self.transport = None
-        self._rest = b""
-        for name, incarnation in list(self.nodes.items()):
-            self.gone(make_pid(name, incarnation, 0), NOCONNECTION, [])
-        self.gone(make_pid(self.node, self.incarnation, 0), NOCONNECTION, [])
+        self._cutter = SignalCutter()
+        gone = {(self.node, self.incarnation), *self.nodes.items(), *self.remote}
+        for name, incarnation in sorted(gone):
+            self.gone(make_pid(name, incarnation, 0), reason, [])
+        for key in list(self.paused):
+            self._resume(key)
+        for number, ask in list(self.asks.items()):  # nodes that were still being connected
+            if not isinstance(ask.target, Pid) or not self.is_local(ask.target):
+                self.ask_down(number, reason)
         self.runtimes.clear()
-        self.attach("nonode@nohost", 0, 0)
+        self.attach(NONODE, 0, 0)
 
     # -- names
 
@@ -130,12 +128,18 @@ class Nodes(Incoming):
         """Register on the whole node; "" or why not."""
         if name in self.names:
             return f"{name!r} is the name of {self.names[name].pid}"
+        if len(self.names) >= PROCESS_NAMES_MAX:
+            return f"{self.node} has {PROCESS_NAMES_MAX} names already"
         self.names[name] = process
         if process.names is None:
             process.names = []
         process.names.append(name)
         if self.transport is not None:
-            refused = await self._ask_daemon(["register", name, process.pid], self.node)
+            try:
+                refused = await self._ask_daemon(["register", name, process.pid], self.node)
+            except BaseException:  # whether or not it was heard
+                self.unregister(name)
+                raise
             match refused:
                 case ["error", str(text)]:
                     self._forget_name(name, process)
@@ -229,22 +233,25 @@ class Nodes(Incoming):
         return number, ask
 
     def spawn_answer(self, signal: Signal) -> None:
-        ask = self.asks.pop(signal.ref, None)
         problem = loads(signal.body)
+        error = None if problem is None else error_from_fields(problem)
+        ask = self.asks.get(signal.ref)
         if not isinstance(ask, SpawnAsk):
-            if problem is None:  # nobody waits for it any more: if it is linked, it ends
+            if error is None:  # nobody waits for it any more: if it is linked, it ends
                 to = Pid(signal.to_node, signal.to_incarnation, signal.to_number)
                 self.transmit(encode_signal(wire.EXIT, signal.sender, to, 0, dumps(NOPROC)))
             return
-        if problem is not None:
-            self.wake_error(ask.task, error_from_fields(problem))
+        del self.asks[signal.ref]
+        if error is not None:
+            self.wake_error(ask.task, error)
             return
         pid, process = signal.sender, ask.process
         ref = self.ref(signal.ref) if ask.monitor else None
-        if not process.alive:
-            self.transmit(
-                encode_signal(wire.EXIT, pid, process.pid, 0, self._dumps(process.exit_reason))
-            )
+        if process.pid.number not in self.processes:  # it was abandoned meanwhile
+            body = self._dumps(process.exit_reason)
+            self.transmit(encode_signal(wire.EXIT, pid, process.pid, 0, body))
+            self.wake(ask.task, (pid, ref))
+            return
         if ref is not None:
             process.monitors = process.monitors or {}
             process.monitors[ref] = pid
@@ -262,11 +269,11 @@ class Nodes(Incoming):
                     function = self.resolve(signal.to_name, name, digest)
                 case _:
                     raise RemoteProtocolError("malformed spawn")
+            process = self.start(function, args, parent=to)
         except CallError as error:
             body = dumps(error_to_fields(error))
             self.transmit(encode_signal(wire.SPAWNED, to, sender, signal.ref, body))
             return
-        process = self.start(function, args, parent=to)
         if options.get("link"):
             process.links = {to}
         if options.get("monitor"):
@@ -291,28 +298,44 @@ class Nodes(Incoming):
             if self.nodes.get(pid.node) == pid.incarnation:
                 del self.nodes[pid.node]
             self.runtimes = {each for each in self.runtimes if each.node != pid.node}
-            for process in self.node_watchers.pop(pid.node, ()):
-                if process.alive:
+            for process, count in self.node_watchers.pop(pid.node, {}).items():
+                for _ in range(count):
                     self.put(process, NodeDown(pid.node, str(reason)))
         if self.groups is not None:
             self.groups.runtime_gone(pid)
 
     async def monitor_node(self, process: Process, node: str, on: bool) -> None:
         """One `NodeDown` when the node goes, or now when it cannot be reached; or no more."""
-        watchers = self.node_watchers.setdefault(node, [])
         if not on:
-            if process in watchers:
-                watchers.remove(process)
+            self._unwatch_node(node, process)
             return
-        watchers.append(process)
+        self._check_relations(process)
+        watchers = self.node_watchers.setdefault(node, {})
+        watchers[process] = watchers.get(process, 0) + 1
         if node in self.nodes or node == self.node:
             return
         try:
             await self.connect(node)
         except CallError as error:
-            if process in self.node_watchers.get(node, ()):
-                self.node_watchers[node].remove(process)
+            if self._unwatch_node(node, process):
                 self.put(process, NodeDown(node, str(error)))
+
+    def _unwatch_node(self, node: str, process: Process) -> bool:
+        """Once less; False when it did not."""
+        watchers = self.node_watchers.get(node, {})
+        count = watchers.pop(process, 0)
+        if count > 1:
+            watchers[process] = count - 1
+        if not watchers:
+            self.node_watchers.pop(node, None)
+        return count > 0
+
+    def _release(self, process: Process) -> None:
+        super()._release(process)
+        for node in [node for node, each in self.node_watchers.items() if process in each]:
+            del self.node_watchers[node][process]
+            if not self.node_watchers[node]:
+                del self.node_watchers[node]
 
     def group_signal(self, signal: Signal) -> None:
         if self.groups is not None:
@@ -352,8 +375,8 @@ def resolve_loaded(module: str, name: str, digest: bytes) -> Function:
     if loaded is None:
         try:
             loaded = importlib.import_module(module)
-        except ImportError as error:
-            raise RemoteError("undef", f"no module {module!r} here: {error}") from None
+        except Exception as error:  # not there, or its own code raises
+            raise RemoteError("undef", f"no module {module!r} here: {error!r:.200}") from None
     found: object = loaded
     for part in name.split("."):
         found = getattr(found, part, None)

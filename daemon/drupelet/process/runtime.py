@@ -41,15 +41,16 @@ from drupelet.errors import (
     ReceiveTimeout,
     Timeout,
 )
-from drupelet.process.current import process_var, runtime_var
+from drupelet.process.current import check_there, process_var, runtime_var
 from drupelet.process.data import copy_data
 from drupelet.process.kernel import LOOK, NOPROC, Ask
 from drupelet.process.nodes import Nodes
-from drupelet.process.table import BLOCK, DEFAULT_MAILBOX, Mailbox, Process
+from drupelet.process.table import BLOCK, DEFAULT_MAILBOX, DROP_NEW, EXIT, Mailbox, Process
 from drupelet.process.timers import Timers
 from drupelet.process.transport import Transport
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, Ref, make_pid
+from drupelet.wire.limits import PROCESS_NAME_BYTES_MAX, TIMERS_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import NOCONNECTION, encode_signal
 
@@ -60,6 +61,7 @@ BREATH: Final = 128  # sends and receives between two turns of others: about 0.2
 UNWIND_S: Final = 5.0
 ASK_S: Final = 5.0  # a daemon answers at once, or is gone
 _MESSAGE_CHARS_MAX: Final = 1_000
+_ONE_RECEIVER: Final = "another task of this process is in receive; use one at a time"
 
 Function = Callable[..., object]
 To = Pid | str | tuple[str, str]
@@ -111,10 +113,8 @@ class Runtime(Nodes):
 
     def cancel(self, process: Process) -> None:
         if process.adopted:
-            task, process.waiting = process.waiting, None
             self.end(process, process.exit_reason)
-            if task is not None:
-                self.wake_error(task, ProcessExit(process.exit_reason))
+            self._end_receive(process)
             return
         if process not in self._unwinding:
             deadline = trio.current_time() + UNWIND_S
@@ -134,6 +134,13 @@ class Runtime(Nodes):
             process.exit_reason,
         )
         self.end(process, process.exit_reason)
+        self._end_receive(process)
+
+    def _end_receive(self, process: Process) -> None:
+        """The task of a process that is no more waits for messages that cannot come."""
+        task, process.waiting = process.waiting, None
+        if task is not None:
+            self.wake_error(task, ProcessExit(process.exit_reason))
 
     # -- processes
 
@@ -172,9 +179,7 @@ class Runtime(Nodes):
         try:
             with trio.CancelScope() as scope:
                 process.scope = scope
-                if process.exiting:
-                    scope.cancel()
-                while True:
+                while not process.exiting:  # one that is told to end before it began never runs
                     try:
                         value = function(*args)
                         if value.__class__ is CoroutineType or inspect.isawaitable(value):
@@ -186,13 +191,16 @@ class Runtime(Nodes):
         except trio.Cancelled:  # its scope or the runtime ends
             reason = "shutdown"
             raise
-        except Exception as error:  # the author's: the reason of its end, told to who watches
+        except (Exception, SystemExit) as error:  # the author's: told to who watches
             reason = self._crashed(process, error)
         except BaseExceptionGroup as group:
-            cancelled, others = group.split(trio.Cancelled)
+            ours, others = group.split((trio.Cancelled, KeyboardInterrupt))
             reason = "shutdown" if others is None else self._crashed(process, others)
-            if cancelled is not None:
-                raise
+            if ours is not None:
+                raise ours from None
+        except BaseException as error:
+            reason = reason_of(error)
+            raise
         finally:
             process.scope = process.task = None
             if process.exiting:
@@ -232,9 +240,11 @@ class Runtime(Nodes):
         else:
             process.looked = 0
         if process.waiting is not None:
-            raise RuntimeError("another task of this process is in receive; use one at a time")
+            raise RuntimeError(_ONE_RECEIVER)
         if timeout <= 0 or process.exiting:
             await trio.lowlevel.checkpoint()
+            if process.exiting:
+                raise ReceiveTimeout("this process was told to end: nothing comes any more")
             raise ReceiveTimeout(f"no message that fits within {timeout:g} s")
         entry = None
         if timeout != inf:
@@ -252,9 +262,16 @@ class Runtime(Nodes):
                 message = await wait_task_rescheduled(abort)
                 if message is not LOOK:
                     return message
-                message = self.take(process, pattern, process.looked)
+                if process.waiting is not None:
+                    raise RuntimeError(_ONE_RECEIVER)
+                # what was looked at by this receive need not be looked at again
+                start = process.looked if process.wanted is pattern else 0
+                message = self.take(process, pattern, start)
                 if message is not LOOK:
                     return message
+                if entry is not None and entry[2] is None:  # it was due while we looked
+                    raise ReceiveTimeout(f"no message that fits within {timeout:g} s")
+                process.wanted = pattern
         finally:
             if entry is not None:
                 self.timers.cancel(entry)
@@ -275,6 +292,7 @@ class Runtime(Nodes):
         process.reductions += 1
         if process.exiting or process.reductions % BREATH == 0:
             await trio.lowlevel.checkpoint()
+            check_there(process)
 
     # -- send
 
@@ -288,33 +306,41 @@ class Runtime(Nodes):
         receiver = target
         message = copy_data(message)
         if process is not None and process.tracers is not None:
-            self.trace(process, "send", message, receiver.pid)
-        if self.full(receiver):
+            self.trace(process, "send", message, to)
+        if self.full(receiver, message):
             if receiver.policy != BLOCK:
-                self.overflow(receiver, message)
+                self.overflow(receiver, message, process)
                 return
-            await self._wait_room(process, receiver)
+            await self._wait_room(process, receiver, message)
         if not receiver.exiting:
-            self.put(receiver, message)
+            self.put(receiver, message, process)
 
     def send_or_raise(self, process: Process | None, to: To, message: object) -> None:
         """As `send`. Raises: `MailboxFull` instead of waiting."""
+        check_there(process)
         target = self.target(to)
         if isinstance(target, Process):
             receiver = target
             message = copy_data(message)
-            if self.full(receiver):
-                if receiver.policy == BLOCK:
-                    raise MailboxFull(f"{receiver.pid} has {receiver.limit:,} messages")
-                self.overflow(receiver, message)
-            elif not receiver.exiting:
-                self.put(receiver, message)
+            full = self.full(receiver, message)
+            if full and receiver.policy == BLOCK and not receiver.exiting:
+                raise MailboxFull(f"{receiver.pid} has {receiver.limit:,} messages")
+            if process is not None and process.tracers is not None:
+                self.trace(process, "send", message, to)
+            if receiver.exiting:
+                pass
+            elif full:
+                self.overflow(receiver, message, process)
+            else:
+                self.put(receiver, message, process)
         else:
             place = target
             if self._held_back(place) is not None or (
                 self.transport is not None and self.transport.congested
             ):
                 raise MailboxFull(f"{place} takes no more for now")
+            if process is not None and process.tracers is not None:
+                self.trace(process, "send", message, place)
             self._transmit_message(wire.SEND, self._own_pid(process), place, 0, message)
 
     def target(self, to: To) -> Process | Pid | tuple[str, str]:
@@ -330,7 +356,7 @@ class Runtime(Nodes):
             return self.nobody if self.is_local(pid) else pid
         if to.__class__ is str:
             name, node = to, self.node
-        elif to.__class__ is tuple and len(to) == 2:
+        elif to.__class__ is tuple and len(to) == 2 and all(each.__class__ is str for each in to):
             name, node = to
         else:
             raise TypeError(f"send to a Pid, a name or (name, node), not to {to!r:.100}")
@@ -342,12 +368,15 @@ class Runtime(Nodes):
                 if to.__class__ is str:
                     raise ProcessDown(NOPROC)
                 return self.nobody
+        for text in (name, node):
+            if not 0 < len(text.encode()) <= PROCESS_NAME_BYTES_MAX:
+                raise TypeError(f"a name has 1 to {PROCESS_NAME_BYTES_MAX} bytes, not {text!r:.80}")
         return (name, node)
 
-    async def _wait_room(self, process: Process | None, receiver: Process) -> None:
+    async def _wait_room(self, process: Process | None, receiver: Process, message: object) -> None:
         if receiver is process:
             raise MailboxFull("this process's own mailbox is full, and it is the one to empty it")
-        while self.full(receiver) and not receiver.exiting:
+        while self.full(receiver, message) and not receiver.exiting:
             if receiver.senders is None:
                 receiver.senders = deque()
             await self._park(receiver.senders)
@@ -390,6 +419,10 @@ class Runtime(Nodes):
         queue = paused.get(node)
         return queue if queue is not None else paused.get(place)
 
+    def crowded(self, pid: Pid) -> bool:
+        transport = self.transport
+        return self._held_back(pid) is not None or (transport is not None and transport.congested)
+
     def _transmit_message(
         self, kind: int, sender: Pid, place: Pid | tuple[str, str], ref: int, message: object
     ) -> None:
@@ -419,7 +452,7 @@ class Runtime(Nodes):
                 raise ProcessDown("calling_self")
             request = copy_data(request)
             if self.full(receiver):
-                await self._room_in_time(process, receiver, timeout)
+                timeout = await self._room_in_time(process, receiver, timeout)
             if process is not None and process.tracers is not None:
                 self.trace(process, "ask", request, receiver.pid)
             number = self.new_ref()
@@ -430,17 +463,24 @@ class Runtime(Nodes):
             if self.transport is None:
                 raise NoConnection("no_daemon")
             if self.paused or self.transport.congested:
+                started = trio.current_time()
                 with trio.move_on_after(timeout) as scope:
                     await self._wait_path(place)
                 if scope.cancelled_caught:
                     raise Timeout(maybe_ran=False)
+                if self.transport is None:  # it went meanwhile
+                    raise NoConnection("no_daemon")
+                timeout -= trio.current_time() - started
             number = self.new_ref()
             sender = self._own_pid(process)
             if process is not None and process.tracers is not None:
                 self.trace(process, "ask", request, place)
             self._transmit_message(wire.ASK, sender, place, number, request)
             ask = self.asks[number] = Ask(place, current_task())
-        return await self.wait_answer(number, ask, timeout)
+        value = await self.wait_answer(number, ask, timeout)
+        if process is not None and process.tracers is not None:
+            self.trace(process, "answer", value, to)
+        return value
 
     async def wait_answer(self, number: int, ask: Ask, timeout: float) -> object:
         """Until `answered`, `ask_down` or the timeout."""
@@ -461,15 +501,22 @@ class Runtime(Nodes):
 
     async def _room_in_time(
         self, process: Process | None, receiver: Process, timeout: float
-    ) -> None:
-        if receiver.policy != BLOCK:
+    ) -> float:
+        """Until a request fits; what is left of the timeout then."""
+        if receiver.policy == DROP_NEW:
+            receiver.dropped_count += 1
             raise MailboxFull(f"{receiver.pid} has {receiver.limit:,} messages")
-        with trio.move_on_after(timeout) as scope:
-            await self._wait_room(process, receiver)
-        if scope.cancelled_caught:
-            raise Timeout(maybe_ran=False)
+        started = trio.current_time()
+        if receiver.policy == BLOCK:
+            with trio.move_on_after(timeout) as scope:
+                await self._wait_room(process, receiver, LOOK)
+            if scope.cancelled_caught:
+                raise Timeout(maybe_ran=False)
+        elif receiver.policy == EXIT:
+            self.exit_process(receiver, "mailbox_full")
         if receiver.exiting:
             raise ProcessDown(receiver.exit_reason)
+        return timeout - (trio.current_time() - started)
 
     def _ask_timeout(self, number: int) -> None:
         ask = self.asks.pop(number, None)
@@ -498,7 +545,12 @@ class Runtime(Nodes):
 
     def send_after(self, seconds: float, to: To, message: object) -> Ref:
         """A message to `to` after so many seconds."""
+        if len(self.sends_due) >= TIMERS_MAX:
+            raise MailboxFull(f"{TIMERS_MAX:,} messages wait for their time already")
         message = copy_data(message)
+        with contextlib.suppress(ProcessDown):  # a name may come until then
+            if not isinstance(self.target(to), Process):
+                dumps(message)
         ref = self.ref(self.new_ref())
 
         def fire() -> None:
@@ -518,12 +570,14 @@ class Runtime(Nodes):
             self._transmit_message(wire.SEND, self.pid, place, 0, message)
             return
         receiver = target
-        if self.full(receiver) and receiver.policy != BLOCK:
-            self.overflow(receiver, message)
-        elif self.full(receiver):
-            receiver.dropped_count += 1
-        elif not receiver.exiting:
+        if receiver.exiting:
+            return
+        if not self.full(receiver, message):
             self.put(receiver, message)
+        elif receiver.policy != BLOCK:
+            self.overflow(receiver, message)
+        else:
+            receiver.dropped_count += 1
 
     def timer_left(self, ref: Ref) -> float | None:
         """Seconds until a `send_after` is due; None when it is over."""

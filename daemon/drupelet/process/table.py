@@ -19,6 +19,7 @@ Rejected: a memory channel per process (1.4 kB each, and no selective receive).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -112,7 +113,7 @@ class Process:
         self.monitors: dict[Ref, Pid | tuple[str, str]] | None = None  # who we watch
         self.watchers: dict[object, Pid] | None = None  # who watches us, by their ref
         self.names: list[str] | None = None
-        self.tracers: list[object] | None = None
+        self.tracers: list[Callable[[Pid, str, object, object], None]] | None = None
         self.trap_exit = False
         self.exiting = False  # told to end, and still unwinding
         self.exit_reason: object = None

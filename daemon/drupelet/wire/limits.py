@@ -87,6 +87,17 @@ RUNTIMES_MAX: Final = 4_096  # of one node: workers and clients; a cluster has 6
 RUNTIME_MODULES_MAX: Final = 256  # modules whose functions one runtime can start
 PROCESS_NAMES_MAX: Final = 16_384  # registered on one node; OTP's sets have no bound but memory
 PROCESS_NAME_BYTES_MAX: Final = 255  # its length is one byte on the wire
+PROCESSES_MAX: Final = 262_144  # of one runtime: OTP's default; 1.1 GB
+TIMERS_MAX: Final = 262_144  # messages that wait for their time (send_after) in one runtime
+PAUSED_MAX: Final = 65_536  # processes elsewhere that take no more for now; then they drop
+TRACERS_MAX: Final = 16  # of one process
+TRACE_EVENTS_MAX: Final = 100_000  # that a trace keeps for who does not read them: 50 MB
+GROUPS_MAX: Final = 16_384  # process groups of all scopes, in the whole cluster
+GROUP_SCOPES_MAX: Final = 64
+GROUP_MEMBERS_MAX: Final = 65_536  # of all groups, in the whole cluster
+GROUP_NAME_BYTES_MAX: Final = 255  # as a value on the wire
+GROUP_MONITORS_MAX: Final = 16_384  # of one runtime
+COMPUTATIONS_MAX: Final = 1_024  # that wait for a thread or a program of their own
 CONNECTING_BYTES_MAX: Final = 64 * 1024 * 1024  # signals for nodes that are being connected
 
 # -- port mapper (wire/epmd.py)
