@@ -74,6 +74,8 @@ FAILED_S: Final = 1.0  # as often as membership dials for a call that wants a no
 _SHOWN_MAX: Final = 16  # modules in a refusal
 _LABEL_BYTES_MAX: Final = 1_024  # of what runs in a runtime elsewhere: kept for those who attach
 
+_LAST: Final = (EXIT, DOWN)  # a node answers for pids of its former lives
+
 _unpack = HEADER.unpack_from
 
 
@@ -202,7 +204,7 @@ class Signals:
                 raise RemoteProtocolError("number of a signal out of range")
             if (
                 data[from_start:body_start] != from_node
-                or sender_incarnation != from_incarnation
+                or (sender_incarnation != from_incarnation and (serial >= 0 or kind not in _LAST))
                 or (serial >= 0 and sender_number >> SERIAL_SHIFT != serial)
             ):
                 self._forged += 1
@@ -398,8 +400,10 @@ class Signals:
     # -- answers for those who are not there
 
     def _absent(self, signal: Signal, reason: str) -> None:
-        node = signal.to_node if reason == NOCONNECTION else self._known_as(signal.to_node)
-        dead = make_pid(node, signal.to_incarnation, signal.to_number)
+        node, incarnation = signal.to_node, signal.to_incarnation
+        if signal.to_name and reason == NOPROC:
+            node, incarnation = self.node, self.incarnation
+        dead = make_pid(node, incarnation, signal.to_number)
         if signal.kind == LINK:
             answer = encode_signal(EXIT, signal.sender, dead, 0, dumps(reason))
         elif signal.kind in (MONITOR, ASK):
@@ -414,10 +418,6 @@ class Signals:
         self._answered += 1
         self._route(answer)
 
-    def _known_as(self, node: str) -> str:
-        key = node.encode()
-        return self._aliases.get(key, key).decode()
-
     def _unreachable(self, signal: Signal, reason: str) -> None:
         if signal.kind == SPAWN:
             self._spawn_failed(signal, NoConnection(reason))
@@ -426,9 +426,8 @@ class Signals:
 
     def _spawn_failed(self, signal: Signal, error: CallError) -> None:
         self._answered += 1
-        dead = make_pid(signal.to_node, signal.to_incarnation, signal.to_number)
         body = dumps(error_to_fields(error))
-        self._route(encode_signal(SPAWNED, signal.sender, dead, signal.ref, body))
+        self._route(encode_signal(SPAWNED, signal.sender, self.pid, signal.ref, body))
 
     # -- spawning
 
