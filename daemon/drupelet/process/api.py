@@ -26,6 +26,7 @@ from drupelet.process.current import process_var, this_process, this_runtime
 from drupelet.process.data import copy_data
 from drupelet.process.kernel import NOPROC
 from drupelet.process.runtime import Become, To, function_name
+from drupelet.process.status import shown_state
 from drupelet.process.table import DEFAULT_MAILBOX, Mailbox, Process
 from drupelet.wire.ids import Pid, Ref, check_plain_name
 from drupelet.wire.notices import Down
@@ -394,7 +395,7 @@ def process_info(pid: Pid | None = None) -> dict[str, Any]:
     process = this_process() if pid is None else runtime.find(_pid(pid))
     if process is None:
         raise ProcessDown(NOPROC)
-    return runtime.describe(process)
+    return runtime.describe(process) | {"state": shown_state(process.state)}
 
 
 async def processes(node: str | None = None) -> list[dict[str, Any]]:

@@ -1,0 +1,98 @@
+"""Verbs: which methods of a server's class a request reaches.
+
+Decides it once, when the class is defined: every public method is a verb, callbacks and the names
+of the base class are not, and a class that would hide one of those does not come into being. Each
+verb's number of arguments is known, so that a wrong call is an answer and not a crash.
+
+Rejected: a look-up by getattr at each request (`__class__`, `terminate`... would be reachable).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Final, NamedTuple
+
+from drupelet.errors import RemoteError
+
+CALLBACKS: Final = frozenset(
+    {
+        "init", "handle_info", "handle_continue", "handle_call", "handle_cast", "terminate",
+        "code_change", "format_status",
+    }
+)  # fmt: skip
+_IS_CAST: Final = "__drupelet_cast__"  # the mark of drupelet.mission.cast
+_ANY_COUNT: Final = 1 << 30
+_NAME_CHARS_MAX: Final = 80
+
+
+class Verb(NamedTuple):
+    """One public method, as requests reach it; `self` is not counted."""
+
+    name: str
+    is_cast: bool
+    arity_min: int
+    arity_max: int
+
+
+def own_names(base: type) -> frozenset[str]:
+    """The public names of a base class that its subclasses may not take for verbs."""
+    return frozenset(name for name in vars(base) if not name.startswith("_")) - CALLBACKS
+
+
+def check_names(cls: type, own: frozenset[str]) -> None:
+    """Raises: `TypeError` for a class that hides a name of its base."""
+    for name in sorted(own.intersection(vars(cls))):
+        raise TypeError(
+            f"{cls.__name__}.{name}: every GenServer has {name!r} already; give the verb another "
+            "name"
+        )
+
+
+def find_verbs(cls: type, *, own: frozenset[str]) -> dict[str, Verb]:
+    """The verbs of a class, with what it inherits; by name."""
+    verbs = {}
+    for name, member in inspect.getmembers_static(cls):
+        if name.startswith("_") or name in own or name in CALLBACKS:
+            continue
+        if isinstance(member, staticmethod | classmethod):
+            function: Callable[..., object] = member.__func__
+        elif isinstance(member, FunctionType):
+            function = member
+        else:
+            continue
+        low, high = _arity(function)
+        bound = 0 if isinstance(member, staticmethod) else 1
+        is_cast = getattr(function, _IS_CAST, False) is True
+        verbs[name] = Verb(name, is_cast, max(low - bound, 0), max(high - bound, 0))
+    return verbs
+
+
+def _arity(function: Callable[..., object]) -> tuple[int, int]:
+    low = high = 0
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            high = _ANY_COUNT
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            high += 1
+            low += parameter.default is parameter.empty
+    return low, high
+
+
+def undefined(cls: str, verbs: Mapping[str, Verb], request: object) -> RemoteError:
+    """The answer to a request that is no verb."""
+    known = ", ".join(verbs) or "none"
+    match request:
+        case (str(name), *_) if isinstance(request, tuple):
+            near = difflib.get_close_matches(name[:_NAME_CHARS_MAX], verbs, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its verbs: {known}"
+            return RemoteError("undef", f"{cls} has no verb {name[:_NAME_CHARS_MAX]!r}; {hint}")
+    return RemoteError("undef", f"{cls} answers nothing but its verbs: {known}")
+
+
+def bad_arguments(server: object, name: str, given: int) -> RemoteError:
+    """The answer to a request with so many arguments, which the verb does not take."""
+    shown = f"{type(server).__name__}.{name}{inspect.signature(getattr(server, name))}"
+    return RemoteError("badarg", f"{shown}: {given} argument{'s' if given != 1 else ''} given")
