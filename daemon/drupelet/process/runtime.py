@@ -41,8 +41,11 @@ from drupelet.errors import (
     ReceiveTimeout,
     Timeout,
 )
-from drupelet.process.current import check_there, process_var, runtime_var
+from drupelet.process.current import check_there, process_var
 from drupelet.process.data import copy_data
+from drupelet.process.information import describe as describe
+from drupelet.process.information import function_name as function_name
+from drupelet.process.information import reason_of as reason_of
 from drupelet.process.kernel import LOOK, NOPROC, Ask
 from drupelet.process.nodes import Nodes
 from drupelet.process.table import BLOCK, DEFAULT_MAILBOX, DROP_NEW, EXIT, Mailbox, Process
@@ -60,7 +63,6 @@ _Value = outcome.Value
 BREATH: Final = 128  # sends and receives between two turns of others: about 0.2 ms
 UNWIND_S: Final = 5.0
 ASK_S: Final = 5.0  # a daemon answers at once, or is gone
-_MESSAGE_CHARS_MAX: Final = 1_000
 _ONE_RECEIVER: Final = "another task of this process is in receive; use one at a time"
 
 Function = Callable[..., object]
@@ -593,50 +595,3 @@ class Runtime(Nodes):
         if entry is not None:
             self.timers.cancel(entry)
         return left
-
-
-def describe(process: Process) -> dict[str, object]:
-    """What `process_info` and `drupelet ps` show of one process."""
-    if process.exiting:
-        status = "exiting"
-    elif process.waiting is not None:
-        status = "receive"
-    else:
-        status = "running"
-    return {
-        "pid": process.pid,
-        "names": list(process.names or ()),
-        "function": function_name(process.function),
-        "status": status,
-        "parent": process.parent,
-        "messages": len(process.messages or ()),
-        "received": process.received_count,
-        "dropped": process.dropped_count,
-        "reductions": process.reductions,
-        "links": sorted(process.links or (), key=str),
-        "monitors": len(process.monitors or ()),
-        "watchers": len(process.watchers or ()),
-        "trap_exit": process.trap_exit,
-    }
-
-
-def function_name(function: object) -> str:
-    """How people call it: ``kitchen.Oven.loop``."""
-    name = getattr(function, "__qualname__", None)
-    if name is None:
-        return str(function)
-    return f"{getattr(function, '__module__', '')}.{name}"
-
-
-def reason_of(error: BaseException) -> tuple[str, str]:
-    """The exit reason of an exception: its class's name and its text."""
-    try:
-        text = str(error)[:_MESSAGE_CHARS_MAX]
-    except Exception:  # anybody's __str__
-        text = "(the exception has no text)"
-    return (type(error).__name__, text)
-
-
-def become_runtime(runtime: Runtime) -> None:
-    """What runs in this context from now on belongs to `runtime`."""
-    runtime_var.set(runtime)

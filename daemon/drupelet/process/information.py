@@ -1,0 +1,54 @@
+"""What is shown of a process: its record for `process_info`, its function's name, its end's reason.
+
+Decides which fields people and `drupelet ps` see, and how an exception becomes an exit reason.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from drupelet.process.table import Process
+
+_TEXT_CHARS_MAX: Final = 1_000
+
+
+def describe(process: Process) -> dict[str, object]:
+    """What `process_info` and `drupelet ps` show of one process."""
+    if process.exiting:
+        status = "exiting"
+    elif process.waiting is not None:
+        status = "receive"
+    else:
+        status = "running"
+    return {
+        "pid": process.pid,
+        "names": list(process.names or ()),
+        "function": function_name(process.function),
+        "status": status,
+        "parent": process.parent,
+        "messages": len(process.messages or ()),
+        "received": process.received_count,
+        "dropped": process.dropped_count,
+        "reductions": process.reductions,
+        "links": sorted(process.links or (), key=str),
+        "monitors": len(process.monitors or ()),
+        "watchers": len(process.watchers or ()),
+        "trap_exit": process.trap_exit,
+    }
+
+
+def function_name(function: object) -> str:
+    """How people call it: ``kitchen.Oven.loop``."""
+    name = getattr(function, "__qualname__", None)
+    if name is None:
+        return str(function)
+    return f"{getattr(function, '__module__', '')}.{name}"
+
+
+def reason_of(error: BaseException) -> tuple[str, str]:
+    """The exit reason of an exception: its class's name and its text."""
+    try:
+        text = str(error)[:_TEXT_CHARS_MAX]
+    except Exception:  # anybody's __str__
+        text = "(the exception has no text)"
+    return (type(error).__name__, text)
