@@ -72,7 +72,6 @@ Notice: TypeAlias = Down | Exit | NodeUp | NodeDown | Request
 
 # By index on the wire.
 CLASSES: Final[tuple[type[Notice], ...]] = (Down, Exit, NodeUp, NodeDown, Request)
-FIELDS_MAX: Final = 3
 
 
 def notice_fields(notice: Notice) -> list[object]:

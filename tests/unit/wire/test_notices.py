@@ -9,7 +9,6 @@ import pytest
 from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.notices import (
     CLASSES,
-    FIELDS_MAX,
     Down,
     Exit,
     NodeDown,
@@ -35,7 +34,7 @@ ALL = [
 def test_fields_and_back(notice: Any) -> None:
     fields = notice_fields(notice)
     assert fields[0] == CLASSES.index(type(notice))
-    assert len(fields) <= FIELDS_MAX + 1
+    assert len(fields) == len(type(notice).__match_args__) + 1
     assert notice_from_fields(fields) == notice
 
 
