@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-FOREGROUND = re.compile(r"(drupelet (run|demo)|make run)\b")
+FOREGROUND = re.compile(r"(drupelet (run|demo|chan)|make run)\b")
 _FENCE = re.compile(
     r"(?P<before>[^\n]*)\n+```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^```", re.M | re.S
 )

@@ -24,7 +24,7 @@ from tests import documents
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "daemon" / "docs").rglob("*.md"))]
 WITH_COMMANDS = [path for path in DOCUMENTS if documents.commands(path.read_text())]
-NEEDS_CLUSTER = re.compile(r"drupelet (?!run|demo|version|--version|--help)\w+ ")
+NEEDS_CLUSTER = re.compile(r"drupelet (?!run|demo|chan|version|--version|--help)\w+ ")
 UP = "up and see each other"
 COMMAND_S = 60
 STOP_S = 15

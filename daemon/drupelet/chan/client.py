@@ -41,15 +41,17 @@ async def connect(
     name = normal(service)
     if not 0 < len(name) <= NAME_CHARS_MAX:
         raise ValueError(f"a service's name has 1 to {NAME_CHARS_MAX} characters")
+    secret = normal(password).encode()
     wire.dump(argument)  # what cannot go is refused before anything does
     with trio.move_on_after(timeout):
-        link = await come_in(
-            await dial(host, port, timeout_s=timeout), name, normal(password).encode()
-        )
+        link = await come_in(await dial(host, port, timeout_s=timeout), name, secret)
         try:
             if not await link.send_value(argument):
                 raise NoConnection("closed")
-            return await spawn(middle.guest_side, link, owner)
+            began = trio.Event()
+            mm = await spawn(middle.guest_side, link, owner, began)
+            await began.wait()  # a process that is ended before it began would leave the link open
+            return mm
         except BaseException:
             link.close()
             raise

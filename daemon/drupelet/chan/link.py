@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -36,20 +37,23 @@ def stream_of(sock: socket.socket) -> trio.SocketStream:
 
 
 class Link:
-    """One connection whose guest is admitted. Owns: the socket."""
+    """One connection whose guest is admitted. Owns: `stream`, which `close` closes at once."""
 
-    __slots__ = ("_machine", "_stream")
+    __slots__ = ("_machine", "_stream", "close")
 
-    def __init__(self, stream: trio.SocketStream, admitted: Admitted) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, admitted: Admitted, close: Callable[[], None]
+    ) -> None:
         self._stream = stream
         self._machine = ChanStream(admitted)
+        self.close = close
 
     async def receive(self) -> list[Event] | None:
         """What came next, perhaps nothing whole yet; None: the peer is gone, or as good as."""
         data = b""
         with trio.move_on_after(limits.CHAN_SILENCE_S):
             try:
-                data = await self._stream.receive_some(READ_BYTES)
+                data = bytes(await self._stream.receive_some(READ_BYTES))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
         if not data:
@@ -79,10 +83,6 @@ class Link:
                 return False
         return not scope.cancelled_caught
 
-    def close(self) -> None:
-        """Close the socket, at once. Twice does no harm."""
-        self._stream.socket.close()
-
 
 async def come_in(sock: socket.socket, service: str, password: bytes) -> Link:
     """Prove the password over a connected socket. The deadline is the caller's.
@@ -98,7 +98,7 @@ async def come_in(sock: socket.socket, service: str, password: bytes) -> Link:
             if not data:
                 raise NoConnection("closed")
             await _send_or_read_on(stream, machine.receive_data(data))
-        return Link(stream, machine.admitted)
+        return Link(stream, machine.admitted, stream.socket.close)
     except BaseException as error:
         stream.socket.close()
         if isinstance(error, trio.BrokenResourceError):

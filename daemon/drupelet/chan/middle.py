@@ -49,8 +49,9 @@ LINGER_S: Final = 1.0
 _log = logging.getLogger("drupelet.chan")
 
 
-async def guest_side(link: Link, owner: Pid) -> None:
+async def guest_side(link: Link, owner: Pid, began: trio.Event) -> None:
     """The middle-man of who called `connect`: a process."""
+    began.set()
     try:
         await _Middle(link, owner).run([])
     finally:

@@ -156,7 +156,7 @@ class _Server:
                 if machine.admitted is not None:
                     service = self._services[machine.service]
                     _log.info("guest at=%s service=%r", address, service.name)
-                    link = Link(stream, machine.admitted)
+                    link = Link(stream, machine.admitted, stream.socket.close)
                     function = self._functions[service.name]
                     await spawn(service_side, link, function, service.extra, me, visit.end)
                     handed_over = True
