@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     )
     from drupelet.process import code as code
     from drupelet.process import rpc as rpc
+    from drupelet.process.behaviours import IGNORE
+    from drupelet.process.gen_server import NOREPLY, GenServer, Stop
 
 _MODULES = {  # from drupelet import rpc
     "chan": "drupelet.chan",
@@ -80,8 +82,11 @@ _MODULES = {  # from drupelet import rpc
 
 __all__ = [
     "ANY",
+    "IGNORE",
+    "NOREPLY",
     "Down",
     "Exit",
+    "GenServer",
     "Mailbox",
     "MailboxFull",
     "NameTaken",
@@ -94,6 +99,7 @@ __all__ = [
     "Ref",
     "Request",
     "Scope",
+    "Stop",
     "__version__",
     "ask",
     "become",
@@ -140,6 +146,10 @@ __all__ = [
 _HOMES = dict.fromkeys(__all__, "drupelet.process") | {
     "mission": "drupelet.mission",
     "cast": "drupelet.mission",
+    "IGNORE": "drupelet.process.behaviours",
+    "GenServer": "drupelet.process.gen_server",
+    "NOREPLY": "drupelet.process.gen_server",
+    "Stop": "drupelet.process.gen_server",
 }
 
 
