@@ -14,7 +14,7 @@ from tests.oracle.normal import CASES, SAME, Case, run_case
 
 pytestmark = [pytest.mark.erlang]
 
-LOCAL = [case for group in CASES.values() for case in group.values()]
+LOCAL = [case for name, group in CASES.items() if name != "nodes" for case in group.values()]
 
 
 @pytest.mark.parametrize("case", LOCAL, ids=lambda case: case.name)

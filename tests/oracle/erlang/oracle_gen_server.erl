@@ -62,14 +62,14 @@ starts() -> [
 ].
 
 calls() -> [
-    {"call", fun() -> gen_server:call(start(plain()), {put, new}) end},
+    {"a_call", fun() -> gen_server:call(start(plain()), {put, new}) end},
     {"call_by_name", fun() ->
         oracle_server:start(called, plain()), gen_server:call(called, get)
     end},
     {"call_by_name_and_node", fun() ->
         oracle_server:start(called_there, plain()), gen_server:call({called_there, node()}, get)
     end},
-    {"cast", fun() ->
+    {"a_cast", fun() ->
         Pid = start(plain()), Gave = gen_server:cast(Pid, one), {Gave, gen_server:call(Pid, get)}
     end},
     {"casts_and_calls_keep_their_order", fun() ->
@@ -79,7 +79,7 @@ calls() -> [
         oracle_server:start(cast_to, plain()), gen_server:cast(cast_to, one),
         gen_server:call(cast_to, get)
     end},
-    {"info", fun() ->
+    {"info_is_handled", fun() ->
         Pid = start((plain())#{info => fun(M, State) -> {noreply, [{info, M} | State]} end}),
         Pid ! hello, gen_server:call(Pid, get)
     end},
@@ -229,7 +229,7 @@ others() -> [
 ].
 
 ends() -> [
-    {"stop", fun() ->
+    {"stop_from_outside", fun() ->
         Pid = start(telling(self())), Ref = watch(Pid),
         {gen_server:stop(Pid), next(), down(Ref)}
     end},

@@ -14,7 +14,7 @@ cases() ->
 
 start(Name) ->
     {ok, Peer, Node} = peer:start(#{name => Name, host => "localhost",
-        args => ["-pa", filename:dirname(code:which(?MODULE)), "-setcookie", "oracle", "-start_epmd", "false",
+        args => ["-pa", filename:dirname(code:which(?MODULE)), "-start_epmd", "false",
                  "-kernel", "inet_dist_use_interface", "{127,0,0,1}", "logger_level", "none"]}),
     {Name, {Peer, Node}}.
 

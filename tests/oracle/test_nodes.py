@@ -1,0 +1,103 @@
+"""The cases of several nodes: real `drupeletd` against real Erlang nodes.
+
+Ours run in one go, one after the other, as processes of a program that is attached to the node
+`oracle`; `bilbo` is killed at the end. Two tries in a row would cost two clusters.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import trio
+
+from drupelet.client import open_client
+from drupelet.client.carrier import Carrier
+from drupelet.process import node, self
+from drupelet.process.running import open_runtime, run_main
+from tests.integration.cluster import Cluster, RealNode
+from tests.oracle.cases import nodes
+from tests.oracle.conftest import MISSING, Outcomes
+from tests.oracle.normal import CASES, SAME, Case, forget_roles, normal, role
+
+pytestmark = [pytest.mark.erlang, pytest.mark.slow]
+
+CASE_S = 10.0
+NAMES = ("gandalf", "bilbo", "oracle")
+EXPORTS = ("here", "fails", "later", "tell", "getpid", "named", "where")
+
+
+def start_cluster(cluster: Cluster) -> RealNode:
+    """Three nodes with the mission `far`; the last one, which dials the others."""
+    known: list[RealNode] = []
+    for name in NAMES:
+        one = cluster.add(name, *known, missions={})
+        missions = one.directory / "missions.d"
+        missions.mkdir()
+        listed = ", ".join(f'"{each}"' for each in EXPORTS)
+        (missions / "far.toml").write_text(f'module = "{nodes.FAR}"\nexports = [{listed}]\n')
+        one.start()
+        known.append(one)
+    return known[-1]
+
+
+async def run_cases(cluster: Cluster) -> Outcomes:
+    outcomes: Outcomes = {}
+    oracle = cluster["oracle"]
+    await oracle.wait_up("gandalf", "bilbo")
+    async with open_client(oracle.socket_path) as client:
+        carrier = Carrier(client)
+        async with open_runtime(carrier) as runtime:
+            await carrier.attach(runtime)
+            for name in NAMES:  # a worker is there a moment after its node
+                await client.call(name, "far", "here")
+            for case in CASES["nodes"].values():
+                outcomes[case.name] = await run_main(runtime, one, case)
+
+            def kill() -> None:
+                cluster["bilbo"].signal(signal.SIGKILL)
+
+            outcomes |= await run_main(runtime, lost, kill)
+    return outcomes
+
+
+async def one(case: Case) -> object:
+    forget_roles({node(): "here"})
+    role(self(), "self")
+    try:
+        with trio.fail_after(CASE_S):
+            return normal(await case.body())
+    except Exception as error:
+        return ("failed", repr(error))
+
+
+async def lost(kill: object) -> Outcomes:
+    forget_roles({node(): "here"})
+    role(self(), "self")
+    with trio.fail_after(2 * CASE_S):
+        return {f"lost_node_{name}": normal(each) for name, each in await nodes.lost(kill)}  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    with Cluster(tmp_path_factory.mktemp("nodes")) as cluster:
+        start_cluster(cluster)
+        return trio.run(run_cases, cluster)
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING} of Erlang/OTP (Debian: erlang-base)")
+def test_every_case_of_erlang_has_its_twin(otp_nodes: Outcomes, ours: Outcomes) -> None:
+    assert set(otp_nodes) == set(ours)
+
+
+@pytest.mark.parametrize("case", CASES["nodes"].values(), ids=lambda case: case.name)
+def test_case(case: Case, otp_nodes: Outcomes, ours: Outcomes) -> None:
+    if case.ours is SAME:
+        assert ours[case.name] == otp_nodes[case.name]
+    else:
+        assert (otp_nodes[case.name], ours[case.name]) == (case.otp, case.ours)
+
+
+@pytest.mark.parametrize("name", nodes.LOST)
+def test_lost_node(name: str, otp_nodes: Outcomes, ours: Outcomes) -> None:
+    assert ours[f"lost_node_{name}"] == otp_nodes[f"lost_node_{name}"]
