@@ -57,7 +57,7 @@ MENDS: Final[dict[str, str]] = {
     "file, it is restarted by itself",
     "mission_refused": "mend what is named above in that mission's file on {node}, then restart "
     "the node",
-    "code_differs": "copy the newer file to the other node and restart its mission",
+    "code_differs": "on the node that has the newer file: `drupelet nl MISSION` ships it to all",
     "down": "it was silent for 5 s: stopped, hung, or the network is cut; it is dialled again "
     "for ever",
 }
