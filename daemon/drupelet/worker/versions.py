@@ -61,6 +61,7 @@ class Versions:
         self.table: dict[bytes, Target] = {}
         self._order = order
         self._number = 0
+        self._namespaces: dict[str, dict[str, object]] = {}  # of the current modules, by name
         self._runtime: RuntimeLike | None = None
         self._loader = Target("load", self.load)
         self.current = loaded  # what new calls run
@@ -99,8 +100,9 @@ class Versions:
     def _take(self, loaded: Loaded) -> None:
         """`loaded` is current from now on."""
         self._number += 1
-        for module in loaded.modules:
-            vars(module)[_MARK] = self._number
+        self._namespaces = {module.__name__: vars(module) for module in loaded.modules}
+        for namespace in self._namespaces.values():
+            namespace[_MARK] = self._number
         self.current = loaded
         self._end_processes(self._number - VERSIONS_KEPT)
         table = loaded.table()
@@ -125,16 +127,20 @@ class Versions:
 
         Also `thing` itself when the current version has nothing of that name and kind.
         """
+        if self._number == 1:  # a GenServer asks at each message
+            return thing
         if not isinstance(thing, types.FunctionType | type):
+            return thing
+        current = self._namespaces.get(thing.__module__)
+        if current is not None and current.get(thing.__qualname__) is thing:
             return thing
         namespace = _namespace(thing)
         if namespace.get(_MARK, self._number) == self._number:
             return thing
-        for module in self.current.modules:
-            if module.__name__ == namespace.get("__name__"):
-                found = _lookup(vars(module), thing.__qualname__)
-                if callable(found) and isinstance(found, type) is isinstance(thing, type):
-                    return found
+        newer = self._namespaces.get(str(namespace.get("__name__")))
+        found = _lookup(newer, thing.__qualname__) if newer is not None else None
+        if callable(found) and isinstance(found, type) is isinstance(thing, type):
+            return found
         return thing
 
     def version_of(self, thing: object) -> int | None:

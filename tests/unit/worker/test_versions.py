@@ -15,6 +15,8 @@ import trio
 import trio.testing
 
 from drupelet.errors import RemoteError
+from drupelet.process.gen_server import GenServer
+from drupelet.process.running import open_runtime
 from drupelet.process.runtime import Runtime
 from drupelet.wire.bundles import content_of_kept, decode_bundle
 from drupelet.wire.messages.workers import (
@@ -215,3 +217,43 @@ def test_old_code_is_collected(tmp_path: Path) -> None:
     worker.load(2)
     worker.load(3)
     assert gone() is None
+
+
+COUNTER = """
+from drupelet import GenServer
+
+class Counter(GenServer):
+    def init(self):
+        self.count = 0
+        self.changes = []
+
+    def add(self):
+        self.count += {0}
+        return self.count
+
+    def changed(self):
+        return self.changes
+
+    def code_change(self, former):
+        self.changes.append("{0}")
+"""
+
+
+async def test_a_server_goes_over_at_its_next_message(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """With its state; also one that slept through several versions."""
+    worker = Worker(tmp_path)
+    async with open_runtime() as runtime:
+        worker.versions.attach(runtime)
+        worker.load(2, TEXT.format(2) + COUNTER.format(1))
+        cls = worker.thing("Counter")
+        busy, idle = await cls.start(), await cls.start()
+        assert await GenServer.call(busy, "add") == 1
+        for number, step in ((3, 10), (4, 100)):
+            worker.load(number, TEXT.format(number) + COUNTER.format(step))
+            await GenServer.call(busy, "add")
+        assert await GenServer.call(busy, "add") == 211
+        assert await GenServer.call(busy, "changed") == ["10", "100"]
+        assert await GenServer.call(idle, "add") == 100
+        assert await GenServer.call(idle, "changed") == ["100"]
