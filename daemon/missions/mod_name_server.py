@@ -9,16 +9,18 @@
 
 Each guest has a process of its own (`start_me_up`); what they store is kept by one more, which
 lives as long as the chan server's program. Every message came from somebody else: what does not fit
-is passed over, and the number of names is bounded.
+is passed over, and names and values are bounded (40 MB in all).
 """
 
 from __future__ import annotations
 
 from drupelet import NameTaken, Pid, Request, ask, receive, reply, send, spawn, whereis
+from drupelet.wire.codec import dumps
 
 KEEPER = "mod_name_server"
 NAMES_MAX = 10_000
 NAME_CHARS_MAX = 255
+VALUE_BYTES_MAX = 4_096
 
 
 async def start_me_up(mm: Pid, argument: object, extra: object) -> None:
@@ -46,7 +48,9 @@ async def _keep() -> None:
     while True:
         match await receive():
             case ("store", name, value):
-                if name in values or (len(values) < NAMES_MAX and len(name) <= NAME_CHARS_MAX):
+                known = name in values
+                room = known or (len(values) < NAMES_MAX and len(name) <= NAME_CHARS_MAX)
+                if room and len(dumps(value)) <= VALUE_BYTES_MAX:
                     values[name] = value
             case Request(caller, ("lookup", name)):
                 await reply(caller, ("ok", values[name]) if name in values else None)
