@@ -219,6 +219,23 @@ async def test_a_confined_worker_may_not_call() -> None:
             assert cast_to == []
 
 
+async def test_a_function_may_be_told_who_calls() -> None:
+    async with open_side("worker") as worker, open_side("alice") as alice:
+        target = b"process/attach"
+        export = make_export(target, inline=lambda caller, word: [caller.ring, word])
+        export.rings = frozenset({"worker"})
+        export.with_endpoint = True
+        alice.exports[target] = export
+        async with joined(worker, alice, ring="worker") as (ours, _):
+            assert await call_as(ours, b"/process/attach", "x") == ["worker", "x"]
+            many = frames.call_body(b"/process/attach", b"", flags=frames.FLAG_MANY)
+            with pytest.raises(NotPermitted, match="one call at a time"):
+                await ours.call(many, dumps([["x"], ["y"]]), trio.current_time() + 5)
+            ours.cast(frames.call_body(b"/process/attach", b""), dumps(["x"]))
+            assert await call_as(ours, b"/process/attach", "y") == ["worker", "y"]
+            assert alice.calls.refused_count == 1
+
+
 async def test_raw_casts_come_with_their_endpoint_and_undecoded() -> None:
     seen: list[tuple[str, bytes]] = []
     async with open_side("worker") as worker, open_side("alice") as alice:
