@@ -72,6 +72,8 @@ def folder(tmp_path: Path) -> Path:
             (tmp_path / entry.name).symlink_to(entry)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    for part in ("pyvenv.cfg", "lib"):  # without them `python` would know no package
+        (tmp_path / ".venv" / part).symlink_to(Path(sys.prefix) / part)
     return tmp_path
 
 
