@@ -43,17 +43,18 @@ from drupelet.errors import (
 )
 from drupelet.process.current import check_there, process_var
 from drupelet.process.data import copy_data
+from drupelet.process.groups import Groups
 from drupelet.process.information import describe as describe
 from drupelet.process.information import function_name as function_name
 from drupelet.process.information import reason_of as reason_of
 from drupelet.process.kernel import LOOK, NOPROC, Ask
-from drupelet.process.nodes import Nodes
+from drupelet.process.later import Later
+from drupelet.process.loop_watch import watch_loop
 from drupelet.process.table import BLOCK, DEFAULT_MAILBOX, DROP_NEW, EXIT, Mailbox, Process
-from drupelet.process.timers import Timers
 from drupelet.process.transport import Transport
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import Pid, Ref, make_pid
-from drupelet.wire.limits import PROCESS_NAME_BYTES_MAX, TIMERS_MAX
+from drupelet.wire.ids import Pid, make_pid
+from drupelet.wire.limits import PROCESS_NAME_BYTES_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import NOCONNECTION, encode_signal
 
@@ -78,21 +79,22 @@ class Become(BaseException):
         self.call_args = args
 
 
-class Runtime(Nodes):
+class Runtime(Later):
     """Runs processes in `nursery`. `transport`: the way to this node's daemon, if there is one."""
 
     def __init__(self, nursery: trio.Nursery, transport: Transport | None = None) -> None:
         super().__init__()
         self.nursery = nursery
-        self.timers = Timers()
+        self.groups = Groups(self)
         self.transport = transport
         self._breath = 0
         self._unwinding: dict[Process, list[object]] = {}
         self.newest: Callable[[Any], Any] = lambda thing: thing  # the newest version of code
 
     async def run(self) -> None:
-        """The timers, for ever. The owner starts it in `nursery`."""
-        await self.timers.run()
+        """The timers and the loop watch, for ever. The owner starts it in `nursery`."""
+        with watch_loop():
+            await self.timers.run()
 
     # -- hooks of the kernel
 
@@ -154,12 +156,13 @@ class Runtime(Nodes):
         nursery: trio.Nursery | None = None,
         mailbox: Mailbox = DEFAULT_MAILBOX,
         parent: Pid | None = None,
+        first: Callable[[Process], None] | None = None,
     ) -> Process:
         """A new process that runs ``function(*args)``; it runs when its starter waits."""
         process = self.new_process(function, mailbox)
         process.parent = parent
         try:
-            (nursery or self.nursery).start_soon(self._run, process, function, args)
+            (nursery or self.nursery).start_soon(self._run, process, function, args, first)
         except RuntimeError:  # the scope is closed
             self.end(process, "shutdown")
             raise
@@ -174,9 +177,17 @@ class Runtime(Nodes):
         process_var.set(process)
         return process
 
-    async def _run(self, process: Process, function: Function, args: Sequence[object]) -> None:
+    async def _run(
+        self,
+        process: Process,
+        function: Function,
+        args: Sequence[object],
+        first: Callable[[Process], None] | None,
+    ) -> None:
         process_var.set(process)
         process.task = current_task()
+        if first is not None:
+            first(process)
         reason: object = "normal"
         try:
             with trio.CancelScope() as scope:
@@ -343,7 +354,7 @@ class Runtime(Nodes):
                 raise MailboxFull(f"{place} takes no more for now")
             if process is not None and process.tracers is not None:
                 self.trace(process, "send", message, place)
-            self._transmit_message(wire.SEND, self._own_pid(process), place, 0, message)
+            self.transmit_message(wire.SEND, self._own_pid(process), place, 0, message)
 
     def target(self, to: To) -> Process | Pid | tuple[str, str]:
         """Where `to` is: a process here (perhaps a dead one: NOBODY), or an address elsewhere.
@@ -400,7 +411,7 @@ class Runtime(Nodes):
         await self._wait_path(place)
         if process is not None and process.tracers is not None:
             self.trace(process, "send", message, place)
-        self._transmit_message(wire.SEND, self._own_pid(process), place, 0, message)
+        self.transmit_message(wire.SEND, self._own_pid(process), place, 0, message)
 
     async def _wait_path(self, place: Pid | tuple[str, str]) -> None:
         """Until neither the receiver, nor its node, nor our daemon holds us back."""
@@ -419,13 +430,18 @@ class Runtime(Nodes):
             return None
         node = place.node if isinstance(place, Pid) else place[1]
         queue = paused.get(node)
-        return queue if queue is not None else paused.get(place)
+        if queue is None:
+            queue = paused.get(place)
+        if queue is None and isinstance(place, Pid):  # its whole runtime: it does not read
+            runtime = make_pid(node, place.incarnation, place.number & ~wire.COUNT_MASK)
+            queue = paused.get(runtime)
+        return queue
 
     def crowded(self, pid: Pid) -> bool:
         transport = self.transport
         return self._held_back(pid) is not None or (transport is not None and transport.congested)
 
-    def _transmit_message(
+    def transmit_message(
         self, kind: int, sender: Pid, place: Pid | tuple[str, str], ref: int, message: object
     ) -> None:
         body = dumps(message)
@@ -477,7 +493,7 @@ class Runtime(Nodes):
             sender = self._own_pid(process)
             if process is not None and process.tracers is not None:
                 self.trace(process, "ask", request, place)
-            self._transmit_message(wire.ASK, sender, place, number, request)
+            self.transmit_message(wire.ASK, sender, place, number, request)
             ask = self.asks[number] = Ask(place, current_task())
         value = await self.wait_answer(number, ask, timeout)
         if process is not None and process.tracers is not None:
@@ -542,56 +558,3 @@ class Runtime(Nodes):
         with contextlib.suppress(ProcessDown, NoConnection):
             await self.wait_answer(number, ask, inf)
         return process.exit_reason
-
-    # -- timers
-
-    def send_after(self, seconds: float, to: To, message: object) -> Ref:
-        """A message to `to` after so many seconds."""
-        if len(self.sends_due) >= TIMERS_MAX:
-            raise MailboxFull(f"{TIMERS_MAX:,} messages wait for their time already")
-        message = copy_data(message)
-        with contextlib.suppress(ProcessDown):  # a name may come until then
-            if not isinstance(self.target(to), Process):
-                dumps(message)
-        ref = self.ref(self.new_ref())
-
-        def fire() -> None:
-            self.sends_due.pop(ref, None)
-            self._send_due(to, message)
-
-        self.sends_due[ref] = self.timers.add(trio.current_time() + seconds, fire)
-        return ref
-
-    def _send_due(self, to: To, message: object) -> None:
-        try:
-            target = self.target(to)
-        except ProcessDown:
-            return
-        if not isinstance(target, Process):
-            place = target
-            self._transmit_message(wire.SEND, self.pid, place, 0, message)
-            return
-        receiver = target
-        if receiver.exiting:
-            return
-        if not self.full(receiver, message):
-            self.put(receiver, message)
-        elif receiver.policy != BLOCK:
-            self.overflow(receiver, message)
-        else:
-            receiver.dropped_count += 1
-
-    def timer_left(self, ref: Ref) -> float | None:
-        """Seconds until a `send_after` is due; None when it is over."""
-        entry = self.sends_due.get(ref)
-        if entry is None:
-            return None
-        return max(cast(float, entry[0]) - trio.current_time(), 0.0)
-
-    def cancel_timer(self, ref: Ref) -> float | None:
-        """It is not sent any more; the seconds that were left, None when it was sent."""
-        left = self.timer_left(ref)
-        entry = self.sends_due.pop(ref, None)
-        if entry is not None:
-            self.timers.cancel(entry)
-        return left
