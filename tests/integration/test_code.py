@@ -9,6 +9,7 @@ import random
 import select
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -299,6 +300,26 @@ async def test_shipped_code_after_restarts_and_the_operators_edit(
     with bilbo.connect() as there:
         assert there.call("", "kvs", "version") == "edited"
     assert f"code_damaged file={file}" in bilbo.log
+
+
+async def test_how_long_it_takes(cluster: Cluster) -> None:
+    """Small code and the largest, to two nodes, durable on both; and how long calls wait for it."""
+    gandalf, _ = await pair(cluster, "old", "old")
+    filler = b"#" * (BUNDLE_MODULE_BYTES_MAX - 1) + b"\n"
+    with gandalf.connect() as here:
+        for name, helpers in (
+            ("small", []),
+            ("1 MiB", [["a", filler], ["b", filler], ["c", filler]]),
+        ):
+            took_s = []
+            for number in range(5):
+                source = KVS.format(f"{name} {number}").encode()
+                started = time.monotonic()
+                here.call("", "code", "ship", [["kvs", source], *helpers], None, timeout=20)
+                took_s.append(time.monotonic() - started)
+                assert here.call("bilbo", "kvs", "version") == f"{name} {number}"
+            print(f"{name}: shipped to 2 nodes in {sorted(took_s)[2] * 1000:.0f} ms (median of 5)")
+            assert sorted(took_s)[2] < 2.0
 
 
 TOOLS = """
