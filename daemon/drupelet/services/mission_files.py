@@ -19,6 +19,7 @@ from typing import Final
 from drupelet.core.missions import MEMORY_MB, STUCK_S, MissionSpec
 from drupelet.errors import ConfigError
 from drupelet.toml_text import locate, parse_toml, raise_all, read_text, suggest
+from drupelet.wire.bundles import RESERVED_MISSIONS
 from drupelet.wire.limits import NAME_CHARS_MAX
 from drupelet.wire.messages.workers import EXPORT_CHARS_MAX, EXPORTS_MAX, MODULES_MAX
 
@@ -136,6 +137,9 @@ class _Reader:
     def name(self) -> str:
         """The mission's name."""
         value = self._table.get("name", self._path.stem)
+        if isinstance(value, str) and value in RESERVED_MISSIONS:
+            self.problem("name", f'"{value}" is the daemon\'s own', "choose another name")
+            return ""
         if isinstance(value, str) and _is_name(value):
             return value
         what = f"{str(value)[:80]!r} is no mission name"

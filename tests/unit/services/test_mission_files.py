@@ -44,6 +44,8 @@ def test_defaults_and_all_keys(tmp_path: Path) -> None:
         (GOOD + "stuck_s = nan\n", 3, "stuck_s", "out of range"),
         (GOOD + "stuck_s = 3601\n", 3, "stuck_s", "out of range"),
         (GOOD + 'name = "a b"\n', 3, "name", "no mission name"),
+        (GOOD + 'name = ["a"]\n', 3, "name", "no mission name"),
+        (GOOD + 'name = "code"\n', 3, "name", "the daemon's own"),
     ],
 )
 def test_what_is_wrong_and_where(tmp_path: Path, text: str, line: int, key: str, word: str) -> None:
