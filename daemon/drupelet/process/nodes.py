@@ -240,6 +240,7 @@ class Nodes(Incoming):
             if error is None:  # nobody waits for it any more: if it is linked, it ends
                 to = Pid(signal.to_node, signal.to_incarnation, signal.to_number)
                 self.transmit(encode_signal(wire.EXIT, signal.sender, to, 0, dumps(NOPROC)))
+                self.transmit(encode_signal(wire.DEMONITOR, signal.sender, to, signal.ref))
             return
         del self.asks[signal.ref]
         if error is not None:
@@ -250,6 +251,7 @@ class Nodes(Incoming):
         if process.pid.number not in self.processes:  # it was abandoned meanwhile
             body = self._dumps(process.exit_reason)
             self.transmit(encode_signal(wire.EXIT, pid, process.pid, 0, body))
+            self.transmit(encode_signal(wire.DEMONITOR, pid, process.pid, signal.ref))
             self.wake(ask.task, (pid, ref))
             return
         if ref is not None:
@@ -269,7 +271,7 @@ class Nodes(Incoming):
                     function = self.resolve(signal.to_name, name, digest)
                 case _:
                     raise RemoteProtocolError("malformed spawn")
-            process = self.start(function, args, parent=to)
+            process = self.start(function, args, parent=to, first=self._announce(signal))
         except CallError as error:
             body = dumps(error_to_fields(error))
             self.transmit(encode_signal(wire.SPAWNED, to, sender, signal.ref, body))
@@ -279,7 +281,15 @@ class Nodes(Incoming):
         if options.get("monitor"):
             process.watchers = {Ref(to.node, to.incarnation, signal.ref): to}
         self.relate(process, to)
-        self.transmit(encode_signal(wire.SPAWNED, to, process.pid, signal.ref, b"\xf6"))
+
+    def _announce(self, signal: Signal) -> Callable[[Process], None]:
+        """SPAWNED, in the process's first step: one that ends in it sends its end along."""
+
+        def announce(process: Process) -> None:
+            body = b"\xf6"
+            self.transmit(encode_signal(wire.SPAWNED, signal.sender, process.pid, signal.ref, body))
+
+        return announce
 
     # -- nodes and runtimes
 

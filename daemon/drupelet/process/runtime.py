@@ -99,10 +99,16 @@ class Runtime(Later):
     # -- hooks of the kernel
 
     def wake(self, task: object, value: object) -> None:
-        reschedule(cast(Task, task), _Value(value))
+        if task.__class__ is Task:
+            reschedule(task, _Value(value))  # type: ignore[arg-type]
+        else:
+            cast(Waiter, task).wake(value)
 
     def wake_error(self, task: object, error: Exception) -> None:
-        reschedule(cast(Task, task), outcome.Error(error))
+        if task.__class__ is Task:
+            reschedule(task, outcome.Error(error))  # type: ignore[arg-type]
+        else:
+            cast(Waiter, task).wake_error(error)
 
     def down_error(self, reason: object) -> Exception:
         if reason == NOCONNECTION:

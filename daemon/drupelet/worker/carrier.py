@@ -5,7 +5,8 @@ already: it is the `Transport` of `process/transport.py`. Knows no socket: frame
 session's `out`, and `wake` makes the loop send them.
 
 Rules
-- What processes send in one scheduler pass goes in one CAST (more only beyond 32 KiB).
+- What processes send in one scheduler pass goes in one CAST (more only beyond 32 KiB). A signal
+  that waits for an answer and comes alone, LONE_S after the last, goes at once: a pass costs 20 us.
 - Signals wait here while the socket is full; `congested` from CONGESTED_BYTES on, and then senders
   wait. They never fill the loop's own buffer, so they never make it block.
 - The worker attaches before it runs its first call: a process never has a pid of no node. The
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 import outcome
@@ -49,6 +51,8 @@ from drupelet.wire.limits import (
     TARGET_BYTES_MAX,
 )
 
+from drupelet.wire.messages.processes import ASK, KIND_PLACE, REPLY, SEND, SPAWN
+
 if TYPE_CHECKING:
     from drupelet.process.runtime import Runtime
 
@@ -56,6 +60,8 @@ ATTACH_S: Final = 5.0  # the daemon answers at once
 GRACE_S: Final = 0.25  # the daemon answers a late call itself; after this we do
 CONGESTED_BYTES: Final = 1024 * 1024  # four times what the socket holds: it never runs dry
 PIECE_BYTES_MAX: Final = FRAGMENT_BYTES_MAX - 64  # of the stream of signals in one CAST
+LONE_S: Final = 0.0001  # five sends' time: a burst has a signal every 20 us
+_LONE_KINDS: Final = frozenset({SEND, ASK, REPLY, SPAWN})  # SPAWNED is often followed by DOWN
 SIGNALS_TARGET: Final = b"process/signals"
 _SIGNALS_PREFIX: Final = frames.call_body(SIGNALS_TARGET, b"")
 _TIMEOUT_MS_MAX: Final = 0xFFFF_FFFF
@@ -76,14 +82,22 @@ class Code(Protocol):
 class Carrier:
     """The transport of a worker's runtime.
 
-    `out` is the session's list of frames; `wake` has the loop send them in its next pass.
+    `out` is the session's list of frames; `wake` has the loop send them in its next pass, `flush`
+    sends at once and is False when it cannot.
     """
 
-    def __init__(self, out: list[bytes], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        out: list[bytes],
+        wake: Callable[[], None],
+        flush: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.runtime: Runtime | None = None
         self.dropped_count = 0
         self._out = out
         self._wake = wake
+        self._flush = flush
+        self._lone_at = 0.0
         self._signals: list[bytes] = []
         self._signal_bytes = 0
         self._early: list[bytes] | None = []  # signals that came before `attach` was answered
@@ -112,10 +126,18 @@ class Carrier:
         if self._signal_bytes + len(signal) > HELD_BYTES_MAX:
             self.dropped_count += 1  # of a runtime that did not heed `congested`
             return
-        if not self._signals:
-            self._wake()
+        first = not self._signals
         self._signals.append(signal)
         self._signal_bytes += len(signal)
+        if first and not (self._is_lone(signal) and self._flush()):
+            self._wake()
+
+    def _is_lone(self, signal: bytes) -> bool:
+        """Whether nothing else is likely to come in this pass."""
+        now = perf_counter()
+        lone = signal[KIND_PLACE] in _LONE_KINDS and now - self._lone_at > LONE_S
+        self._lone_at = now
+        return lone
 
     def collect(self) -> None:
         """The loop is about to send: put what waits into `out`."""

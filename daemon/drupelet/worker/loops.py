@@ -147,6 +147,7 @@ class _TaskLoop:
         self._rest = b""
         self._sleeper: trio.lowlevel.Task | None = None
         self._awake = False
+        self._reading = False
         self._drained = trio.Event()
         self._threads = trio.CapacityLimiter(THREADS_MAX)
         self._owners: dict[int, trio.CapacityLimiter] = {}
@@ -171,7 +172,9 @@ class _TaskLoop:
                 continue
             if not data:
                 return
+            self._reading = True  # what it causes goes at its end
             session.receive(data)
+            self._reading = False
             if self._carrier is not None:
                 if self._carrier.outdated:
                     self._nursery.start_soon(self._announce, self._carrier)
@@ -192,7 +195,7 @@ class _TaskLoop:
         from drupelet.process.runtime import Runtime
         from drupelet.worker.carrier import Carrier
 
-        carrier = self._carrier = Carrier(self._session.out, self._wake)
+        carrier = self._carrier = Carrier(self._session.out, self._wake, self._flush_lone)
         runtime = Runtime(self._nursery, carrier)
         runtime_var.set(runtime)  # what the reader starts belongs to it
         self._retire = retire
@@ -218,6 +221,13 @@ class _TaskLoop:
 
     def _has_signals(self) -> bool:
         return self._carrier is not None and self._carrier.pending
+
+    def _flush_lone(self) -> bool:
+        """One signal, straight to the kernel when nothing else waits."""
+        if self._rest or self._session.out or self._reading:
+            return False
+        self._flush()
+        return True
 
     def _flush(self) -> None:
         """Give the kernel what it takes; the rest waits for `run_sender`."""

@@ -43,7 +43,8 @@ To ``number 0`` (a daemon) goes ASK with ``["register", name, pid]``, ``["unregi
 ``["whereis", name]`` or ``["registered"]``; it answers null or ``["error", text]``; null; a pid or
 null; a list of ``[name, pid]``. With ref 0 nobody waits for an answer. To a runtime goes ASK with
 ``["processes"]``. The body of GONE is ``[reason, [name, ...]]``: the names that went with it, so
-that those who watch by name are told; that of PAUSE the ``[name, node]`` pairs of `from`.
+that those who watch by name are told; a runtime answers the GONE of a node with an empty one. The body
+of PAUSE is the ``[name, node]`` pairs of `from`.
 
 References: Erlang/OTP, "Distribution Protocol", control messages; the ASK is OTP's monitor with an
 alias (`erlang:monitor/3`), in one message because every `GenServer.call` needs both.
@@ -87,6 +88,7 @@ COUNT_MASK: Final = (1 << SERIAL_SHIFT) - 1
 HEADER: Final = struct.Struct(">IBBBBQQQQQ")
 HEADER_BYTES: Final = HEADER.size
 _LENGTH_BYTES: Final = 4
+KIND_PLACE: Final = 4  # of a signal's kind in its bytes
 SIGNAL_BYTES_MAX: Final = HEADER_BYTES + 3 * 255 + BODY_BYTES_MAX
 
 NOPROC: Final = "noproc"
