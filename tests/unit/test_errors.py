@@ -6,6 +6,8 @@ import pytest
 
 from drupelet import errors
 from drupelet.errors import (
+    AuthFail,
+    BadService,
     CallError,
     CodeMismatch,
     ConfigError,
@@ -115,6 +117,7 @@ def test_every_reason_has_its_sentence() -> None:
 def test_exit_codes() -> None:
     expected = {
         NotPermitted(): 3,
+        AuthFail("wrong password"): 3,
         NoConnection("down"): 5,
         Timeout(True): 6,
         ConfigError("what", mend="mend"): 78,
@@ -140,3 +143,12 @@ def test_what_cannot_be_sent_names_its_place() -> None:
 def test_whether_it_ran_is_said() -> None:
     assert "may have run" in str(Timeout(True))
     assert "did not run" in str(Timeout(False))
+
+
+def test_refusals_of_a_chan_begin_with_lib_chans_word() -> None:
+    assert str(AuthFail("wrong password")) == "authFail: wrong password"
+    assert AuthFail("wait", 7.0).retry_after_s == 7.0
+    bad = BadService("n" * 100)
+    assert str(bad) == f"badService: the server has no service '{'n' * 80}'"
+    assert (AuthFail.word, bad.word, bad.service) == ("authFail", "badService", "n" * 100)
+    assert not isinstance(bad, CallError), "it has no wire form"

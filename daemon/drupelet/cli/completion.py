@@ -91,6 +91,7 @@ _drupelet() {{
   case "$verb:$place" in
     {_node_verbs(":0")}) nodes=($({_NODE_NAMES})); compadd -a nodes ;;
     run:0) _files -g '*.py' ;;
+    chan:0) _files ;;
   esac
 }}
 _drupelet "$@"
