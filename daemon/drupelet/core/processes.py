@@ -45,11 +45,14 @@ from drupelet.wire.limits import (
 from drupelet.wire.messages.processes import (
     ASK,
     GONE,
+    LINK,
+    MONITOR,
     NOCONNECTION,
     PAUSE,
     RESUME,
     SERIAL_MAX,
     SERIAL_SHIFT,
+    SPAWN,
     UP,
     Signal,
     SignalCutter,
@@ -61,6 +64,7 @@ __all__ = ["Answered", "Connect", "ProcessEffect", "ProcessRouter", "ToNode", "T
 FAILED_MAX: Final = 1_024  # nodes that could not be reached, remembered
 PEERS_MAX: Final = 1_024  # as many as membership remembers
 ALIASES_MAX: Final = 1_024  # other names under which connected nodes were addressed
+_TIES: Final = frozenset({LINK, MONITOR, ASK, SPAWN})  # the end of their sender is to be told
 _NOCONNECTION_BODY: Final = dumps(NOCONNECTION)
 
 
@@ -131,6 +135,7 @@ class ProcessRouter(Signals):
         for ref in [ref for ref, asked in self._asked.items() if asked == serial]:
             del self._asked[ref]
             self._effects.append(Answered(ref, None))
+        self._forget_waiting(runtime)
         self._broadcast(GONE, runtime.pid, dumps([reason, sorted(runtime.names)]))
 
     def receive_runtime(self, serial: int, data: bytes, now: float) -> None:
@@ -282,6 +287,7 @@ class ProcessRouter(Signals):
         peer.told_pause = False
         self._tell_all(GONE, peer.pid, _NOCONNECTION_BODY)
         for runtime in self._runtimes.values():
+            runtime.fenced[peer.node_bytes] = runtime.fenced.get(peer.node_bytes, 0) + 1
             gone = {each for each in runtime.silenced if each.node == peer.name}
             runtime.silenced -= gone
 
@@ -293,6 +299,18 @@ class ProcessRouter(Signals):
         waiting = self._connecting.pop(key, [])
         self._connecting_bytes -= sum(len(own) for _, own in waiting)
         return waiting
+
+    def _forget_waiting(self, runtime: Runtime) -> None:
+        """Of a runtime that is gone: who was to be asked or watched would never hear of its end."""
+        for key, waiting in self._connecting.items():
+            kept = []
+            for signal, own in waiting:
+                if signal.sender.number >> SERIAL_SHIFT == runtime.serial and signal.kind in _TIES:
+                    self._connecting_bytes -= len(own)
+                    self._dropped += 1
+                else:
+                    kept.append((signal, own))
+            self._connecting[key] = kept
 
     def _up_peers(self) -> list[Peer]:
         return [peer for peer in self._peers.values() if peer.up]

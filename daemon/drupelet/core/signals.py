@@ -14,6 +14,9 @@ Rules
 - A node that is not connected gets `Connect`; signals for it wait, CONNECTING_BYTES_MAX of all
   such nodes together. A failure is remembered for FAILED_S: a storm of messages is no storm of
   dials.
+- What a runtime sent to a node before it read that node's GONE goes nowhere: its relations with it
+  ended with that GONE, and "after Down nothing that was sent before" holds for the others. It
+  answers GONE with GONE; until then it is *fenced*.
 - Too much waits on a line: PAUSE from (node, 0) to our runtimes. Too much waits for a runtime
   that does not read (`congested`): PAUSE from its pid with count 0, and its names, to each
   runtime, here or elsewhere, that goes on sending to it. RESUME when it is over.
@@ -128,6 +131,7 @@ class Runtime:
     modules: tuple[str, ...] = ()
     congested: bool = False
     silenced: set[Pid] = field(default_factory=set)  # runtimes that were told to pause
+    fenced: dict[bytes, int] = field(default_factory=dict)  # nodes whose GONE it has not read yet
 
 
 @dataclass(slots=True)
@@ -179,6 +183,7 @@ class Signals:
         own_node, own_incarnation = self._node_bytes, self.incarnation
         from_node, from_incarnation = origin.node_bytes, origin.incarnation
         serial = origin.serial
+        fenced = origin.fenced if isinstance(origin, Runtime) else None
         position = 0
         end = len(data)
         while position < end:
@@ -208,6 +213,8 @@ class Signals:
                 or (serial >= 0 and sender_number >> SERIAL_SHIFT != serial)
             ):
                 self._forged += 1
+            elif fenced and data[position + HEADER_BYTES : to_name_start] in fenced:
+                self._fenced(decode_signal(data, position)[0], fenced)
             elif to_name_length or not to_number or kind >= PAUSE:
                 signal, _ = decode_signal(data, position)
                 self._rare(signal, data[position:following], origin)
@@ -237,6 +244,16 @@ class Signals:
                         signal, _ = decode_signal(data, position)
                         self._elsewhere(signal, data[position:following])
             position = following
+
+    def _fenced(self, signal: Signal, fenced: dict[bytes, int]) -> None:
+        """From a runtime that has not read the GONE of that node, unless this is its answer."""
+        if signal.kind != GONE:
+            self._dropped += 1
+            return
+        node = signal.to_node.encode()
+        fenced[node] -= 1
+        if not fenced[node]:
+            del fenced[node]
 
     def _rare(self, signal: Signal, own: bytes, origin: Runtime | Peer) -> None:
         """To a name, to a daemon, or about flow, nodes and groups."""

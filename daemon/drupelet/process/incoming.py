@@ -254,6 +254,8 @@ class Incoming(Kernel):
             case other:
                 reason = other
         self.gone(signal.sender, reason, [name for name in names if isinstance(name, str)])
+        if not signal.from_number:  # from here on the daemon takes signals for that node again
+            self.transmit(encode_signal(wire.GONE, signal.sender, self.pid))
 
     def gone(self, pid: Pid, reason: object, names: list[str]) -> None:
         """A node (number 0) or a runtime is gone: every relation with it ends with `reason`."""

@@ -7,6 +7,7 @@ from collections import deque
 from drupelet.core.processes import Answered, Connect, ProcessRouter, ToNode, ToRuntime
 from drupelet.wire.ids import Pid
 from drupelet.wire.messages.processes import (
+    GONE,
     SERIAL_SHIFT,
     Signal,
     SignalCutter,
@@ -29,9 +30,14 @@ class OneRuntime:
     def process(self, count: int) -> Pid:
         return Pid(self.node, self.pid.incarnation, self.pid.number + count)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> bytes:
+        """What it answers at once: that it has read that a node is gone."""
+        answers = []
         for signal, _ in split_signals(self._cutter.receive_data(data)):
             self.inbox.append(signal)
+            if signal.kind == GONE and not signal.from_number:
+                answers.append(encode_signal(GONE, signal.sender, self.pid))
+        return b"".join(answers)
 
     def kinds(self) -> list[int]:
         return [signal.kind for signal in self.inbox]
@@ -51,6 +57,7 @@ class World:
         self.connects: list[tuple[str, str]] = []
         self.answers: list[Answered] = []
         self.casts = 0
+        self.answers_gone = True
         self.now = 0.0
 
     def incarnation(self, name: str) -> int:
@@ -93,7 +100,9 @@ class World:
                     self.casts += 1
                     runtime = self.runtimes.get((name, serial))
                     if runtime is not None and runtime.attached:
-                        runtime.receive(data)
+                        answer = runtime.receive(data)
+                        if answer and self.answers_gone:
+                            self.routers[name].receive_runtime(serial, answer, self.now)
                 case ToNode(node, segments):
                     self.casts += len(segments)
                     if (name, node) in self.queues:

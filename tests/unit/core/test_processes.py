@@ -430,3 +430,57 @@ def test_after_the_end_of_a_node_nothing_more_of_it_comes() -> None:
     world.send(b, encode_signal(SEND, a.process(1), b.process(1)))
     world.settle()
     assert a.kinds().count(SEND) == 1
+
+
+def test_what_was_sent_before_the_end_of_a_node_was_read_goes_nowhere() -> None:
+    """Else a LINK that was under way holds on one side only: found by the ladder's simulator."""
+    world = World("alice", "bob")
+    a, b = world.attach("alice"), world.attach("bob")
+    world.join("alice", "bob")
+    world.answers_gone = False
+    world.part("alice", "bob")
+    world.join("alice", "bob")
+    b.clear()
+    world.tell(a, LINK, b.process(1))
+    world.tell(a, SEND, Pid("bob", 0, 0), name="kitchen")
+    world.settle()
+    assert b.inbox == []
+    world.send(a, encode_signal(GONE, node_pid(world, "bob"), a.pid))
+    world.tell(a, LINK, b.process(1))
+    world.settle()
+    assert b.kinds() == [LINK]
+    forged = world.routers["alice"].statistics().forged_count
+    world.send(a, encode_signal(GONE, node_pid(world, "bob"), a.pid))  # once too often
+    assert world.routers["alice"].statistics().forged_count == forged + 1
+
+
+def test_two_ends_of_a_node_are_answered_twice() -> None:
+    world = World("alice", "bob")
+    a, b = world.attach("alice"), world.attach("bob")
+    world.answers_gone = False
+    for _ in range(2):
+        world.join("alice", "bob")
+        world.part("alice", "bob")
+    world.join("alice", "bob")
+    b.clear()
+    for expected in ([], [LINK]):
+        world.send(a, encode_signal(GONE, node_pid(world, "bob"), a.pid))
+        world.tell(a, LINK, b.process(1))
+        world.settle()
+        assert b.kinds() == expected
+
+
+def test_ties_of_a_runtime_that_is_gone_wait_for_no_node() -> None:
+    """Else who is watched keeps a watcher that is gone: found by the ladder's simulator."""
+    world = World("alice", "bob")
+    a, b = world.attach("alice"), world.attach("bob", "m", "kitchen")
+    other = world.attach("alice")
+    for kind in (LINK, MONITOR, ASK, SEND):
+        world.tell(a, kind, b.process(1), dumps(None))
+        world.tell(other, kind, b.process(2), dumps(None))
+    world.tell(a, SPAWN, Pid("bob", 0, 0), name="kitchen")
+    world.detach(a)
+    world.join("alice", "bob")
+    mine = [each.kind for each in b.inbox if each.sender == a.process(1)]
+    others = [each.kind for each in b.inbox if each.sender == other.process(1)]
+    assert (mine, others) == ([SEND], [LINK, MONITOR, ASK, SEND])
