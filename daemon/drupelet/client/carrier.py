@@ -58,6 +58,7 @@ class Carrier:
         self._signal_bytes = 0
         self._early: list[bytes] | None = []
         self._drained: trio.Event | None = None
+        self._ended = False
 
     async def attach(
         self, runtime: RuntimeLike, modules: Mapping[str, bytes] | None = None
@@ -92,7 +93,7 @@ class Carrier:
 
     def send(self, signal: bytes) -> None:
         """Queue one signal for the next pass."""
-        if self._signal_bytes + len(signal) > HELD_BYTES_MAX:
+        if self._ended or self._signal_bytes + len(signal) > HELD_BYTES_MAX:
             self.dropped_count += 1  # of a runtime that did not heed `congested`
             return
         if not self._signals:
@@ -102,9 +103,10 @@ class Carrier:
 
     async def wait_sendable(self) -> None:
         """Until the socket took what waited, or the connection is gone."""
-        if self._drained is None:
-            self._drained = trio.Event()
-        await self._drained.wait()
+        while self.congested:
+            if self._drained is None:
+                self._drained = trio.Event()
+            await self._drained.wait()
 
     async def call(
         self, node: str, mission: str, function: str, args: Sequence[object], timeout: float
@@ -139,6 +141,9 @@ class Carrier:
         )
 
     def _on_end(self) -> None:
+        self._ended = True
+        self._signals.clear()
+        self._signal_bytes = 0
         self._release()
         if self._runtime is not None and self._early is None:
             self._runtime.detached()
