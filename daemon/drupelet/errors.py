@@ -93,6 +93,16 @@ class ProcessDown(RemoteError):
         self.reason = reason
 
 
+class Refused(RemoteError):
+    """A behaviour did not do what it was asked; `reason` is what OTP has in ``{error, Reason}``."""
+
+    def __init__(self, reason: object) -> None:
+        word = reason[0] if isinstance(reason, tuple) and reason else reason
+        kind = word if isinstance(word, str) else "refused"
+        super().__init__(kind, "" if reason == kind else f"{reason!r:.200}")
+        self.reason = reason
+
+
 class ProcessExit(DrupeletError):
     """`exit(reason)`: raised in a process, it ends it with `reason`."""
 

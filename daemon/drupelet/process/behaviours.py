@@ -1,4 +1,4 @@
-"""What the behaviours share: how one starts, is asked and is stopped.
+"""What the behaviours share: how one starts, is asked, refuses, and ends.
 
 Decides the protocol of GenServer, GenStatem, GenEvent and Supervisor, which is OTP's:
 
@@ -8,6 +8,10 @@ Decides the protocol of GenServer, GenStatem, GenEvent and Supervisor, which is 
 - A call is a `Request` (`ask`), a cast is ``(CAST, message)``; stopping is a request ``(STOP,
   reason)`` that is never answered: the asker sees the process end.
 - ``init`` that returns `IGNORE`: no process, and no error; its starter gets None.
+- A verb of a supervisor or an event manager is answered by ``("ok", value)`` or ``("error",
+  reason)``, which is `Refused` in the asker (`ask_verb`).
+- ``terminate`` runs for an exception and, when exits are trapped, when the program ends; never for
+  a signal that is not trapped. It has TERMINATE_S.
 
 The wait for ``started`` takes no message of the starter's, so a supervisor loses no exit signal
 while it starts a child.
@@ -19,23 +23,40 @@ Rejected: an acknowledgement as a message (it would pass every message that wait
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from math import inf
+from types import CoroutineType
 from typing import Any, Final, Protocol, cast
 
+import trio
 from trio.lowlevel import current_task
 
-from drupelet.errors import NameTaken, ProcessDown, Timeout
+from drupelet.errors import (
+    NameTaken,
+    NotSendable,
+    ProcessDown,
+    ProcessExit,
+    Refused,
+    Timeout,
+)
 from drupelet.process import api
 from drupelet.process.current import process_var, this_process, this_runtime
+from drupelet.process.data import copy_data
 from drupelet.process.kernel import Ask
-from drupelet.process.runtime import Runtime, To
+from drupelet.process.runtime import Runtime, To, reason_of
 from drupelet.process.table import DEFAULT_MAILBOX, Mailbox, Process
 from drupelet.wire.ids import Pid, check_plain_name
+
+_log = logging.getLogger("drupelet.process")
 
 CAST: Final = "$gen_cast"
 STOP: Final = "$gen_stop"
 CALL_TIMEOUT_S: Final = api.ASK_TIMEOUT_S
+TERMINATE_S: Final = 5.0  # as long as any process has to end
+NO_REASON: Final = object()
 
 
 class _Ignore:
@@ -139,6 +160,9 @@ def _kill(runtime: Runtime, parent: Process | None, process: Process) -> None:
         runtime.exit_process(process, "killed")
 
 
+# -- for who asks
+
+
 async def call(to: To, request: object, *, timeout: float = CALL_TIMEOUT_S) -> Any:
     """Ask a behaviour and wait. Raises: `Timeout`, `ProcessDown`, `NoConnection`."""
     return await api.ask(to, request, timeout=timeout)
@@ -160,3 +184,97 @@ async def stop(to: To, reason: object = "normal", *, timeout: float = inf) -> No
     except ProcessDown as down:
         if down.reason != reason:
             raise
+
+
+async def ask_verb(to: To, *request: object) -> Any:
+    """Ask a supervisor or an event manager; it takes as long as it takes.
+
+    Raises: `Refused`, `ProcessDown`, `NoConnection`.
+    """
+    match await api.ask(to, request, timeout=inf):
+        case ("ok", value):
+            return value
+        case ("error", reason):
+            raise Refused(reason)
+    raise Refused("bad_answer")  # something else is registered under that name
+
+
+# -- for who answers
+
+
+def stop_reason(message: object) -> object:
+    """The reason that a `stop` gives; `NO_REASON` for any other request."""
+    if message.__class__ is tuple:
+        match message:
+            case (str(word), reason) if word == STOP:
+                return reason
+    return NO_REASON
+
+
+def answer(process: Process, caller: api.Caller, value: object) -> None:
+    """Answer ``("ok", value)``."""
+    try:
+        done = ("ok", copy_data(value))
+    except NotSendable as error:
+        refuse(process, caller, reason_of(error))
+        return
+    cast(Runtime, process.runtime).reply(process.pid, *caller, done)
+
+
+def refuse(process: Process, caller: api.Caller, reason: object) -> None:
+    """Answer ``("error", reason)``: `Refused` in the asker."""
+    try:
+        reason = copy_data(reason)
+    except NotSendable as error:
+        reason = reason_of(error)
+    cast(Runtime, process.runtime).reply(process.pid, *caller, ("error", reason))
+
+
+# -- callbacks
+
+
+async def run_callback(callback: Callable[..., Any], *args: object) -> Any:
+    """The value of the author's function, plain or async."""
+    value = callback(*args)
+    if value.__class__ is CoroutineType or inspect.isawaitable(value):
+        return await value
+    return value
+
+
+def reason_of_end(process: Process, error: BaseException) -> object:
+    """The reason for which ``terminate`` is called; `NO_REASON` when it is not."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, ProcessExit):
+        return error.reason
+    if isinstance(error, Exception):
+        return reason_of(error)
+    if isinstance(error, trio.Cancelled) and process.trap_exit:
+        return "shutdown"  # the program ends; `exiting` is another case
+    return NO_REASON
+
+
+async def run_terminate(process: Process, terminate: Callable[..., Any], *args: object) -> None:
+    """The author's last words, unless the process was killed."""
+    if process.exiting:
+        return
+    with trio.move_on_after(TERMINATE_S, shield=True) as scope:
+        await run_callback(terminate, *args)
+    if scope.cancelled_caught:
+        _log.warning(
+            "terminate_abandoned function=%s took more than %g s, ending without it",
+            getattr(terminate, "__qualname__", terminate),
+            TERMINATE_S,
+        )
+
+
+def shown_as(cls: type, start: Callable[..., object]) -> Callable[..., object]:
+    """What `process_info` names as the function of a behaviour's process.
+
+    Not the class itself: the process is of no version of the code, since it goes over to each new
+    one at its next message.
+    """
+    shown = functools.partial(start)
+    shown.__qualname__ = cls.__qualname__  # type: ignore[attr-defined]
+    shown.__module__ = cls.__module__
+    return shown

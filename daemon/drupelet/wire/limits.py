@@ -71,7 +71,8 @@ SHIPPED_MISSIONS_MAX: Final = 64  # that one node keeps shipped code of; each is
 # -- chan, services for guests (wire/guests.py, wire/chan.py, chan/)
 CHAN_TRIES_MAX: Final = 3  # wrong passwords from one address, then ...
 CHAN_BACKOFF_S: Final = 60.0  # ... none for so long: 6 letters and digits last 36,000 years
-CHAN_VALUE_BYTES_MAX: Final = 1024 * 1024  # one value; a stranger's, so less than a member's
+CHAN_VALUE_BYTES_MAX: Final = 262_144  # one value; a stranger's, so less than a member's
+CHAN_WAITING_MAX: Final = 64  # values of one guest that wait for his service: 16 MiB of his
 CHAN_CONNECTIONS_MAX: Final = 100  # open at once, as in lib_chan
 CHAN_CONNECTIONS_PER_ADDRESS_MAX: Final = 32  # so that one guest cannot take all of them
 CHAN_CONF_BYTES_MAX: Final = 65_536
@@ -88,6 +89,7 @@ RUNTIME_MODULES_MAX: Final = 256  # modules whose functions one runtime can star
 PROCESS_NAMES_MAX: Final = 16_384  # registered on one node; OTP's sets have no bound but memory
 PROCESS_NAME_BYTES_MAX: Final = 255  # its length is one byte on the wire
 PROCESSES_MAX: Final = 262_144  # of one runtime: OTP's default; 1.1 GB
+CHILDREN_MAX: Final = 40_000  # of a supervisor: a link each, and a monitor while all are stopped
 TIMERS_MAX: Final = 262_144  # messages that wait for their time (send_after) in one runtime
 PAUSED_MAX: Final = 65_536  # processes elsewhere that take no more for now; then they drop
 TRACERS_MAX: Final = 16  # of one process

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from drupelet.errors import NameTaken, ProcessDown, Timeout
+from drupelet.errors import NameTaken, ProcessDown, ProcessExit, Refused, Timeout
 from drupelet.process import (
     Exit,
     Pid,
@@ -16,6 +16,7 @@ from drupelet.process import (
     is_process_alive,
     process_info,
     receive,
+    reply,
     run,
     self,
     send,
@@ -24,13 +25,24 @@ from drupelet.process import (
     whereis,
 )
 from drupelet.process.behaviours import (
+    NO_REASON,
+    TERMINATE_S,
     Started,
+    answer,
+    ask_verb,
     call,
     cast_to,
     is_orderly,
+    reason_of_end,
+    refuse,
+    run_callback,
+    run_terminate,
+    shown_as,
     start_behaviour,
     stop,
+    stop_reason,
 )
+from drupelet.process.current import this_process
 
 
 async def _echo(started: Started) -> None:
@@ -212,3 +224,130 @@ def test_a_cast_reaches_it_and_nobody_is_no_error() -> None:
 )
 def test_orderly_reasons(reason: object, expected: bool) -> None:
     assert is_orderly(reason) is expected
+
+
+# -- verbs and their answers
+
+
+async def _answers() -> None:
+    while True:
+        match await receive():
+            case Request(caller, ("double", int(number))):
+                answer(this_process(), caller, number * 2)
+            case Request(caller, ("object",)):
+                answer(this_process(), caller, object())
+            case Request(caller, ("refuse", "object")):
+                refuse(this_process(), caller, object())
+            case Request(caller, ("refuse", reason)):
+                refuse(this_process(), caller, reason)
+            case Request(caller, _):
+                await reply(caller, "what?")
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "reason"),
+    [
+        (("refuse", "not_found"), "not_found", "not_found"),
+        (("refuse", ("already_started", 5)), "already_started", ("already_started", 5)),
+        (("refuse", 5), "refused", 5),
+        (("other",), "bad_answer", "bad_answer"),
+    ],
+)
+def test_a_verb_that_is_refused(request_: tuple[object, ...], kind: str, reason: object) -> None:
+    async def main() -> None:
+        pid, _ = await spawn_monitor(_answers)
+        assert await ask_verb(pid, "double", 4) == 8
+        with pytest.raises(Refused) as caught:
+            await ask_verb(pid, *request_)
+        assert (caught.value.kind, caught.value.reason) == (kind, reason)
+
+    run(main)
+
+
+@pytest.mark.parametrize("request_", [("object",), ("refuse", "object")])
+def test_an_answer_that_is_no_data(request_: tuple[object, ...]) -> None:
+    async def main() -> None:
+        pid, _ = await spawn_monitor(_answers)
+        with pytest.raises(Refused, match="NotSendable"):
+            await ask_verb(pid, *request_)
+        assert is_process_alive(pid)
+
+    run(main)
+
+
+def test_the_reason_of_a_stop() -> None:
+    assert stop_reason(("$gen_stop", None)) is None
+    for other in (("$gen_stop",), ["$gen_stop", 1], ("stop", 1), "$gen_stop", None):
+        assert stop_reason(other) is NO_REASON
+
+
+# -- callbacks
+
+
+def test_callbacks_are_plain_or_async() -> None:
+    async def main() -> None:
+        async def later(value: int) -> int:
+            return value
+
+        assert await run_callback(abs, -1) == 1
+        assert await run_callback(later, 2) == 2
+
+    run(main)
+
+
+def test_for_which_ends_terminate_runs() -> None:
+    async def main() -> None:
+        process = this_process()
+        assert reason_of_end(process, ValueError("bad")) == ("ValueError", "bad")
+        assert reason_of_end(process, ProcessExit("why")) == "why"
+        group = ExceptionGroup("", [ExceptionGroup("", [ProcessExit("why")])])
+        assert reason_of_end(process, group) == "why"
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.lowlevel.checkpoint()
+            except trio.Cancelled as cancelled:
+                assert reason_of_end(process, cancelled) is NO_REASON
+                trap_exit()
+                assert reason_of_end(process, cancelled) == "shutdown"
+                raise
+
+    run(main)
+
+
+@pytest.mark.parametrize(("seconds", "whole"), [(TERMINATE_S - 1, True), (TERMINATE_S + 1, False)])
+def test_terminate_has_its_time(seconds: float, whole: bool) -> None:
+    done: list[str] = []
+
+    async def terminate(word: str) -> None:
+        await trio.sleep(seconds)
+        done.append(word)
+
+    async def main() -> None:
+        await run_terminate(this_process(), terminate, "done")
+
+    run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert bool(done) is whole
+
+
+def test_the_killed_have_no_last_words() -> None:
+    async def victim() -> None:
+        try:
+            await receive()
+        finally:
+            await run_terminate(this_process(), said.append, "last words")
+
+    async def main() -> None:
+        pid, _ = await spawn_monitor(victim)
+        await trio.testing.wait_all_tasks_blocked()
+        exit(pid, "kill")
+        await receive()
+
+    said: list[str] = []
+    run(main)
+    assert said == []
+
+
+def test_what_is_shown_is_the_class() -> None:
+    shown = shown_as(Started, start_behaviour)
+    assert (shown.__module__, shown.__qualname__) == (Started.__module__, "Started")
