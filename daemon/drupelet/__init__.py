@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from drupelet import net_kernel as net_kernel
-    from drupelet.mission import cast, mission
+    from drupelet.mission import at_start, cast, mission
     from drupelet.process import (
         ANY,
         Down,
@@ -102,6 +102,7 @@ __all__ = [
     "Stop",
     "__version__",
     "ask",
+    "at_start",
     "become",
     "cancel_timer",
     "cast",
@@ -146,6 +147,7 @@ __all__ = [
 _HOMES = dict.fromkeys(__all__, "drupelet.process") | {
     "mission": "drupelet.mission",
     "cast": "drupelet.mission",
+    "at_start": "drupelet.mission",
     "IGNORE": "drupelet.process.behaviours",
     "GenServer": "drupelet.process.gen_server",
     "NOREPLY": "drupelet.process.gen_server",

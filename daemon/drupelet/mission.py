@@ -26,6 +26,9 @@
     $ drupelet call kitchen kitchen Oven.heat 180
     180
 
+A class that derives from GenServer is a process that its worker keeps alive; other classes are one
+object. `at_start` marks a function that starts such processes itself.
+
 Decides the marks and nothing else: a mark only leaves a note on the function or class, which stays
 as it was and can be used and tested like any other. A worker process (`drupelet.worker`) reads the
 notes. Marking alone exposes nothing: the operator lists the names in ``missions.d/NAME.toml`` too
@@ -50,6 +53,7 @@ CALLBACKS: Final = frozenset({"init", "handle_info", "handle_continue", "termina
 
 _MARKS: Final = "__drupelet_marks__"
 _CAST: Final = "__drupelet_cast__"
+_AT_START: Final = "__drupelet_at_start__"
 
 _Marked = TypeVar("_Marked", bound=Callable[..., object])
 
@@ -90,6 +94,20 @@ def cast(method: _Marked) -> _Marked:
     return method
 
 
+def at_start(function: _Marked) -> _Marked:
+    """Mark a function without arguments, plain or async, that runs before the mission's first call.
+
+        @at_start
+        async def start_store() -> Pid:
+            return await Store.start_link(name="store")
+
+    When it returns a process's pid, the worker's supervisor keeps that alive: it is linked, and the
+    function runs again when the process ended otherwise than with "normal" or "shutdown".
+    """
+    setattr(function, _AT_START, True)
+    return function
+
+
 def marks_of(target: object) -> tuple[Mark, ...]:
     """The marks on this very function or class; a subclass does not inherit them."""
     marks = getattr(target, "__dict__", {}).get(_MARKS, ())
@@ -99,6 +117,11 @@ def marks_of(target: object) -> tuple[Mark, ...]:
 def is_cast(target: object) -> bool:
     """Whether `cast` marked this function."""
     return getattr(target, _CAST, False) is True
+
+
+def is_at_start(target: object) -> bool:
+    """Whether `at_start` marked this very function."""
+    return getattr(target, "__dict__", {}).get(_AT_START) is True
 
 
 def check_name(name: str) -> None:

@@ -5,11 +5,14 @@ Decides which fields people and `drupelet ps` see, and how an exception becomes 
 
 from __future__ import annotations
 
+import os
+from types import TracebackType
 from typing import Final
 
 from drupelet.process.table import Process
 
 _TEXT_CHARS_MAX: Final = 1_000
+_OWN_FILES: Final = os.path.dirname(__file__) + os.sep
 
 
 def describe(process: Process) -> dict[str, object]:
@@ -52,3 +55,11 @@ def reason_of(error: BaseException) -> tuple[str, str]:
     except Exception:  # anybody's __str__
         text = "(the exception has no text)"
     return (type(error).__name__, text)
+
+
+def author_traceback(error: BaseException) -> TracebackType | None:
+    """Where an exception came from, without the frames of ours before the author's first."""
+    step = error.__traceback__
+    while step is not None and step.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
+        step = step.tb_next
+    return step or error.__traceback__

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from drupelet.errors import NotSendable, RemoteError
 from drupelet.process import patterns
@@ -54,8 +54,16 @@ Tracer = Callable[[Pid, str, object, object], None]
 _NOTICES: Final = frozenset({Down, Exit, NodeUp, NodeDown})
 
 
+class Waiter(Protocol):
+    """What may wait for an answer in the place of a task; neither raises nor waits."""
+
+    def wake(self, value: object) -> None: ...
+
+    def wake_error(self, error: Exception) -> None: ...
+
+
 class Ask:
-    """One request under way."""
+    """One request under way. `task`: a trio task, or a `Waiter`."""
 
     __slots__ = ("target", "task", "timer")
     is_spawn = False

@@ -44,10 +44,11 @@ from drupelet.errors import (
 from drupelet.process.current import check_there, process_var
 from drupelet.process.data import copy_data
 from drupelet.process.groups import Groups
+from drupelet.process.information import author_traceback
 from drupelet.process.information import describe as describe
 from drupelet.process.information import function_name as function_name
 from drupelet.process.information import reason_of as reason_of
-from drupelet.process.kernel import LOOK, NOPROC, Ask
+from drupelet.process.kernel import LOOK, NOPROC, Ask, Waiter
 from drupelet.process.later import Later
 from drupelet.process.loop_watch import watch_loop
 from drupelet.process.table import BLOCK, DEFAULT_MAILBOX, DROP_NEW, EXIT, Mailbox, Process
@@ -100,13 +101,13 @@ class Runtime(Later):
 
     def wake(self, task: object, value: object) -> None:
         if task.__class__ is Task:
-            reschedule(task, _Value(value))  # type: ignore[arg-type]
+            reschedule(task, _Value(value))
         else:
             cast(Waiter, task).wake(value)
 
     def wake_error(self, task: object, error: Exception) -> None:
         if task.__class__ is Task:
-            reschedule(task, outcome.Error(error))  # type: ignore[arg-type]
+            reschedule(task, outcome.Error(error))
         else:
             cast(Waiter, task).wake_error(error)
 
@@ -240,7 +241,7 @@ class Runtime(Later):
                 "process_crashed pid=%s function=%s, telling who watches it",
                 process.pid,
                 function_name(process.function),
-                exc_info=error,
+                exc_info=(type(error), error, author_traceback(error)),
             )
         return reason_of(error)
 

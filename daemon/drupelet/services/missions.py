@@ -162,6 +162,7 @@ class Missions:
         self._missions: list[_Mission] = []
         self._system: dict[str, list[Export]] = {}
         self._nursery: trio.Nursery | None = None
+        self._stopped = False
         self.code_for: Callable[[MissionSpec], Awaitable[str]] | None = None
         if directory is not None:
             for spec in read_missions(directory):
@@ -262,7 +263,12 @@ class Missions:
                 for mission in self._missions:
                     await mission.settled.wait()
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._stopped = True
+                for mission in self._missions:
+                    mission.changed.set()  # who loads code under a shield
 
     async def _drive(self, mission: _Mission) -> None:
         """Give the machine its inputs in time, and do what it says."""
@@ -393,8 +399,7 @@ class Missions:
                 self._remove(mission)
                 raise
             return self.start_count(spec)
-        while not mission.ready and (mission.machine.state in _MOVING or mission.process):
-            await mission.changed.wait()
+        await self._settle(mission)
         if mission.ready:
             start_count = self.start_count(spec)
             await self._load_in_place(mission, path, digest)
@@ -427,12 +432,18 @@ class Missions:
         mission.machine.start(trio.current_time())
         self._perform(mission)
 
+    async def _settle(self, mission: _Mission) -> None:
+        """Until its worker serves, or there is none. Raises: `RemoteError` when the node stops."""
+        while not mission.ready and (mission.machine.state in _MOVING or mission.process):
+            if self._stopped:
+                raise RemoteError("mission_crashed", f"{mission.spec.label}: the node is stopping")
+            await mission.changed.wait()
+
     async def _loaded(self, mission: _Mission) -> None:
         """Until the worker that was just started serves `mission.shipped`. Raises: `CallError`."""
         machine = mission.machine
         try:
-            while not mission.ready and (machine.state in _MOVING or mission.process):
-                await mission.changed.wait()
+            await self._settle(mission)
         finally:
             mission.shipped = ""
         if not mission.ready:

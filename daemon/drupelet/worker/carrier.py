@@ -158,9 +158,10 @@ class Carrier:
 
     async def wait_sendable(self) -> None:
         """Until the socket took what waited."""
-        if self._drained is None:
-            self._drained = trio.Event()
-        await self._drained.wait()
+        while self.congested:
+            if self._drained is None:
+                self._drained = trio.Event()
+            await self._drained.wait()
 
     def receive_signals(self, data: bytes) -> None:
         """A piece of the stream of signals from the daemon. Raises: `RemoteProtocolError`."""

@@ -12,6 +12,9 @@ The problems carry the names that WTD (seed 004) gave them, each with file and l
 | `invalid_fn_and_arity`  | a signature that calls from another node cannot fill                   |
 | `function_not_exported` | listed, but not marked for this mission                                |
 
+A marked class that is a GenServer is a process (`servers.py`), started when its mission is, whether
+its verbs are listed or not; other classes are one object each.
+
 Rules: the digest is of exactly the bytes that were compiled. Bundled modules are the files beside
 this package (`drupelet/bundled`, in a checkout a link to ``daemon/missions``). A module given by
 path may import its neighbours; they are searched last, so they cannot stand in for the library.
@@ -25,13 +28,13 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import drupelet
 from drupelet.errors import RemoteProtocolError
-from drupelet.mission import CALLBACKS, Mark, is_cast, marks_of
+from drupelet.mission import CALLBACKS, THREAD, Mark, is_at_start, is_cast, marks_of
 from drupelet.wire.bundles import Bundle, sources_of
 from drupelet.wire.messages import workers
 from drupelet.wire.messages.workers import (
@@ -54,6 +57,7 @@ except ImportError:
     from hashlib import blake2b
 
 SOURCE_BYTES_MAX: Final = 4 * 1024 * 1024  # a log given by mistake stops here
+_GEN_SERVER: Final = "drupelet.process.gen_server"
 _LABEL_CHARS: Final = 8  # of a digest, for people
 
 _Function = Callable[..., object]
@@ -73,11 +77,22 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Missions ready to serve: mission name -> export name -> target; and what they are from."""
+    """Missions ready to serve: mission name -> export name -> target; and what they are from.
+
+    `servers`: the marked classes that are GenServers, by the name of their process; `starts`: the
+    functions that are marked with `at_start`, by module and name.
+    """
 
     missions: dict[str, dict[str, Target]]
     digest: bytes
     modules: tuple[types.ModuleType, ...] = ()
+    servers: Mapping[str, type] = field(default_factory=dict)
+    starts: Mapping[str, _Function] = field(default_factory=dict)
+
+    @property
+    def needs_processes(self) -> bool:
+        """Whether processes are to run before the first call."""
+        return bool(self.servers or self.starts)
 
     def hello(self) -> WorkerHello:
         """What the daemon is told."""
@@ -118,7 +133,7 @@ def load(order: WorkerOrder, former: Sequence[types.ModuleType] = ()) -> Loaded:
             problems.extend(error.problems)
     if problems:
         raise LoadError(problems)
-    return Loaded(_choose(order, modules), digest.digest(), tuple(modules))
+    return _choose(order, modules, digest.digest(), tuple(modules))
 
 
 def _load_shipped(order: WorkerOrder, former: Sequence[types.ModuleType]) -> Loaded:
@@ -142,7 +157,7 @@ def _load_shipped(order: WorkerOrder, former: Sequence[types.ModuleType]) -> Loa
                 message = getattr(error, "msg", "") if isinstance(error, SyntaxError) else ""
                 message = message or f"{type(error).__name__}: {error}"
                 raise _wont_compile(path, line, message) from None
-        return Loaded(_choose(order, modules), digest, imported.modules())
+        return _choose(order, modules, digest, imported.modules())
     except LoadError:
         imported.undo()
         raise
@@ -171,10 +186,15 @@ def _shipped_place(shown: str, error: BaseException) -> tuple[str, int] | None:
 
 
 def _choose(
-    order: WorkerOrder, modules: Sequence[types.ModuleType]
-) -> dict[str, dict[str, Target]]:
-    """The targets that the order asks for. Raises: `LoadError`."""
+    order: WorkerOrder,
+    modules: Sequence[types.ModuleType],
+    digest: bytes,
+    files: tuple[types.ModuleType, ...],
+) -> Loaded:
+    """The targets that the order asks for, and the processes. Raises: `LoadError`."""
     finder = _Finder(modules)
+    servers: dict[str, type] = {}
+    starts: dict[str, _Function] = {}
     if order.exports is None:
         wanted = finder.all_marked()
     else:
@@ -186,9 +206,11 @@ def _choose(
             missions.setdefault(mission, {})[name] = target
     if order.exports != ():  # nothing is listed: code that members may spawn, and no mission
         _check_counts(missions, finder, modules[0])
+        servers = finder.servers(order.mission)
+        starts = finder.starts()
     if finder.problems:
         raise LoadError(finder.problems)
-    return missions
+    return Loaded(missions, digest, files, servers, starts)
 
 
 def _check_counts(
@@ -314,6 +336,39 @@ class _Finder:
                         names.append((mark.mission, name))
         return names
 
+    def servers(self, mission: str) -> dict[str, type]:
+        """The marked classes that are GenServers; of all missions when `mission` is ""."""
+        found: dict[str, type] = {}
+        for module in self._modules:
+            for name, value in list(vars(module).items()):
+                for mark in marks_of(value) if _is_server(value) else ():
+                    if mission in ("", mark.mission):
+                        found[f"{mark.mission}.{name}"] = value
+                        self._check_server(module, value, mark)
+        return found
+
+    def _check_server(self, module: types.ModuleType, cls: type, mark: Mark) -> None:
+        if mark.where == THREAD:
+            what = f"{cls.__name__} is a GenServer, which runs in the loop; spawn what computes"
+            self._invalid(what, module, _line(cls))
+        takes = Target("init", object.__new__(cls).init)
+        if takes.arity_min:
+            what = f"{cls.__name__}.{takes.shown}: the worker starts it without arguments"
+            self.add(INVALID_FN_AND_ARITY, _file(module), _line(cls), what)
+
+    def starts(self) -> dict[str, _Function]:
+        """The functions that are marked with `at_start`."""
+        found: dict[str, _Function] = {}
+        for module in self._modules:
+            for name, value in list(vars(module).items()):
+                if not is_at_start(value):
+                    continue
+                found[f"{module.__name__}.{name}"] = value
+                if Target(name, value).arity_min:
+                    what = f"{name} is marked with @at_start, which calls it without arguments"
+                    self.add(INVALID_FN_AND_ARITY, _file(module), _line(value), what)
+        return found
+
     def find(self, mission: str, name: str) -> Target | None:
         """The target of an export, or None after noting what is wrong."""
         root, _, verb = name.partition(".")
@@ -348,6 +403,11 @@ class _Finder:
         listed = ", ".join(f"{cls.__name__}.{known}" for known in verbs) or "it has none"
         if not verb or "." in verb:
             what = f"{name!r} is a class; export its methods: {listed}"
+        elif _is_server(cls) and verb in verbs:
+            method = getattr(object.__new__(cls), verb)
+            return self._target(
+                module, name, method, mark, server=f"{mark.mission}.{name.partition('.')[0]}"
+            )
         elif verb in CALLBACKS:
             what = f"{name!r} is a callback of the runtime, never callable from outside"
         elif verb not in verbs:
@@ -379,6 +439,7 @@ class _Finder:
         function: _Function,
         mark: Mark,
         owner: object = None,
+        server: str = "",
     ) -> Target | None:
         problems = list(signature_problems(name, function))
         for what in problems:
@@ -388,7 +449,14 @@ class _Finder:
         if len(name) > workers.EXPORT_CHARS_MAX:
             self._invalid(f"{name!r} is too long; {workers.EXPORT_CHARS_MAX} characters at most")
             return None
-        return Target(name, function, where=mark.where, is_cast=is_cast(function), owner=owner)
+        return Target(
+            name,
+            function,
+            where=mark.where,
+            is_cast=is_cast(function),
+            owner=owner,
+            server=server,
+        )
 
     def _not_marked(self, mission: str, name: str, module: types.ModuleType, value: object) -> None:
         others = marks_of(value)
@@ -421,8 +489,16 @@ def _mark(value: object, mission: str) -> Mark | None:
     return None
 
 
+def _is_server(value: object) -> bool:
+    """Whether it is a class of GenServers; most workers never load that module."""
+    module = sys.modules.get(_GEN_SERVER)
+    return module is not None and isinstance(value, type) and issubclass(value, module.GenServer)
+
+
 def _verbs(cls: type) -> list[str]:
     """The public methods of a class that calls may reach."""
+    if _is_server(cls):
+        return list(sys.modules[_GEN_SERVER].verbs_of(cls))
     return [
         name
         for name, member in inspect.getmembers_static(cls)

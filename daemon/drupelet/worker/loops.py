@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from drupelet.process.runtime import Runtime
     from drupelet.worker.carrier import Carrier
     from drupelet.worker.loading import Loaded
+    from drupelet.worker.servers import Servers
     from drupelet.worker.versions import Versions
 
 READ_BYTES: Final = 65_536  # some 600 small calls, or two fragments of a large body
@@ -108,8 +109,11 @@ async def run_tasks(
     handover: Handover | None = None,
     versions: Versions | None = None,
     uses_processes: Callable[[], bool] = lambda: False,
-) -> None:
-    """Serve every kind of function until the daemon closes; run its processes, if it uses any."""
+) -> str:
+    """Serve every kind of function until the daemon closes; run its processes, if it uses any.
+
+    Returns "", or why the mission cannot go on.
+    """
     import trio
 
     sock.setblocking(False)
@@ -119,6 +123,7 @@ async def run_tasks(
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await loop.run_reader()
         nursery.cancel_scope.cancel()
+    return loop.failure
 
 
 class _TaskLoop:
@@ -155,8 +160,9 @@ class _TaskLoop:
         self._uses_processes = uses_processes
         self._carrier: Carrier | None = None
         self._retire: Callable[[], None] | None = None
-        for ident, target, args in handover.calls.values() if handover is not None else ():
-            self._spawn(ident, target, args)
+        self._servers: Servers | None = None
+        self._calls = handover.calls if handover is not None else {}
+        self.failure = ""
 
     async def run_reader(self) -> None:
         """Read until the daemon closes."""
@@ -164,6 +170,8 @@ class _TaskLoop:
         wait = self._trio.lowlevel.wait_readable
         if self._uses_processes():
             self._join_processes()
+        else:
+            self._spawn_early()
         while not session.finished:
             await wait(sock)
             try:
@@ -208,8 +216,39 @@ class _TaskLoop:
 
     async def _attach(self, runtime: Runtime, carrier: Carrier) -> None:
         await carrier.attach(runtime, self._code if self._versions is not None else None)
+        if self._versions is not None:
+            self._versions.on_taken = functools.partial(self._take, runtime)
+            if self._versions.current.needs_processes:
+                await self._open_servers(runtime).wait()
+        self._spawn_early()
         self._session.release()
         self._wake()
+
+    def _spawn_early(self) -> None:
+        """Calls of the last read before tasks were needed."""
+        while self._calls:
+            self._spawn(*self._calls.pop(next(iter(self._calls))))
+
+    def _open_servers(self, runtime: Runtime) -> trio.Event:
+        """Set when all run; their calls wait for them."""
+        from drupelet.worker.servers import Servers
+
+        self._servers = Servers(runtime, self._code)
+        started = self._trio.Event()
+        self._nursery.start_soon(self._run_servers, self._servers, started)
+        return started
+
+    async def _run_servers(self, servers: Servers, started: trio.Event) -> None:
+        self.failure = await servers.run(started.set)
+        self._nursery.cancel_scope.cancel()
+
+    def _take(self, runtime: Runtime) -> None:
+        """The code is another: so are the processes that it wants."""
+        if self._servers is not None:
+            self._servers.take()
+            self._nursery.start_soon(self._servers.change)
+        elif self._code().needs_processes:
+            self._open_servers(runtime)
 
     def _code(self) -> Loaded:
         assert self._versions is not None
@@ -294,7 +333,14 @@ class _TaskLoop:
 
     # -- calls that ask for a task
 
+    def _wake_up(self) -> None:
+        if self._session.out and not self._reading:
+            self._wake()
+
     def _spawn(self, ident: int, target: Target, args: list[object]) -> None:
+        if target.slot is not None:
+            target.slot.serve(self._session, self._wake_up, ident, target, args)
+            return
         scope = self._trio.CancelScope()
         if ident >= 0:
             self._session.running[ident] = scope.cancel

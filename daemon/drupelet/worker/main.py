@@ -3,8 +3,8 @@
 Decides the order of its start: limits first, then the order from the daemon, then the code, then
 HELLO, then calls. It is started by a launcher with one end of a socket pair as descriptor ``--fd``.
 
-Exit codes: 0 the daemon closed, 78 the mission does not load, 76 (EX_PROTOCOL) the daemon sent what
-it must not send.
+Exit codes: 0 the daemon closed, 1 its processes do not start or end too often, 78 the mission does
+not load, 76 (EX_PROTOCOL) the daemon sent what it must not send.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ import socket
 import sys
 from typing import Final
 
-from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_DONE, EXIT_USAGE, RemoteProtocolError
+from drupelet.errors import (
+    EXIT_BAD_CONFIGURATION,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_USAGE,
+    RemoteProtocolError,
+)
 from drupelet.wire import frames
 from drupelet.wire.frames import FrameReader
 from drupelet.wire.messages.workers import WorkerOrder, decode_order, encode_hello
@@ -68,6 +74,8 @@ def serve(sock: socket.socket, order: WorkerOrder, reader: FrameReader) -> int:
     def uses_processes() -> bool:
         if order.exports == ():  # members may spawn its functions, and nothing else
             return True
+        if versions.current.needs_processes:
+            return True
         return not imported and _PROCESSES in sys.modules
 
     versions = Versions(order, loaded)
@@ -82,7 +90,10 @@ def serve(sock: socket.socket, order: WorkerOrder, reader: FrameReader) -> int:
             return EXIT_DONE
     import trio
 
-    trio.run(loops.run_tasks, sock, table, reader, handover, versions, uses_processes)
+    failure = trio.run(loops.run_tasks, sock, table, reader, handover, versions, uses_processes)
+    if failure:
+        sys.stderr.write(f"{order.mission or 'the mission'} ends: {failure}\n")
+        return EXIT_FAILED
     return EXIT_DONE
 
 

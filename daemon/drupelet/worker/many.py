@@ -58,9 +58,9 @@ class Outcomes:
         """For asynchronous functions; gives the answer."""
         import trio  # only missions with such functions have it
 
-        async def one(index: int, args: list[object]) -> None:
+        async def one(index: int, awaitable: Awaitable[object]) -> None:
             try:
-                value = await cast(Awaitable[object], self._target.function(*args))
+                value = await awaitable
             except (Exception, SystemExit) as error:  # the function's, told to its caller
                 self.fail(index, error)
             else:
@@ -69,8 +69,9 @@ class Outcomes:
         async with trio.open_nursery() as nursery:
             for index, each in enumerate(calls):
                 args = self.check(index, each)
-                if args is not None:
-                    nursery.start_soon(one, index, args)
+                if args is not None:  # a server gets them in their order: tasks have none
+                    awaitable = cast(Awaitable[object], self._target.function(*args))
+                    nursery.start_soon(one, index, awaitable)
         return self.answer()
 
     def answer(self) -> list[object]:

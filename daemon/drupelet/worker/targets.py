@@ -16,10 +16,14 @@ import types
 import typing
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from drupelet.errors import RemoteError
 from drupelet.mission import THREAD
 from drupelet.wire.messages.workers import SIGNATURE_CHARS_MAX
+
+if TYPE_CHECKING:
+    from drupelet.worker.servers import Slot
 
 INLINE: Final = 0
 TASK: Final = 1
@@ -47,7 +51,10 @@ _DEPTH_MAX: Final = 16  # as deep as a value may be
 class Target:
     """One export, ready to run."""
 
-    __slots__ = ("arity_max", "arity_min", "function", "how", "is_cast", "name", "owner", "shown")
+    __slots__ = (
+        "arity_max", "arity_min", "function", "how", "is_cast", "name", "owner", "server", "shown",
+        "slot",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -57,18 +64,27 @@ class Target:
         where: str = "inline",
         is_cast: bool = False,
         owner: object = None,
+        server: str = "",
     ) -> None:
         self.name = name
         self.function = function
         self.is_cast = is_cast
         self.owner = owner  # the class instance whose state it changes: one thread at a time
-        if inspect.iscoroutinefunction(function):
+        self.server = server  # the GenServer that answers (servers.py); "": none
+        self.slot: Slot | None = None
+        if server or inspect.iscoroutinefunction(function):
             self.how = TASK
         else:
             self.how = IN_THREAD if where == THREAD else INLINE
         signature = inspect.signature(function)
         self.arity_min, self.arity_max = _arity(signature)
         self.shown = show_signature(name, signature)
+        if server:
+            self.function = _not_started
+
+
+def _not_started(*_: object) -> NoReturn:
+    raise RemoteError("mission_backoff", "the server is not started yet; try again")
 
 
 def _arity(signature: inspect.Signature) -> tuple[int, int]:

@@ -64,6 +64,7 @@ class Versions:
         self._namespaces: dict[str, dict[str, object]] = {}  # of the current modules, by name
         self._runtime: RuntimeLike | None = None
         self._loader = Target("load", self.load)
+        self.on_taken: Callable[[], None] | None = None  # the processes follow (servers.py)
         self.current = loaded  # what new calls run
         self._take(loaded)
 
@@ -109,6 +110,8 @@ class Versions:
         self.table.clear()
         self.table.update(table)
         self.table[LOAD_TARGET] = self._loader
+        if self.on_taken is not None:
+            self.on_taken()
 
     def _end_processes(self, number_max: int) -> None:
         """Those that run version `number_max` or an older one."""

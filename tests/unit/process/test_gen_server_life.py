@@ -514,3 +514,15 @@ def test_what_each_sender_sends_keeps_its_order(senders: list[list[int]]) -> Non
     log = run(main)
     for index, numbers in enumerate(senders):
         assert [number for sender, number in log if sender == index] == numbers
+
+
+def test_a_crash_is_logged_with_the_authors_frames_only(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        with pytest.raises(ProcessDown):
+            await call(await Counter.start(), "crash")
+
+    run(main)
+    assert "ValueError: bad" in caplog.text
+    assert "servers.py" in caplog.text
+    assert "gen_server.py" not in caplog.text
+    assert "runtime.py" not in caplog.text.partition("Traceback")[2]

@@ -1,0 +1,341 @@
+"""The processes that a mission's worker keeps alive, and the way from a call to one of them.
+
+Decides how a class that is marked with `@mission` and derives from GenServer serves: one process,
+registered as ``mission.Class`` on its node, under a supervisor of the worker's, beside what the
+functions marked with `@at_start` started.
+
+Rules
+- No call runs before every first start is over; one that fails ends the worker, with its reason.
+- A call becomes a request in the server's mailbox at once, in the order of the channel, without a
+  task of its own. A caller that gives up is forgotten; the server finishes the verb.
+- The server ended while a call waited: its caller gets `RemoteError` with the exception's class
+  name; what comes before it runs again waits. More than INTENSITY restarts within PERIOD_S end the
+  worker, and its daemon starts the next one with back-off.
+- New code: the servers go over to it at their next message (gen_server.py), with their state. What
+  the new version does not have any more is stopped, what it has more is started.
+
+*Owns*, through its supervisor, these processes.
+References: OTP's `application_master` (a top supervisor per application).
+Rejected: a task for each call, as async functions have (two casts of one caller could change
+places, and 30 us more); the instance called directly (no mailbox: no trace, link or monitor).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from math import inf
+from typing import Any, Final, Protocol, cast
+
+import trio
+
+from drupelet.errors import (
+    CallError,
+    NameTaken,
+    ProcessDown,
+    Refused,
+    RemoteError,
+)
+from drupelet.process.api import trap_exit
+from drupelet.process.behaviours import CAST
+from drupelet.process.children import Child, start_calls
+from drupelet.process.current import this_process
+from drupelet.process.gen_server import GenServer, value_of
+from drupelet.process.kernel import Ask
+from drupelet.process.runtime import Runtime
+from drupelet.process.supervisor import Supervisor
+from drupelet.process.table import Process
+from drupelet.wire.ids import Pid, check_plain_name
+from drupelet.wire.limits import WORKER_CALLS_MAX
+from drupelet.wire.notices import Exit
+from drupelet.worker.targets import Target
+
+_log = logging.getLogger("drupelet.worker")
+
+INTENSITY: Final = 3  # restarts of one worker's processes ...
+PERIOD_S: Final = 5.0  # ... within that
+START_S: Final = 30.0  # all first starts together
+_OVERLOADED: Final = "too much waits for this server already; try again later"
+
+Done = Callable[[object, CallError | None], None]
+"""Told the value, or why there is none."""
+
+
+class Code(Protocol):
+    """What of `loading.Loaded` this needs."""
+
+    @property
+    def servers(self) -> Any: ...
+
+    @property
+    def starts(self) -> Any: ...
+
+    @property
+    def missions(self) -> Any: ...
+
+
+class SessionLike(Protocol):
+    """What of `session.Session` this needs."""
+
+    running: dict[int, Callable[[], None]]
+
+    def finish(self, ident: int, target: Target, value: object) -> None: ...
+
+    def fail(self, ident: int, target: Target, error: BaseException) -> None: ...
+
+
+class _Answer:
+    """Takes the answer of one request in the place of a task (`Runtime.wake`)."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, done: Done) -> None:
+        self.done = done
+
+    def wake(self, value: object) -> None:
+        try:
+            value = value_of(value)
+        except CallError as error:
+            self.done(None, error)
+        else:
+            self.done(value, None)
+
+    def wake_error(self, error: Exception) -> None:
+        self.done(None, as_remote(error))
+
+
+def as_remote(error: Exception) -> CallError:
+    """What a caller elsewhere is told when the server is gone."""
+    if isinstance(error, ProcessDown):
+        match error.reason:
+            case (str(kind), str(message)):
+                return RemoteError(kind, message)
+        return RemoteError("process_down", f"the server ended: {error.reason!r:.200}")
+    if isinstance(error, CallError):
+        return error
+    return RemoteError(type(error).__name__, str(error))
+
+
+class Slot:
+    """One class of servers: where its requests go, whether its process runs now or not."""
+
+    def __init__(self, name: str, cls: type[GenServer], runtime: Runtime) -> None:
+        self.name = name
+        self.cls = cls
+        self._runtime = runtime
+        self._process: Process | None = None
+        self._waiting: deque[tuple[object, Done | None, list[int]]] = deque()
+
+    # -- the process
+
+    async def start(self) -> Pid:
+        """Start it, linked to the supervisor that calls this."""
+        try:
+            check_plain_name(self.name)
+            pid = await self.cls.start_link(name=self.name)
+        except (ValueError, NameTaken) as error:
+            _log.warning("server_without_name server=%s: %s, starting it so", self.name, error)
+            pid = await self.cls.start_link()
+        if pid is None:  # its init returned IGNORE
+            raise Refused(("ignored", self.name))
+        self._process = self._runtime.find(pid)
+        while self._waiting:
+            request, done, box = self._waiting.popleft()
+            self._put(request, done, box)
+        return pid
+
+    # -- requests
+
+    def submit(self, verb: str, args: Sequence[object], done: Done | None) -> Callable[[], None]:
+        """Put a request into its mailbox, or in line for it; `done` None: a cast.
+
+        Returns how to give up. `done` may be called before this returns.
+        """
+        box: list[int] = []  # the request's number, once it has one
+        request: object = (verb, *args)
+        process = self._process
+        if process is not None and not process.exiting:
+            self._put(request, done, box)
+        elif len(self._waiting) < WORKER_CALLS_MAX:
+            self._waiting.append((request, done, box))
+        elif done is not None:
+            done(None, RemoteError("overloaded", _OVERLOADED))
+        return lambda: self._give_up(box)
+
+    def _put(self, request: object, done: Done | None, box: list[int]) -> None:
+        runtime, process = self._runtime, self._process
+        if _GIVEN_UP in box:
+            return
+        if process is None or process.exiting:
+            self._waiting.append((request, done, box))
+        elif runtime.full(process):
+            if done is not None:
+                done(None, RemoteError("overloaded", _OVERLOADED))
+            else:
+                process.dropped_count += 1
+        elif done is None:
+            runtime.put(process, (CAST, request))
+        else:
+            number = runtime.new_ref()
+            box.append(number)
+            runtime.asks[number] = Ask(process.pid, _Answer(done))
+            runtime.ask_local(process, number, runtime.pid, request)
+
+    def _give_up(self, box: list[int]) -> None:
+        for number in box:
+            ask = self._runtime.asks.pop(number, None)
+            if ask is not None:
+                self._runtime.forget_ask(number, ask)
+        box.append(_GIVEN_UP)
+
+    # -- calls of the channel
+
+    def serve(
+        self,
+        session: SessionLike,
+        wake: Callable[[], None],
+        ident: int,
+        target: Target,
+        args: list[object],
+    ) -> None:
+        """Answer a call (ident -1: a cast) when its value comes."""
+        verb = target.name.rpartition(".")[2]
+        if ident < 0:
+            self.submit(verb, args, None)
+            session.finish(ident, target, None)
+            return
+
+        def done(value: object, error: CallError | None) -> None:
+            if error is None:
+                session.finish(ident, target, value)
+            else:
+                session.fail(ident, target, error)
+            wake()
+
+        session.running[ident] = lambda: None
+        give_up = self.submit(verb, args, done)
+        if ident in session.running:
+            session.running[ident] = give_up
+
+    def ask(self, verb: str, *args: object) -> Coroutine[Any, Any, object]:
+        """The request is made when this returns; wait for its value. Raises: `CallError`."""
+        answered = trio.Event()
+        outcome: list[Any] = []
+
+        def done(value: object, error: CallError | None) -> None:
+            outcome[:] = [value, error]
+            answered.set()
+
+        give_up = self.submit(verb, args, done)
+
+        async def wait() -> object:
+            try:
+                await answered.wait()
+            finally:
+                if not outcome:
+                    give_up()
+            value, error = outcome
+            if error is not None:
+                raise error
+            return value
+
+        return wait()
+
+
+_GIVEN_UP: Final = -1
+
+
+class Servers:
+    """All of a worker's, under one supervisor. `code`: what is loaded now."""
+
+    def __init__(self, runtime: Runtime, code: Callable[[], Code]) -> None:
+        self.slots: dict[str, Slot] = {}
+        self._runtime = runtime
+        self._code = code
+        self._starts: dict[str, Callable[..., object]] = {}
+        self._supervisor: Pid | None = None
+        self._running: set[str] = set()
+        self._lock = trio.Lock()
+        self.take()
+
+    def take(self) -> None:
+        """The code is another: calls go where it says. `change` starts and stops processes."""
+        code = self._code()
+        self._starts = dict(code.starts)
+        for name, cls in code.servers.items():
+            slot = self.slots.get(name)
+            if slot is None:
+                self.slots[name] = Slot(name, cls, self._runtime)
+            else:
+                slot.cls = cls
+        for targets in code.missions.values():
+            for target in targets.values():
+                if target.server:
+                    target.slot = slot = self.slots[target.server]
+                    target.function = _asking(slot, target.name.rpartition(".")[2])
+
+    async def run(self, started: Callable[[], None]) -> str:
+        """Until it fails, which it tells: a first start, or too many restarts."""
+        trap_exit()
+        process = this_process()
+        children = [self._child(key) for key in self._wanted()]
+        self._running = set(self._wanted())
+        try:
+            with trio.fail_after(START_S):
+                self._supervisor = await Supervisor.start_link(
+                    children, intensity=INTENSITY, period_s=PERIOD_S
+                )
+        except ProcessDown as down:
+            return f"its processes do not start: {down.reason!r:.1000}"
+        except trio.TooSlowError:
+            return f"its processes did not start within {START_S:g} s"
+        started()
+        message = await self._runtime.receive_message(process, Exit, inf)
+        return f"its processes ended too often: {cast(Exit, message).reason!r:.200}"
+
+    async def change(self) -> None:
+        """After `take`: start what is new, stop what is gone."""
+        async with self._lock:
+            supervisor = self._supervisor
+            if supervisor is None:
+                return
+            wanted = self._wanted()
+            for key in sorted(self._running.difference(wanted)):
+                await Supervisor.terminate_child(supervisor, key)
+                await Supervisor.delete_child(supervisor, key)
+                self._running.discard(key)
+                self.slots.pop(key, None)
+            for key in wanted:
+                if key not in self._running:
+                    self._running.add(key)
+                    try:
+                        await Supervisor.start_child(supervisor, self._child(key))
+                    except Refused as refused:
+                        self._running.discard(key)
+                        _log.warning(
+                            "not_started what=%s reason=%r, serving without it", key, refused.reason
+                        )
+
+    def _wanted(self) -> list[str]:
+        """First what `at_start` marks: servers may need it."""
+        return [*self._starts, *self._code().servers]
+
+    def _child(self, key: str) -> Child:
+        slot = self.slots.get(key)
+        if slot is not None:
+            return Child(key, start_calls(slot.start))
+        return Child(key, start_calls(self._start(key)), restart="transient")
+
+    def _start(self, key: str) -> Callable[[], object]:
+        def start() -> object:
+            return self._starts[key]()
+
+        return start
+
+
+def _asking(slot: Slot, verb: str) -> Callable[..., object]:
+    def ask(*args: object) -> Coroutine[Any, Any, object]:
+        return slot.ask(verb, *args)
+
+    return ask
