@@ -32,6 +32,7 @@ from drupelet.chan.loading import ServiceFunction
 from drupelet.errors import MailboxFull, NotSendable, ReceiveTimeout
 from drupelet.process import (
     Down,
+    Mailbox,
     Pid,
     Ref,
     demonitor,
@@ -69,7 +70,8 @@ async def service_side(
             argument, rest = await _first_value(link)
         if argument is None:
             return
-        owner = await spawn(function, process_self(), argument.value, extra)
+        mailbox = Mailbox(limit=limits.CHAN_WAITING_MAX, policy="block")
+        owner = await spawn(function, process_self(), argument.value, extra, mailbox=mailbox)
         await _Middle(link, owner, monitor(server)).run(rest)
     finally:
         link.close()

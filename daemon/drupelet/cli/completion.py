@@ -122,7 +122,7 @@ def fish() -> str:
     lines.append(
         f"complete -c drupelet -n '__fish_seen_subcommand_from {nodes}' -a '(__drupelet_nodes)'"
     )
-    lines.append("complete -c drupelet -F -n '__fish_seen_subcommand_from run'")
+    lines.append("complete -c drupelet -F -n '__fish_seen_subcommand_from run chan'")
     return "\n".join(lines) + "\n"
 
 

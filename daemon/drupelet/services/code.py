@@ -17,13 +17,14 @@ Rules
   that does not know of it would differ.
 - Before a worker starts, the operator's files are looked at: edited since the shipping, they win.
 
-Owns: nothing that runs. Cancellation: a load under way is finished first (LOAD_S at most).
+Owns: nothing that runs. Cancellation: a load under way is finished first (TAKE_S at most).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar, TypeVarTuple, Unpack
 
@@ -54,7 +55,9 @@ MEMBERS_ONLY: Final = frozenset({"member"})
 OWN: Final = frozenset({"operator", "worker"})
 LOADS_MAX: Final = 64  # that wait for the one under way
 ASK_S: Final = 5.0  # for the numbers of the versions that members have
-SEND_S: Final = 2 * LOAD_S  # a member's load, one before it, and the wire
+TAKE_S: Final = 1.5 * LOAD_S  # a worker that was just starting, the load, and the disk
+SEND_S: Final = 2 * LOAD_S  # a member's load, and what it waits for
+SHIP_TRIES: Final = 3  # when somebody else ships the same mission at the same moment
 
 _Args = TypeVarTuple("_Args")
 _Result = TypeVar("_Result")
@@ -181,18 +184,21 @@ class CodeShipping:
         directory = self._calls.directory
         assert directory is not None
         others = directory.connected()
-        numbers = await self._numbers(others, draft.mission)
-        bundle = Bundle(
-            mission=draft.mission,
-            load=draft.load,
-            modules=draft.modules,
-            sequence=self._code.next_sequence(draft.mission, numbers),
-        )
-        problem = bundle_problem(bundle, self._taken)
+        problem = bundle_problem(draft, self._taken)
         if problem:
             raise RemoteError("bad_bundle", problem)
-        signed = sign_bundle(self._seed, bundle)
-        nodes: dict[str, object] = {directory.own_name: await self._take(signed, bundle)}
+        for left in reversed(range(SHIP_TRIES)):
+            numbers = await self._numbers(others, draft.mission)
+            sequence = self._code.next_sequence(draft.mission, numbers)
+            bundle = replace(draft, sequence=sequence)
+            signed = sign_bundle(self._seed, bundle)
+            try:
+                own = await self._take(signed, bundle)
+                break
+            except RemoteError as error:
+                if error.kind != "superseded" or not left:
+                    raise
+        nodes: dict[str, object] = {directory.own_name: own}
         parts = (signed.content, signed.key, signed.signature)
         answers = await self._calls.multicall(others, "code", "load", *parts, timeout=SEND_S)
         nodes |= answers
@@ -280,9 +286,9 @@ class CodeShipping:
         if self._lock.statistics().tasks_waiting >= LOADS_MAX:
             raise RemoteError("overloaded", "too many bundles wait to be loaded; try again later")
         async with self._lock:
-            with trio.CancelScope(shield=True):
-                answer = await self._take_alone(signed, bundle)
-        return answer
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + TAKE_S):
+                return await self._take_alone(signed, bundle)
+            raise RemoteError("mission_stuck", f"{bundle.mission} took longer than {TAKE_S:g} s")
 
     async def _take_alone(self, signed: Signed, bundle: Bundle) -> dict[str, object]:
         mission, digest = bundle.mission, bundle_digest(bundle)

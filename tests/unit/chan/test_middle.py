@@ -315,6 +315,31 @@ async def test_values_that_came_with_the_argument() -> None:
         assert values[1:] == [Value(("echo", 1)), Value(("echo", 2))]
 
 
+async def test_what_waits_for_a_service_at_the_maximum_and_one_above() -> None:
+    busy: list[Pid] = []
+    go = trio.Event()
+
+    async def slow(mm: Pid, argument: object, extra: object) -> None:
+        busy.append(self())
+        await go.wait()
+        while await receive() != ("chan", mm, "last"):
+            pass
+
+    link, raw, machine = link_and_raw()
+    async with open_runtime():
+        await spawn(middle.service_side, link, slow, None, self(), lambda: None)
+        for value in ("argument", *range(limits.CHAN_WAITING_MAX)):
+            await raw.send_all(machine.send_value(value))
+        await trio.testing.wait_all_tasks_blocked()
+        assert process_info(busy[0])["messages"] == limits.CHAN_WAITING_MAX
+        await raw.send_all(machine.send_value("last"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert process_info(busy[0])["messages"] == limits.CHAN_WAITING_MAX
+        go.set()
+        assert await reason_of(busy[0]) in ("normal", "noproc")
+        await raw.aclose()
+
+
 @pytest.mark.parametrize("leave", ["close", "cut"])
 async def test_no_argument_no_service(leave: str) -> None:
     one, two = link_pair()

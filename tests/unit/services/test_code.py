@@ -11,14 +11,15 @@ import pytest
 import trio
 import trio.testing
 
+from drupelet.core.code import bundle_digest
 from drupelet.core.missions import MissionSpec
 from drupelet.errors import (
     CodeMismatch,
     NotPermitted,
     RemoteError,
 )
-from drupelet.node import Node
-from drupelet.services.code import LOADS_MAX
+from drupelet.node import Node, open_node
+from drupelet.services.code import LOADS_MAX, SHIP_TRIES
 from drupelet.wire.bundles import Bundle, encode_bundle
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.limits import (
@@ -27,7 +28,7 @@ from drupelet.wire.limits import (
     BUNDLE_MODULES_MAX,
 )
 from drupelet.wire.signing import BUNDLE_DOMAIN, Signed, sign, sign_bundle
-from tests.unit.services.nodes import open_small_node, wait_up
+from tests.unit.services.nodes import make_config, open_small_node, wait_up
 
 TEXT = """from drupelet import mission
 @mission("kettle")
@@ -292,6 +293,75 @@ async def test_a_member_alone_was_elsewhere_when_it_was_shipped(tmp_path: Path) 
         assert await bob.call("alice", "kettle", "boil") == "bob's"
 
 
+async def test_two_ship_at_the_same_moment(tmp_path: Path) -> None:
+    """Both nodes end with the same one."""
+    async with two(tmp_path) as (alice, bob):
+        kinds: list[object] = []
+
+        async def one(node: Node, value: str) -> None:
+            try:
+                kinds.append(list(states(await ship(node, kettle=source(value))).values()))
+            except RemoteError as error:
+                kinds.append(error.kind)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one, alice, "alice's")
+            nursery.start_soon(one, bob, "bob's")
+        assert digest(alice) == digest(bob)
+        assert await alice.call("bob", "kettle", "boil") == await alice.call(
+            "alice", "kettle", "boil"
+        )
+        assert ["loaded", "loaded"] in kinds
+
+
+async def test_somebody_was_quicker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version with the same number came while ours stood in line."""
+    install(tmp_path, "alice", "old")
+    with trio.fail_after(30):
+        async with open_small_node(tmp_path, "alice") as alice:
+            bundles = [
+                Bundle(mission="kettle", load=("kettle",), modules={"kettle": source(number)})
+                for number in range(9)
+            ]
+            smallest, *larger = sorted(bundles, key=bundle_digest)
+            take = alice.code._take
+            numbers: list[int] = []
+
+            async def another_first(signed: Signed, bundle: Bundle) -> dict[str, object]:
+                numbers.append(bundle.sequence)
+                if len(numbers) <= quicker:
+                    await take(*_signed(alice, replace(larger[0], sequence=bundle.sequence)))
+                return await take(signed, bundle)
+
+            monkeypatch.setattr(alice.code, "_take", another_first)
+            quicker = SHIP_TRIES - 1
+            answer = await ship(alice, kettle=smallest.modules["kettle"])
+            assert (answer["sequence"], numbers) == (3, [1, 2, 3])
+            quicker = 99
+            with pytest.raises(RemoteError, match="superseded"):
+                await ship(alice, kettle=smallest.modules["kettle"])
+            assert len(numbers) == 2 * SHIP_TRIES
+
+
+async def test_the_marks_of_a_file_that_runs(tmp_path: Path) -> None:
+    """`drupelet run FILE`: what the new code marks is served, what it no longer marks is not."""
+    file = tmp_path / "kettle.py"
+    file.write_bytes(source("old"))
+    spec = MissionSpec(name="", modules=(str(file),), directory=str(tmp_path))
+    with trio.fail_after(30):
+        async with open_node(make_config(tmp_path, "alice"), [spec]) as alice:
+            assert await _boil(alice) == "old"
+            answer = await ship(
+                alice, kettle=source("new") + source("pour").replace(b"boil", b"pour")
+            )
+            assert answer["mission"] == "kettle"
+            assert await alice.call("alice", "kettle", "pour") == "pour"
+            assert await alice.call("alice", "kettle", "boil") == "new"
+            await ship(alice, kettle=source("pour").replace(b"boil", b"pour"))
+            with pytest.raises(RemoteError, match="undef"):
+                await alice.call("alice", "kettle", "boil")
+
+
 # -- who may
 
 
@@ -470,6 +540,29 @@ async def ship_quietly(node: Node) -> None:
 
 def _signed(node: Node, bundle: Bundle) -> tuple[Signed, Bundle]:
     return sign_bundle(node.identity.seed, bundle), bundle
+
+
+async def test_a_node_that_stops_while_code_waits_for_a_worker(tmp_path: Path) -> None:
+    install(tmp_path, "alice", "old").write_text("import time\ntime.sleep(20)\n")
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            async with open_small_node(tmp_path, "alice") as alice:
+                nursery.start_soon(_refused, alice, "the node is stopping")
+                await trio.testing.wait_all_tasks_blocked()
+
+
+async def _refused(node: Node, words: str) -> None:
+    with pytest.raises(RemoteError, match=words):
+        await ship(node, kettle=source("new"))
+
+
+async def test_a_load_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drupelet.services.code.TAKE_S", 0.05)
+    install(tmp_path, "alice", "old").write_text("import time\ntime.sleep(20)\n")
+    with trio.fail_after(30):
+        async with open_small_node(tmp_path, "alice") as alice:
+            await _refused(alice, "mission_stuck: kettle took longer")
+            assert not alice.code._lock.locked()
 
 
 async def test_loads_wait_in_a_line_of_bounded_length(tmp_path: Path) -> None:
