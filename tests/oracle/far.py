@@ -10,6 +10,8 @@ import os
 import trio
 
 from drupelet import (
+    NOREPLY,
+    GenServer,
     Pid,
     exit,
     link,
@@ -22,6 +24,7 @@ from drupelet import (
     trap_exit,
     whereis,
 )
+from drupelet.process import pg
 
 
 async def answers() -> None:
@@ -67,6 +70,35 @@ def fails_there() -> None:
     exit("boom")
 
 
+class Plain(GenServer):
+    """As in cases/gen_server.py."""
+
+    def init(self) -> None:
+        self.state: list[object] = []
+
+    def get(self) -> object:
+        return self.state
+
+    def put(self, value: list[object]) -> object:
+        former, self.state = self.state, value
+        return ("was", former)
+
+    def end(self, reason: object) -> None:
+        exit(reason)
+
+    def never(self) -> object:
+        return NOREPLY
+
+    def handle_cast(self, request: tuple[object, ...]) -> None:
+        self.state = [request[0], *self.state]
+
+
+async def member(group: str) -> None:
+    """An `answers` that is a member of a group."""
+    pg.join(group)
+    await answers()
+
+
 # -- called
 
 
@@ -107,3 +139,8 @@ async def named(name: str) -> Pid:
 @mission("far")
 async def where(name: str) -> Pid | None:
     return await whereis(name)
+
+
+@mission("far")
+async def server(name: str) -> Pid:
+    return await Plain.start(name=name)

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.erlang, pytest.mark.slow]
 
 CASE_S = 10.0
 NAMES = ("gandalf", "bilbo", "oracle")
-EXPORTS = ("here", "fails", "later", "tell", "getpid", "named", "where")
+EXPORTS = ("here", "fails", "later", "tell", "getpid", "named", "where", "server")
 
 
 def start_cluster(cluster: Cluster) -> RealNode:

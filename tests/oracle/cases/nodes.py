@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drupelet import (
+    GenServer,
     NodeDown,
     Pid,
     demonitor,
@@ -22,6 +23,7 @@ from drupelet import (
     monitor_node,
     node,
     nodes,
+    pg,
     ping,
     receive,
     rpc,
@@ -45,7 +47,7 @@ from tests.oracle.helpers import (
     quiet,
     rest,
 )
-from tests.oracle.normal import case, differs, done, role
+from tests.oracle.normal import case, caught, differs, done, role
 
 FAR = Path(__file__).parents[1] / "far.py"
 
@@ -405,6 +407,82 @@ async def remote_name_is_free_after_down() -> object:
     return await whereis("remote_mortal", GANDALF)
 
 
+# -- servers
+
+
+async def server(name: str) -> tuple[str, str]:
+    role(await rpc.call(GANDALF, "far", "server", (name,)), "server")
+    return (name, GANDALF)
+
+
+@case
+async def remote_call() -> object:
+    pid = await whereis(*await server("rs_1"))
+    assert pid is not None
+    return await GenServer.call(pid, "put", ["new"])
+
+
+@case
+async def remote_call_by_name() -> object:
+    return await GenServer.call(await server("rs_2"), "get")
+
+
+@case
+async def remote_cast() -> object:
+    to = await server("rs_3")
+    gave = await GenServer.cast(to, "one")
+    return ("ok" if done(gave) else gave, await GenServer.call(to, "get"))
+
+
+@case
+async def remote_call_timeout() -> object:
+    return await caught(GenServer.call(await server("rs_4"), "never", timeout=0.02))
+
+
+@case
+async def remote_server_exits_during_a_call() -> object:
+    return await caught(GenServer.call(await server("rs_5"), "end", "boom"))
+
+
+@case
+async def remote_call_to_an_unknown_name() -> object:
+    return await caught(GenServer.call(("no_such_name", GANDALF), "get"))
+
+
+@case
+async def call_on_an_unknown_node() -> object:
+    return await caught(GenServer.call(("no_such_name", NOBODY), "get"))
+
+
+@case
+async def cast_on_an_unknown_node() -> object:
+    return "ok" if done(await GenServer.cast(("no_such_name", NOBODY), "hello")) else "?"
+
+
+# -- groups
+
+
+@case
+async def pg_member_of_another_node() -> object:
+    pg.join("remote_group")
+    ref, _ = pg.monitor("remote_group")
+    pid = role(await spawn(far.member, "remote_group", node=GANDALF), "child")
+    _, _, _, joined = await next_message((ref, "join", "remote_group", list))
+    members = pg.get_members("remote_group")
+    return (joined, len(members), pid in members, pg.get_local_members("remote_group"))
+
+
+@case
+async def pg_member_of_another_node_dies() -> object:
+    pg.monitor("remote_group_2")
+    pid = role(await spawn(far.member, "remote_group_2", node=GANDALF), "child")
+    await next_message()
+    await send(pid, ("exit", "boom"))
+    _, what, _, left = await next_message()
+    assert what == "leave"
+    return (left, pg.get_members("remote_group_2"))
+
+
 # -- rpc
 
 
@@ -428,7 +506,7 @@ async def rpc_exit() -> object:
     return await failed(rpc.call(GANDALF, "far", "fails", ("exit",)))
 
 
-@differs("reasons", otp="thrown", ours=("badrpc", "ValueError"))
+@differs("rpc", otp="thrown", ours=("badrpc", "ValueError"))
 async def rpc_throw() -> object:
     return await failed(rpc.call(GANDALF, "far", "fails", ("throw",)))
 
@@ -474,12 +552,15 @@ LOST = (
     "takes_who_does_not_trap",
     "takes_back_monitor_node",
     "during_an_rpc",
+    "during_a_call",
     "tells_nothing_twice",
     "send",
     "exit_sent",
     "monitor",
     "link",
     "link_not_trapped",
+    "call",
+    "cast",
     "rpc",
     "monitor_node",
     "nodedown_for_each_monitor_node",
@@ -516,7 +597,12 @@ async def lost(kill: Callable[[], None]) -> list[tuple[str, object]]:
         await receive("finish")
         await send(me, ("waited", await rest()))
 
+    async def asking() -> None:
+        asked = GenServer.call(("on_bilbo", BILBO), "never", timeout=60)
+        await send(me, ("call", await caught(asked)))
+
     await spawn(calling)
+    await spawn(asking)
     untrapping_ref = monitor(await spawn(untrapping))
     await next_message("linked")
     await monitor_node(BILBO)
@@ -539,6 +625,7 @@ async def lost(kill: Callable[[], None]) -> list[tuple[str, object]]:
     await send(flagged_pid, "finish")
     outcomes.append(("takes_back_monitor_node", (await next_message(("waited", list)))[1]))
     outcomes.append(("during_an_rpc", (await next_message(("rpc", object)))[1]))
+    outcomes.append(("during_a_call", (await next_message(("call", object)))[1]))
     outcomes.append(("tells_nothing_twice", await quiet()))
     return outcomes + await after(linked, watched)
 
@@ -557,6 +644,9 @@ async def after(linked: Pid, watched: Pid) -> list[tuple[str, object]]:
     link(linked)
     outcomes.append(("link", await next_message()))
     outcomes.append(("link_not_trapped", await died(links, linked)))
+    unlink(linked)
+    outcomes.append(("call", await caught(GenServer.call(watched, "get"))))
+    outcomes.append(("cast", "ok" if done(await GenServer.cast(watched, "hello")) else "?"))
     outcomes.append(("rpc", await failed(rpc.call(BILBO, "far", "here"))))
     await monitor_node(BILBO)
     outcomes.append(("monitor_node", await next_message()))

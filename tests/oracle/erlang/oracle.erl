@@ -109,7 +109,7 @@ watch(Pid) -> erlang:monitor(process, Pid).
 %% Reasons without stack traces.
 reason({Reason, [{Module, _, _, _} | _]}) when is_atom(Module) -> reason(Reason);
 reason({Reason, Stack}) when Stack =:= [], is_tuple(Reason) -> reason(Reason);
-reason({{nodedown, Node}, {_, call, _}}) -> {{nodedown, Node}, in_call};
+reason({{nodedown, _}, {_, call, _}}) -> {nodedown, in_call};
 reason({Reason, {gen_server, call, _}}) -> {reason(Reason), in_call};
 reason({Reason, {gen_server, stop, _}}) -> {reason(Reason), in_stop};
 reason({Reason, {gen_statem, call, _}}) -> {reason(Reason), in_call};

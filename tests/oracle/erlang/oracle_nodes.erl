@@ -187,7 +187,7 @@ server(Name) ->
 servers() -> [
     {"remote_call", fun() ->
         {Name, Node} = server(rs_1), Pid = rpc:call(Node, erlang, whereis, [Name]),
-        gen_server:call(Pid, {put, new})
+        gen_server:call(Pid, {put, [new]})
     end},
     {"remote_call_by_name", fun() -> gen_server:call(server(rs_2), get) end},
     {"remote_cast", fun() ->
@@ -249,7 +249,10 @@ groups() -> [
     end}
 ].
 
-scope() -> spawn(fun() -> pg:start(pg), receive never -> ok end end).
+scope() ->
+    Self = self(),
+    spawn(fun() -> {ok, _} = pg:start(pg), Self ! started, receive never -> ok end end),
+    receive started -> ok end.
 
 %% -- a node that is lost
 
@@ -293,7 +296,6 @@ lost() ->
      {"lost_node_monitor", begin watch(Watched), next() end},
      {"lost_node_link", begin link(Linked), next() end},
      {"lost_node_link_not_trapped", died(fun() -> link(Linked), receive never -> ok end end)},
-     {"lost_node_unlink_and_demonitor", {unlink(Linked), demonitor(hd(Refs))}},
      {"lost_node_call", caught(fun() -> gen_server:call(Watched, get) end)},
      {"lost_node_cast", gen_server:cast(Watched, hello)},
      {"lost_node_rpc", failed(rpc:call(Bilbo, ?MODULE, here, []))},

@@ -1,0 +1,669 @@
+"""GenServer: twins of erlang/oracle_gen_server.erl.
+
+Erlang's half has one callback module of funs; ours has a class for what a case needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from drupelet import (
+    IGNORE,
+    NOREPLY,
+    Down,
+    Exit,
+    GenServer,
+    NameTaken,
+    Pid,
+    ProcessDown,
+    Stop,
+    exit,
+    is_process_alive,
+    monitor,
+    node,
+    receive,
+    reply,
+    self,
+    send,
+    send_nowait,
+    spawn,
+    trap_exit,
+)
+from tests.oracle.helpers import (
+    collect,
+    dead,
+    died,
+    down,
+    is_gone,
+    next_message,
+    quiet,
+    rest,
+)
+from tests.oracle.normal import case, caught, differs, done, role
+
+call = GenServer.call
+
+
+class Plain(GenServer):
+    """`get` gives the state; other verbs end the server in one way or another."""
+
+    def init(self, state: object = None) -> None:
+        self.state: Any = [] if state is None else state
+
+    def get(self) -> object:
+        return self.state
+
+    def put(self, value: object) -> object:
+        former, self.state = self.state, value
+        return ("was", former)
+
+    def halt(self) -> None:
+        raise Stop("normal", reply="stopping")
+
+    def halt_without_reply(self) -> None:
+        raise Stop("boom")
+
+    def crash(self) -> None:
+        raise ValueError("bad")
+
+    def end(self, reason: object) -> None:
+        exit(reason)
+
+    def never(self) -> object:
+        return NOREPLY
+
+    def handle_cast(self, request: Any) -> None:
+        self.state = [request[0], *self.state]
+
+
+async def start(cls: type[GenServer] = Plain, *args: object, **options: Any) -> Pid:
+    return role(await cls.start(*args, **options), "server")
+
+
+async def started(starting: Awaitable[object]) -> object:
+    """What `gen_server:start` gives for what ours raises."""
+    try:
+        return "ignore" if await starting is None else "ok"
+    except ProcessDown as error:
+        return ("error", error.reason)
+
+
+# -- starts
+
+
+@case
+async def server_starts() -> object:
+    return is_process_alive(await start())
+
+
+@case
+async def server_init_gives_the_state() -> object:
+    return await call(await start(Plain, "fresh"), "get")
+
+
+@case
+async def server_init_runs_in_the_server() -> object:
+    class Tells(Plain):
+        async def init(self, to: Any) -> None:
+            await send(to, ("init", self_pid()))
+
+    pid = await start(Tells, self())
+    _, who = await next_message()
+    return bool(who == pid)
+
+
+self_pid = self
+
+
+class Refuses(GenServer):
+    def init(self, how: str) -> object:
+        match how:
+            case "stop":
+                raise Stop("no_reason")
+            case "ignore":
+                return IGNORE
+            case "exit":
+                exit("boom")
+        raise ValueError("bad")
+
+
+@case
+async def server_init_stop() -> object:
+    return await started(Refuses.start("stop"))
+
+
+@case
+async def server_init_ignore() -> object:
+    return await started(Refuses.start("ignore"))
+
+
+@case
+async def server_init_exit() -> object:
+    return await started(Refuses.start("exit"))
+
+
+@differs("reasons", otp=("error", "bad"), ours=("error", ("ValueError", "bad")))
+async def server_init_error() -> object:
+    return await started(Refuses.start("error"))
+
+
+@case
+async def server_init_stop_when_linked() -> object:
+    trap_exit(True)
+    return (await started(Refuses.start_link("stop")), await next_message())
+
+
+@differs("refusals", otp=("error", ("already_started", "first")), ours="NameTaken")
+async def server_name_is_taken() -> object:
+    await Plain.start(name="server_name")
+    try:
+        await Plain.start(name="server_name")
+    except NameTaken as error:
+        return type(error).__name__
+    return "started"
+
+
+@case
+async def server_start_link_links() -> object:
+    trap_exit(True)
+    pid = role(await Plain.start_link(), "server")
+    exit(pid, "boom")
+    return await next_message()
+
+
+# -- calls
+
+
+@case
+async def a_call() -> object:
+    return await call(await start(), "put", "new")
+
+
+@case
+async def call_by_name() -> object:
+    await start(name="called")
+    return await call("called", "get")
+
+
+@case
+async def call_by_name_and_node() -> object:
+    await start(name="called_there")
+    return await call(("called_there", node()), "get")
+
+
+@case
+async def a_cast() -> object:
+    pid = await start()
+    gave = await GenServer.cast(pid, "one")
+    return ("ok" if done(gave) else gave, await call(pid, "get"))
+
+
+@case
+async def casts_and_calls_keep_their_order() -> object:
+    pid = await start()
+    for number in (1, 2, 3):
+        await GenServer.cast(pid, number)  # type: ignore[arg-type]
+    return await call(pid, "get")
+
+
+@case
+async def cast_by_name() -> object:
+    await start(name="cast_to")
+    await GenServer.cast("cast_to", "one")
+    return await call("cast_to", "get")
+
+
+@case
+async def info_is_handled() -> object:
+    class Informed(Plain):
+        def handle_info(self, message: Any) -> None:
+            self.state = [("info", message), *self.state]
+
+    pid = await start(Informed)
+    await send(pid, "hello")
+    return await call(pid, "get")
+
+
+@case
+async def calls_of_many_are_answered_in_order() -> object:
+    class Counter(GenServer):
+        def init(self) -> None:
+            self.number = 0
+
+        def count(self) -> int:
+            self.number += 1
+            return self.number
+
+    me, pid = self(), await start(Counter)
+
+    async def child() -> None:
+        await send(me, await call(pid, "count"))
+
+    for _ in range(3):
+        await spawn(child)
+    return sorted(await collect(3))
+
+
+class Later(GenServer):
+    """Answers `wait` when it is told to `go`; tells `watcher` that it did."""
+
+    def init(self, watcher: Pid | None = None) -> None:
+        self.watcher = watcher
+
+    def wait(self) -> object:
+        self.waiting = self.caller
+        return NOREPLY
+
+    def ready(self) -> bool:
+        return True
+
+    async def handle_cast(self, request: Any) -> None:
+        await reply(self.waiting, "later")  # type: ignore[arg-type]
+        if self.watcher is not None:
+            await send(self.watcher, "replied")
+
+
+@case
+async def reply_later() -> object:
+    pid = await start(Later)
+    await spawn(lambda: GenServer.cast(pid, "go"))
+    return await call(pid, "wait")
+
+
+@case
+async def reply_by_another_process() -> object:
+    class Delegates(GenServer):
+        async def question(self) -> object:
+            await spawn(reply, self.caller, ("answered_by", "other"))
+            return NOREPLY
+
+    return await call(await start(Delegates), "question")
+
+
+@case
+async def reply_before_the_return() -> object:
+    class Early(GenServer):
+        async def question(self) -> object:
+            await reply(self.caller, "early")  # type: ignore[arg-type]
+            return NOREPLY
+
+    return (await call(await start(Early), "question"), await quiet())
+
+
+@case
+async def a_second_reply_is_dropped() -> object:
+    class Twice(GenServer):
+        def question(self) -> str:
+            self.first = self.caller
+            return "one"
+
+        def get(self) -> str:
+            return "got"
+
+        async def handle_cast(self, request: Any) -> None:
+            await reply(self.first, "two")  # type: ignore[arg-type]
+
+    pid = await start(Twice)
+    one = await call(pid, "question")
+    await GenServer.cast(pid, "again")
+    return (one, await call(pid, "get"), await rest())
+
+
+@case
+async def reply_and_stop() -> object:
+    pid = await start()
+    ref = monitor(pid)
+    return (await call(pid, "halt"), await down(ref))
+
+
+@case
+async def the_caller_of_a_call() -> object:
+    class Names(GenServer):
+        def who(self) -> object:
+            assert self.caller is not None
+            return self.caller[0]
+
+    return await call(await start(Names), "who")
+
+
+# -- failures
+
+
+@case
+async def call_to_the_dead() -> object:
+    return await caught(call(await dead(), "get"))
+
+
+@case
+async def call_to_an_unknown_name() -> object:
+    return await caught(call("no_such_name", "get"))
+
+
+@differs("calls", otp=("noproc", "in_call"), ours="ProcessDown")
+async def call_not_caught_ends_the_caller() -> object:
+    kind, _ = await died(call, await dead(), "get")  # type: ignore[misc]
+    return kind
+
+
+@case
+async def call_timeout() -> object:
+    return await caught(call(await start(), "never", timeout=0.02))
+
+
+@case
+async def call_timeout_spares_the_server() -> object:
+    pid = await start()
+    await caught(call(pid, "never", timeout=0.02))
+    return await call(pid, "get")
+
+
+@case
+async def a_late_reply_is_dropped() -> object:
+    pid = await start(Later, self())
+    outcome = await caught(call(pid, "wait", timeout=0.02))
+    await GenServer.cast(pid, "go")
+    await receive("replied", timeout=2)
+    return (outcome, await quiet())
+
+
+async def outcome_and_end(verb: str, *args: object) -> object:
+    pid = await start()
+    ref = monitor(pid)
+    return (await caught(call(pid, verb, *args)), await down(ref))
+
+
+BAD = ("ValueError", "bad")
+
+
+@differs(
+    "reasons", otp=(("exit", ("bad", "in_call")), "bad"), ours=(("exit", (BAD, "in_call")), BAD)
+)
+async def server_crashes_during_a_call() -> object:
+    return await outcome_and_end("crash")
+
+
+@case
+async def server_exits_during_a_call() -> object:
+    return await outcome_and_end("end", "boom")
+
+
+@case
+async def server_ends_normally_during_a_call() -> object:
+    return await caught(call(await start(), "end", "normal"))
+
+
+@case
+async def server_stops_without_a_reply() -> object:
+    return await caught(call(await start(), "halt_without_reply"))
+
+
+@case
+async def server_is_killed_during_a_call() -> object:
+    pid = await start()
+    await spawn(lambda: exit(pid, "kill"))
+    return await caught(call(pid, "never"))
+
+
+@differs(
+    "verbs",
+    otp=(("exit", ("function_clause", "in_call")), "function_clause"),
+    ours=(("exit", ("raised", "undef")), "nothing"),
+)
+async def unknown_call() -> object:
+    pid = await start()
+    monitor(pid)
+    return (await caught(call(pid, "no_such_call")), await quiet())
+
+
+@case
+async def call_to_oneself() -> object:
+    class Selfish(GenServer):
+        async def again(self) -> object:
+            return await caught(call(self_pid(), "again"))
+
+    return await call(await start(Selfish), "again")
+
+
+@case
+async def cast_to_the_dead() -> object:
+    return "ok" if done(await GenServer.cast(await dead(), "hello")) else "?"
+
+
+@case
+async def cast_to_an_unknown_name() -> object:
+    return "ok" if done(await GenServer.cast("no_such_name", "hello")) else "?"
+
+
+@differs("state", otp=("bad_return_value", "rubbish"), ours="nothing")
+async def a_bad_return_ends_the_server() -> object:
+    class Returns(GenServer):
+        def handle_cast(self, request: Any) -> str:
+            return "rubbish"
+
+    pid = await start(Returns)
+    monitor(pid)
+    await GenServer.cast(pid, "hello")
+    return await quiet()
+
+
+# -- continue, timeout, info
+
+
+@case
+async def continue_comes_before_any_message() -> object:
+    class Continues(Plain):
+        def init(self) -> None:
+            send_nowait(self_pid(), "first_message")
+            self.state = ["init"]
+            self.continue_with("more")
+
+        def handle_continue(self, argument: Any) -> None:
+            self.state = ["continue", *self.state]
+
+        def handle_info(self, message: Any) -> None:
+            self.state = ["info", *self.state]
+
+    return await call(await start(Continues), "get")
+
+
+@case
+async def continue_after_a_call() -> object:
+    class Continues(Plain):
+        def go(self) -> str:
+            self.continue_with("rest")
+            return "going"
+
+        def handle_continue(self, argument: Any) -> None:
+            self.state = ["continued", *self.state]
+
+    pid = await start(Continues)
+    return (await call(pid, "go"), await call(pid, "get"))
+
+
+class Idle(GenServer):
+    def init(self, to: Pid, seconds: float) -> None:
+        self.to = to
+        self.timeout_after(seconds)
+
+    def handle_cast(self, request: Any) -> None:
+        pass
+
+    async def handle_info(self, message: Any) -> None:
+        match message:
+            case "timeout":
+                await send(self.to, "timed_out")
+
+
+@case
+async def timeout_of_an_idle_server() -> object:
+    await start(Idle, self(), 0.01)
+    return (await next_message(), await quiet())
+
+
+@case
+async def timeout_is_given_up_at_a_message() -> object:
+    pid = await start(Idle, self(), 0.02)
+    await GenServer.cast(pid, "hello")
+    return await quiet()
+
+
+@case
+async def unknown_info_is_survived() -> object:
+    pid = await start()
+    await send(pid, "what_is_this")
+    return await call(pid, "get")
+
+
+@case
+async def a_trapping_server_gets_exits_as_info() -> object:
+    class Traps(Plain):
+        def init(self, to: Any) -> None:
+            super().init()
+            self.to = to
+            trap_exit(True)
+
+        async def handle_info(self, message: Any) -> None:
+            match message:
+                case Exit(reason=reason):
+                    await send(self.to, ("got_exit", reason))
+
+    pid = await start(Traps, self())
+    exit(pid, "boom")
+    return (await next_message(), await call(pid, "get"))
+
+
+@case
+async def a_down_is_an_info() -> object:
+    class Watches(GenServer):
+        def init(self, to: Pid, other: Pid) -> None:
+            self.to = to
+            monitor(other)
+
+        async def handle_info(self, message: Any) -> None:
+            match message:
+                case Down(reason=reason):
+                    await send(self.to, ("got_down", reason))
+
+    await start(Watches, self(), await dead())
+    return await next_message()
+
+
+# -- ends
+
+
+class Telling(Plain):
+    """Tells `to` of its `terminate`."""
+
+    def init(self, to: Any, trap: bool = False, state: object = None) -> None:
+        super().init(state)
+        self.to = to
+        trap_exit(trap)
+
+    async def terminate(self, reason: Any) -> None:
+        await send(self.to, ("terminate", reason, self.state))
+
+
+@case
+async def stop_from_outside() -> object:
+    pid = await start(Telling, self())
+    ref = monitor(pid)
+    gave = await GenServer.stop(pid)
+    return ("ok" if done(gave) else gave, await next_message(), await down(ref))
+
+
+@case
+async def stop_with_a_reason() -> object:
+    pid = await start(Telling, self())
+    ref = monitor(pid)
+    gave = await GenServer.stop(pid, "because", timeout=1)
+    return ("ok" if done(gave) else gave, await next_message(), await down(ref))
+
+
+@case
+async def stop_the_dead() -> object:
+    try:
+        await GenServer.stop(await dead())
+    except ProcessDown as error:
+        return ("exit", error.reason)
+    return "ok"
+
+
+@case
+async def terminate_after_a_stop() -> object:
+    pid = await start(Telling, self())
+    ref = monitor(pid)
+    await call(pid, "halt")
+    return (await next_message(), await down(ref))
+
+
+@differs("reasons", otp=("terminate", "bad", []), ours=("terminate", BAD, []))
+async def terminate_after_a_crash() -> object:
+    await caught(call(await start(Telling, self()), "crash"))
+    return await next_message()
+
+
+@case
+async def terminate_after_an_exit() -> object:
+    await caught(call(await start(Telling, self()), "end", "boom"))
+    return await next_message()
+
+
+@case
+async def no_terminate_after_a_signal() -> object:
+    pid = await start(Telling, self())
+    ref = monitor(pid)
+    exit(pid, "boom")
+    return (await down(ref), await quiet())
+
+
+@case
+async def no_terminate_after_a_kill() -> object:
+    pid = await start(Telling, self(), True)
+    ref = monitor(pid)
+    exit(pid, "kill")
+    return (await down(ref), await quiet())
+
+
+async def parent_ends(to: Pid, *args: object) -> None:
+    await send(to, ("server", await Telling.start_link(to, *args)))
+    exit("boom")
+
+
+@case
+async def terminate_when_the_parent_ends_and_exits_are_trapped() -> object:
+    assert await died(parent_ends, self(), True, "state") == "boom"
+    _, pid = await next_message()
+    return (await next_message(), await is_gone(pid))
+
+
+@case
+async def no_terminate_when_the_parent_ends_and_nothing_is_trapped() -> object:
+    assert await died(parent_ends, self()) == "boom"
+    _, pid = await next_message()
+    await is_gone(pid)
+    return await quiet()
+
+
+@case
+async def the_reason_of_a_stop_from_a_cast() -> object:
+    class Stops(GenServer):
+        def handle_cast(self, request: Any) -> None:
+            self.stop(("shutdown", "done"))
+
+    pid = await start(Stops)
+    ref = monitor(pid)
+    await GenServer.cast(pid, "stop_now")
+    return await down(ref)
+
+
+@case
+async def a_crash_in_terminate_is_the_reason() -> object:
+    class Worse(Plain):
+        def terminate(self, reason: Any) -> None:
+            exit("worse")
+
+    pid = await start(Worse)
+    ref = monitor(pid)
+    await caught(call(pid, "halt"))
+    return await down(ref)
