@@ -12,7 +12,8 @@ _CONFIG = {"config", "config_values", "toml_text"}
 _CORE_UP = {"errors", "wire", "core", "store", "net", "services"} | _CONFIG
 
 ROOMS: dict[str, set[str]] = {
-    "__init__": {"mission"},  # names are loaded on first use
+    # names are loaded on first use
+    "__init__": {"mission", "process", "net_kernel", "ladder"},
     "errors": set(),
     "toml_text": {"errors"},
     "config_values": {"errors", "toml_text", "wire"},
@@ -31,7 +32,10 @@ ROOMS: dict[str, set[str]] = {
     "client": {"errors", "wire", "net"},
     "net_kernel": {"errors", "client", "process"},  # joins the two: adr/0010
     "simulator": {"errors", "wire", "core"},
-    "cli": _CORE_UP | {"node", "client", "simulator", "process", "chan", "__version__"},
+    # several nodes in one trio loop, for programs: adr/0013
+    "ladder": {"errors", "wire", "core", "process", "mission"},
+    "cli": _CORE_UP
+    | {"node", "client", "simulator", "ladder", "process", "chan", "mission", "__version__"},
 }
 
 # -- which libraries a room may import besides the standard library
@@ -48,6 +52,7 @@ LIBRARIES: dict[str, set[str]] = {
     "worker": {"trio", "outcome"},
     "client": {"trio", "outcome"},
     "net_kernel": {"trio"},
+    "ladder": {"trio"},
     "cli": {"trio"},
 }
 
@@ -128,6 +133,14 @@ _ALL = ("daemon/", "tests/")
 _CLI = ("daemon/drupelet/cli/",)
 _PROGRAMS = ("daemon/drupelet/simulator/", "daemon/drupelet/discovery/main.py")  # their own verdict
 
+# Everything there runs on a MockClock that jumps: a sleep is the passing of time that is tested.
+_VIRTUAL = (
+    "tests/unit/process/",
+    "tests/unit/ladder/",
+    "tests/unit/cli/lessons/",
+    "tests/sim/process_",
+)
+
 BANS: tuple[Ban, ...] = (
     Ban(name="print", instead="logging; only cli prints", but=(*_CLI, *_PROGRAMS)),
     Ban(name="input", instead="the command line's arguments", but=_CLI),
@@ -185,12 +198,17 @@ BANS: tuple[Ban, ...] = (
     Ban(
         name="threading.Thread",
         instead="trio.to_thread.run_sync with a limiter",
-        but=("daemon/drupelet/client/", "daemon/drupelet/cli/shell.py"),
+        but=(
+            "daemon/drupelet/client/",
+            "daemon/drupelet/cli/shell.py",
+            "daemon/drupelet/process/child.py",  # a program without a trio loop
+        ),
     ),
     Ban(
         name="trio.sleep",
         instead="trio.testing.wait_all_tasks_blocked, an Event, or autojump_clock",
         where=("tests/unit/", "tests/sim/"),
+        but=_VIRTUAL,
     ),
 )
 QUIET_ROOMS = _QUIET
