@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from drupelet import net_kernel as net_kernel
+    from drupelet.errors import Refused
     from drupelet.mission import at_start, cast, mission
     from drupelet.process import (
         ANY,
@@ -69,14 +70,19 @@ if TYPE_CHECKING:
         whereis,
     )
     from drupelet.process import code as code
+    from drupelet.process import pg as pg
     from drupelet.process import rpc as rpc
     from drupelet.process.behaviours import IGNORE
+    from drupelet.process.children import Child, start_calls
+    from drupelet.process.dynamic_supervisor import DynamicSupervisor
     from drupelet.process.gen_server import NOREPLY, GenServer, Stop
+    from drupelet.process.supervisor import Supervisor
 
 _MODULES = {  # from drupelet import rpc
     "chan": "drupelet.chan",
     "code": "drupelet.process.code",
     "net_kernel": "drupelet.net_kernel",
+    "pg": "drupelet.process.pg",
     "rpc": "drupelet.process.rpc",
 }
 
@@ -84,7 +90,9 @@ __all__ = [
     "ANY",
     "IGNORE",
     "NOREPLY",
+    "Child",
     "Down",
+    "DynamicSupervisor",
     "Exit",
     "GenServer",
     "Mailbox",
@@ -97,9 +105,11 @@ __all__ = [
     "ProcessExit",
     "ReceiveTimeout",
     "Ref",
+    "Refused",
     "Request",
     "Scope",
     "Stop",
+    "Supervisor",
     "__version__",
     "ask",
     "at_start",
@@ -121,6 +131,7 @@ __all__ = [
     "node",
     "nodes",
     "open_scope",
+    "pg",
     "ping",
     "process_info",
     "processes",
@@ -138,6 +149,7 @@ __all__ = [
     "spawn",
     "spawn_link",
     "spawn_monitor",
+    "start_calls",
     "trap_exit",
     "unlink",
     "unregister",
@@ -148,10 +160,15 @@ _HOMES = dict.fromkeys(__all__, "drupelet.process") | {
     "mission": "drupelet.mission",
     "cast": "drupelet.mission",
     "at_start": "drupelet.mission",
+    "Refused": "drupelet.errors",
     "IGNORE": "drupelet.process.behaviours",
+    "Child": "drupelet.process.children",
+    "start_calls": "drupelet.process.children",
+    "DynamicSupervisor": "drupelet.process.dynamic_supervisor",
     "GenServer": "drupelet.process.gen_server",
     "NOREPLY": "drupelet.process.gen_server",
     "Stop": "drupelet.process.gen_server",
+    "Supervisor": "drupelet.process.supervisor",
 }
 
 
