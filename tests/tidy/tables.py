@@ -13,7 +13,7 @@ _CORE_UP = {"errors", "wire", "core", "store", "net", "services"} | _CONFIG
 
 ROOMS: dict[str, set[str]] = {
     # names are loaded on first use
-    "__init__": {"mission", "process", "net_kernel", "ladder"},
+    "__init__": {"errors", "mission", "process", "net_kernel", "ladder"},
     "errors": set(),
     "toml_text": {"errors"},
     "config_values": {"errors", "toml_text", "wire"},
@@ -52,7 +52,7 @@ LIBRARIES: dict[str, set[str]] = {
     "worker": {"trio", "outcome"},
     "client": {"trio", "outcome"},
     "net_kernel": {"trio"},
-    "ladder": {"trio"},
+    "ladder": {"trio", "outcome"},
     "cli": {"trio"},
 }
 

@@ -50,7 +50,6 @@ from drupelet.wire.limits import (
     HELD_BYTES_MAX,
     TARGET_BYTES_MAX,
 )
-
 from drupelet.wire.messages.processes import ASK, KIND_PLACE, REPLY, SEND, SPAWN
 
 if TYPE_CHECKING:

@@ -43,8 +43,8 @@ To ``number 0`` (a daemon) goes ASK with ``["register", name, pid]``, ``["unregi
 ``["whereis", name]`` or ``["registered"]``; it answers null or ``["error", text]``; null; a pid or
 null; a list of ``[name, pid]``. With ref 0 nobody waits for an answer. To a runtime goes ASK with
 ``["processes"]``. The body of GONE is ``[reason, [name, ...]]``: the names that went with it, so
-that those who watch by name are told; a runtime answers the GONE of a node with an empty one. The body
-of PAUSE is the ``[name, node]`` pairs of `from`.
+that those who watch by name are told; a runtime answers the GONE of a node with an empty one. The
+body of PAUSE is the ``[name, node]`` pairs of `from`.
 
 References: Erlang/OTP, "Distribution Protocol", control messages; the ASK is OTP's monitor with an
 alias (`erlang:monitor/3`), in one message because every `GenServer.call` needs both.

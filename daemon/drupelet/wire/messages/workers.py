@@ -3,8 +3,8 @@
 Decides their fields and bounds. Both travel as the body of a HELLO frame, one CBOR map each.
 
 - daemon -> worker, `WorkerOrder`: ``{"role": "daemon", "version", "mission", "modules", "exports",
-  "memory_bytes", "directory", "shipped"}``. The order travels on the channel and not on the command line, so
-  that a socket-activated worker under systemd gets it the same way as a child process.
+  "memory_bytes", "directory", "shipped"}``. The order travels on the channel, not on the command
+  line, so that a socket-activated worker under systemd gets it the same way as a child process.
 - worker -> daemon, `WorkerHello`: ``{"role": "worker", "version", "digest", "missions": {name:
   [[export, is_cast, signature], ...]}}``; or `WorkerFailure`: ``{"role": "worker", "version",
   "problems": [[kind, file, line, message], ...]}`` with the names that WTD gave to load errors.
