@@ -24,7 +24,8 @@ import trio
 
 from drupelet.errors import CallError, NameTaken, NoConnection
 from drupelet.ladder.cluster import Cluster, Conditions, open_cluster, run_virtual
-from drupelet.ladder.runtimes import Attachment, SeenRuntime
+from drupelet.ladder.runtimes import Attachment
+from drupelet.ladder.seen import SeenRuntime
 from drupelet.process import (
     Down,
     Exit,
@@ -421,7 +422,7 @@ class World:
                 self.ledger.close()
                 return Result(
                     seed=self.seed,
-                    trace_hash=cluster.log.hash(),
+                    trace_hash=cluster.trace.hash(),
                     checks=self.ledger.checks,
                     fired=self.fired,
                     outcomes=self.outcomes,
@@ -482,7 +483,7 @@ class World:
                 cluster.path(other, one).heal()
             case "crash_node" | "crash_dark":
                 self._crashed(cluster.daemons[one].attachments.values())
-                cluster.crash(one, dark=kind == "crash_dark")
+                cluster.kill(one, dark=kind == "crash_dark")
                 await trio.sleep(random.random() * self.span_s / 2)
                 await cluster.restart(one)
                 self._settlers(next(iter(cluster.daemons[one].attachments.values())))

@@ -38,7 +38,8 @@ from drupelet.core.effects import Dial
 from drupelet.core.processes import ProcessRouter
 from drupelet.ladder.daemon import Daemon
 from drupelet.ladder.network import Network, Path
-from drupelet.ladder.runtimes import Attachment, SeenRuntime
+from drupelet.ladder.runtimes import Attachment
+from drupelet.ladder.seen import SeenRuntime
 from drupelet.ladder.trace import Trace
 from drupelet.process.running import run_main
 
@@ -78,7 +79,7 @@ class Cluster:
         self.conditions = conditions
         self.network = Network(Random(f"{seed} network"))
         self.daemons: dict[str, Daemon] = {}
-        self.log = Trace()
+        self.trace = Trace()  # everything that happened so far
         self._nursery = nursery
         self._missions = missions
         self._modules = dict.fromkeys(modules, b"")
@@ -100,7 +101,7 @@ class Cluster:
 
     def cut(self, node: str, other: str, *, one_way: bool = False) -> None:
         """Nothing arrives between the two any more; `one_way`: nothing of `node` at `other`."""
-        self.log.event("cut", node, other)
+        self.trace.event("cut", node, other)
         self.path(node, other).cut()
         if not one_way:
             self.path(other, node).cut()
@@ -114,14 +115,14 @@ class Cluster:
 
     def heal(self) -> None:
         """Mend every path that is cut."""
-        self.log.event("heal", "")
+        self.trace.event("heal", "")
         for path in self._paths.values():
             path.heal()
 
     def drop_links(self, node: str, other: str, *, one_end: bool = False) -> bool:
         """Break the connections between two nodes; `one_end`: only `node` notices. Were any?"""
         links = [each for each in self.daemon(node).links.values() if each.peer.name == other]
-        self.log.event("drop", node, other)
+        self.trace.event("drop", node, other)
         for link in links:
             peer = self.daemons[other]
             if not one_end and peer.is_alive and link.other.link_id in peer.links:
@@ -134,26 +135,38 @@ class Cluster:
 
     def dial_again(self, node: str, other: str) -> None:
         """`node` opens one more link to `other`, as a node that lost the first one does."""
-        self.log.event("dial", node, other)
+        self.trace.event("dial", node, other)
         self.daemon(node).dial(Dial(host=other, port=1, name=other))
 
     def stretch(self, node: str, other: str, latency_s: float) -> None:
         """What `node` sends takes so long to `other` from now on."""
         self.path(node, other).latency_s = latency_s
 
-    def crash(self, node: str, *, dark: bool = False) -> None:
-        """Kill a node with everything on it; `dark`: its power went, so nobody is told."""
+    def pause(self, node: str) -> None:
+        """Its programs stop, as with ``kill -STOP``: its daemon goes on, they read nothing."""
+        self.trace.event("pause", node)
+        for attachment in self.daemon(node).attachments.values():
+            attachment.stall()
+
+    def resume(self, node: str) -> None:
+        """They go on."""
+        self.trace.event("resume", node)
+        for attachment in self.daemon(node).attachments.values():
+            attachment.go_on()
+
+    def kill(self, node: str, *, dark: bool = False) -> None:
+        """End a node with everything on it; `dark`: its power went, so nobody is told."""
         daemon = self.daemon(node)
-        self.log.event("crash", node)
+        self.trace.event("kill", node)
         daemon.stop(dark=dark)
         del self.daemons[node]
         del self._main[node]
 
     async def restart(self, node: str) -> None:
-        """Start a node that was crashed: a new incarnation."""
+        """Start a node that was killed: a new incarnation."""
         if node in self.daemons:
             raise RuntimeError(f"{node} runs")
-        self.log.event("restart", node)
+        self.trace.event("restart", node)
         await self._start(node)
 
     async def add_runtime(self, node: str, label: str = "client") -> Attachment:
@@ -167,10 +180,6 @@ class Cluster:
         while not self._is_whole():
             self._changed = trio.Event()
             await self._changed.wait()
-
-    def trace(self) -> Trace:
-        """Everything that happened so far."""
-        return self.log
 
     # -- what its parts use
 
@@ -201,14 +210,14 @@ class Cluster:
 
     def node_up(self, node: str, other: str) -> None:
         """`node` is connected to `other`."""
-        self.log.event("up", node, other)
+        self.trace.event("up", node, other)
         self._changed.set()
 
     def prepare(self, attachment: Attachment) -> None:
         """A runtime was made: before it runs anything."""
         runtime = attachment.runtime
         if isinstance(runtime, SeenRuntime):
-            runtime.trace_to = self.log
+            runtime.trace_to = self.trace
 
     def export(self, node: str, mission: str, function: str) -> Callable[..., object] | None:
         """What a call of that mission runs on that node."""
@@ -272,7 +281,8 @@ def simulate(
 ) -> Any:
     """Run ``main(cluster)`` in simulated time; its value.
 
-    `faults`: ``(after_s, verb, *names)`` with the verbs cut, heal, crash, restart, drop_links;
+    `faults`: ``(after_s, verb, *names)`` with the verbs cut, heal, drop_links, pause, resume, kill,
+    restart;
     `missions`: mission -> function -> what a call runs, or a function that makes them for a node;
     `modules`: those whose functions can be spawned elsewhere; that of `main` is one.
     Raises what `main` raises, `trio.TooSlowError` after `limit_s`.
@@ -301,12 +311,12 @@ async def _cause(cluster: Cluster, fault: Fault) -> None:
     after_s, verb, *names = fault
     await trio.sleep(float(after_s))  # type: ignore[arg-type]
     match verb:
-        case "cut" | "heal" | "crash" | "drop_links":
+        case "cut" | "heal" | "drop_links" | "pause" | "resume" | "kill":
             getattr(cluster, verb)(*names)
         case "restart":
             await cluster.restart(str(names[0]))
         case _:
-            raise ValueError(f"no fault {verb!r}; cut, heal, crash, restart, drop_links")
+            raise ValueError(f"no fault {verb!r}; see simulate")
 
 
 def run_virtual(main: Callable[[], Awaitable[Any]], seed: int) -> Any:

@@ -377,7 +377,7 @@ class Daemon:
 
     def _perform_membership(self) -> None:
         now = trio.current_time()
-        trace = self.cluster.log
+        trace = self.cluster.trace
         for effect in self.membership.take_effects():
             match effect:
                 case effects.Dial():

@@ -1,7 +1,7 @@
 """Runtimes: real ones, each joined to its simulated daemon by two pipes.
 
-Decides how a runtime of a simulated node is attached, runs, crashes, and what the trace notes of
-it. What processes do is decided in `process/`, as everywhere.
+Decides how a runtime of a simulated node is attached, runs and crashes. What processes do is
+decided in `process/`, as everywhere.
 
 Rules
 - What a runtime sends arrives in order, cut anywhere. A runtime that crashed loses a part of what
@@ -21,102 +21,15 @@ import trio
 
 from drupelet.errors import NoConnection
 from drupelet.ladder.network import Pipe
-from drupelet.ladder.trace import Trace
 from drupelet.process.current import runtime_var
-from drupelet.process.kernel import Target
-from drupelet.process.runtime import Runtime, To, function_name
-from drupelet.process.table import DEFAULT_MAILBOX, Mailbox, Process
+from drupelet.process.runtime import Runtime
 from drupelet.process.transport import Transport
-from drupelet.wire.codec import loads
-from drupelet.wire.ids import Pid, Ref, make_pid
-from drupelet.wire.messages import processes as wire
-from drupelet.wire.messages.processes import Signal, decode_signal
 
 if TYPE_CHECKING:
     from drupelet.ladder.daemon import Daemon
 
 CONGESTED_BYTES: Final = 1024 * 1024  # as worker/carrier.py
 STALLED_BYTES: Final = 4096  # far below the daemon's own figure: a test fills it at once
-
-SHOWN: Final = {
-    wire.SEND: "send",
-    wire.LINK: "link",
-    wire.UNLINK: "unlink",
-    wire.EXIT: "exit",
-    wire.EXIT_SENT: "exit",
-    wire.MONITOR: "monitor",
-    wire.DEMONITOR: "demonitor",
-    wire.DOWN: "down",
-    wire.ASK: "ask",
-    wire.REPLY: "reply",
-    wire.SPAWN: "spawn",
-    wire.SPAWNED: "spawned",
-}
-
-
-class SeenRuntime(Runtime):
-    """A runtime that tells the trace what its processes do."""
-
-    trace_to: Trace
-
-    def transmit(self, signal: bytes) -> None:
-        decoded = decode_signal(signal)[0]
-        kind = SHOWN.get(decoded.kind)
-        if kind is not None:
-            to: Pid | tuple[str, str] = (decoded.to_name, decoded.to_node)
-            if not decoded.to_name:
-                to = make_pid(decoded.to_node, decoded.to_incarnation, decoded.to_number)
-            if not isinstance(to, Pid) or to.number:  # else between a runtime and its daemon
-                what = loads(decoded.body) if decoded.body else None
-                note = self.trace_to.message(kind, decoded.sender, to, what)
-                self.trace_to.under_way(decoded, note)
-        super().transmit(signal)
-
-    def receive_signal(self, signal: Signal) -> None:
-        self.trace_to.arrived(signal)
-        super().receive_signal(signal)
-
-    async def send(self, process: Process | None, to: To, message: object) -> None:
-        target = self.target(to)
-        if not isinstance(target, Process):
-            await super().send(process, to, message)
-            return
-        note = self.trace_to.message("send", self._own_pid(process), target.pid, message)
-        await super().send(process, to, message)
-        self.trace_to.delivered(note)
-
-    def ask_local(self, process: Process, number: int, caller: Pid, request: object) -> None:
-        self._local("ask", caller, process.pid, request)
-        super().ask_local(process, number, caller, request)
-
-    def reply(self, replier: Pid, caller: Pid, ref: Ref, value: object) -> None:
-        if self.is_local(caller):
-            self._local("reply", replier, caller, value)
-        super().reply(replier, caller, ref, value)
-
-    def exit_signal(self, process: Process, sender: Pid, reason: object) -> None:
-        if self.is_local(sender):
-            self._local("exit", sender, process.pid, reason)
-        super().exit_signal(process, sender, reason)
-
-    def down(self, process: Process, ref: Ref, target: Target, reason: object) -> None:
-        if not isinstance(target, Pid) or self.is_local(target) or reason == wire.NOCONNECTION:
-            sender = target if isinstance(target, Pid) else self.pid
-            self._local("down", sender, process.pid, reason)
-        super().down(process, ref, target, reason)
-
-    def _local(self, kind: str, sender: Pid, receiver: Pid, what: object) -> None:
-        self.trace_to.delivered(self.trace_to.message(kind, sender, receiver, what))
-
-    def new_process(self, function: object, mailbox: Mailbox = DEFAULT_MAILBOX) -> Process:
-        process = super().new_process(function, mailbox)
-        self.trace_to.event("start", process.pid, function_name(function))
-        return process
-
-    def end(self, process: Process, reason: object) -> None:
-        if process.pid.number in self.processes:
-            self.trace_to.event("end", process.pid, reason)
-        super().end(process, reason)
 
 
 class Attachment(Transport):

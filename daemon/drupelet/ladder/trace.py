@@ -26,7 +26,8 @@ EVENTS_MAX: Final = 100_000  # kept of one run; the hash goes on
 @dataclass(slots=True)
 class Message:
     """`kind`: "send", "ask", "reply", "exit", "down", "link", "monitor", "spawn"... `what` is what
-    a program would see: the message, the request, the reason."""
+    a program would see: the message, the request, the reason. `receiver` is as it was addressed,
+    `taker` the process that got it: None until then, and when nobody was there."""
 
     kind: str
     sender: Pid
@@ -34,6 +35,7 @@ class Message:
     what: object
     sent_s: float
     arrived_s: float | None = None
+    taker: Pid | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +68,20 @@ class Trace:
         """It arrives when `arrived(key)` says so: equal keys in order."""
         self._under_way.setdefault(key, deque()).append(message)
 
-    def arrived(self, key: object) -> None:
-        """The next message of that key arrived."""
+    def arrived(self, key: object, taker: Pid | None) -> bool:
+        """The next message of that key arrived, at `taker`; was there one?"""
         waiting = self._under_way.get(key)
         if not waiting:
-            return
+            return False
         message = waiting.popleft()
         if not waiting:
             del self._under_way[key]
-        self.delivered(message)
+        self.delivered(message, taker)
+        return True
 
-    def delivered(self, message: Message) -> None:
+    def delivered(self, message: Message, taker: Pid | None) -> None:
         """That message arrived."""
+        message.taker = taker
         message.arrived_s = now = trio.current_time()
         self._digest.update(f"{now!r} arrived {message.kind} {message.receiver}".encode())
 
