@@ -1,6 +1,7 @@
 """What the cases are made of; each has its twin in erlang/oracle.erl.
 
-`QUIET_S` is how long a case waits for something that must not come. Erlang's half waits as long.
+`NEXT_S` is how long a case waits for something that must come, `QUIET_S` for something that must
+not. Erlang's half waits as long.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from drupelet import (
     ReceiveTimeout,
     Ref,
     flush,
+    link,
     monitor,
     receive,
     self,
@@ -22,8 +24,9 @@ from drupelet import (
     spawn_monitor,
 )
 
-NEXT_S = 2.0
+NEXT_S = 20.0
 QUIET_S = 0.03
+SOON_S, OVER_S = 0.15, 0.2  # as in erlang/oracle.hrl
 
 
 async def dead() -> Pid:
@@ -55,9 +58,9 @@ async def nothing() -> object:
     return await _unexpected(0)
 
 
-async def quiet() -> object:
+async def quiet(seconds: float = QUIET_S) -> object:
     """That nothing comes for a while."""
-    return await _unexpected(QUIET_S)
+    return await _unexpected(seconds)
 
 
 async def _unexpected(timeout: float) -> object:
@@ -113,3 +116,9 @@ async def ask_it(to: Any, question: object) -> object:
 async def forever() -> None:
     """Wait for what never comes."""
     await receive("never")
+
+
+async def links(pid: Pid) -> None:
+    """Link to a process, and wait for what never comes."""
+    link(pid)
+    await forever()

@@ -17,7 +17,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import trio.testing
 
 from drupelet import Down, Exit, NodeDown, NodeUp, Pid, Ref, process
 from drupelet.errors import (
@@ -31,6 +33,7 @@ from drupelet.errors import (
 )
 
 Body = Callable[[], Awaitable[object]]
+Marked = TypeVar("Marked", bound=Callable[..., Any])
 
 SAME = object()
 
@@ -66,6 +69,15 @@ def differs(row: str, *, otp: object, ours: object) -> Callable[[Body], Body]:
     """A case with different outcomes; `row` is the key of the difference in daemon/docs/OTP.md."""
     assert otp != ours
     return lambda body: _add(body, row=row, otp=otp, ours=ours)
+
+
+def in_real_time(body: Marked) -> Marked:
+    """For a case that waits for a thread: the clock that jumps does not know of threads."""
+    _real_time.add(body)
+    return body
+
+
+_real_time: set[Callable[..., Any]] = set()
 
 
 # -- the normal form
@@ -130,14 +142,18 @@ def parse(lines: list[str]) -> dict[str, object]:
 
 
 def run_case(body: Body) -> object:
-    """A case alone, as the first process of its own runtime; its outcome in the normal form."""
+    """A case alone, as the first process of its own runtime; its outcome in the normal form.
+
+    The clock jumps when all wait: a busy machine changes no outcome, and nothing is slept.
+    """
 
     async def main() -> object:
         forget_roles({process.node(): "here"})
         role(process.self(), "self")
         return normal(await body())
 
-    return process.run(main)
+    clock = None if body in _real_time else trio.testing.MockClock(autojump_threshold=0)
+    return process.run(main, clock=clock)
 
 
 # -- outcomes

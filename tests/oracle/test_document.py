@@ -7,7 +7,6 @@ from pathlib import Path
 
 import drupelet
 from tests.oracle import cases  # noqa: F401  (importing it fills CASES)
-from tests.oracle.cases import nodes  # noqa: F401
 from tests.oracle.normal import CASES
 
 DOCUMENT = (Path(__file__).parents[2] / "daemon" / "docs" / "OTP.md").read_text()

@@ -19,6 +19,8 @@ from drupelet import (
     spawn,
 )
 from tests.oracle.helpers import (
+    OVER_S,
+    SOON_S,
     collect,
     dead,
     died,
@@ -141,7 +143,7 @@ async def receive_timeout_is_waited_for() -> object:
 async def receive_timeout_is_not_prolonged_by_other_messages() -> object:
     for seconds in (0.01, 0.02, 0.03):
         send_after(seconds, self(), "noise")
-    return (await received_or_timeout("wanted", 0.04), await rest())
+    return (await received_or_timeout("wanted", SOON_S), await rest())
 
 
 @case
@@ -233,7 +235,7 @@ async def timer_fires() -> object:
 
 @case
 async def timers_fire_by_time() -> object:
-    for ms in (30, 10, 20):
+    for ms in (300, 100, 200):
         send_after(ms / 1000, self(), ms)
     return await collect(3)
 
@@ -271,8 +273,8 @@ async def cancel_a_timer_twice() -> object:
 
 @case
 async def a_cancelled_timer_does_not_fire() -> object:
-    cancel_timer(send_after(0.005, self(), "tick"))
-    return await quiet()
+    cancel_timer(send_after(SOON_S, self(), "tick"))
+    return await quiet(OVER_S)
 
 
 @differs("timers", otp=(True, True, False), ours=(True, True, None))
@@ -295,7 +297,7 @@ async def timer_to_the_dead() -> object:
 
 @case
 async def timer_to_a_name_that_comes_later() -> object:
-    send_after(0.01, "latecomer", "tick")
+    send_after(SOON_S, "latecomer", "tick")
     await register("latecomer")
     return await next_message()
 
@@ -305,7 +307,7 @@ async def a_timer_survives_who_started_it() -> object:
     me = self()
 
     async def child() -> None:
-        send_after(0.01, me, "tick")
+        send_after(SOON_S, me, "tick")
 
     assert await died(child) == "normal"
     return await next_message()

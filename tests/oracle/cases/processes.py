@@ -44,7 +44,7 @@ from tests.oracle.helpers import (
     rest,
     return_at_once,
 )
-from tests.oracle.normal import case, differs, done, raised, role
+from tests.oracle.normal import case, differs, done, in_real_time, raised, role
 
 
 def ends(reason: object) -> None:
@@ -187,8 +187,8 @@ async def the_mailbox_has_a_limit() -> object:
     return process_info(pid)["messages"]
 
 
-def computes() -> None:
-    until = time.monotonic() + 0.03
+def computes(seconds: float) -> None:
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         pass
 
@@ -203,7 +203,7 @@ async def a_process_that_computes_lets_others_run() -> object:
 
     async def busy(other: Pid) -> None:
         await send(other, "go")
-        computes()
+        computes(0.03)
         await send(me, "computed")
 
     await spawn(busy, await spawn(woken))
@@ -211,9 +211,10 @@ async def a_process_that_computes_lets_others_run() -> object:
 
 
 @case
+@in_real_time
 async def a_process_that_computes_in_a_thread() -> object:
     trap_exit(True)
-    pid = await spawn_link(computes, where="thread")
+    pid = await spawn_link(computes, 0.3, where="thread")
     await spawn(send, self(), "quick")
     return ["computed" if each == Exit(pid, "normal") else each for each in await collect(2)]
 

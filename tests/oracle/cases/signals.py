@@ -29,6 +29,7 @@ from tests.oracle.helpers import (
     died,
     down,
     forever,
+    links,
     next_message,
     quiet,
     return_at_once,
@@ -136,11 +137,6 @@ async def link_to_the_dead_when_trapping() -> object:
     trap_exit(True)
     pid = role(await dead(), "child")
     return (done(link(pid)), await next_message())
-
-
-async def links(pid: Pid) -> None:
-    link(pid)
-    await forever()
 
 
 @case

@@ -440,7 +440,7 @@ async def shutdown_time_is_over() -> object:
 
 @case
 async def shutdown_in_time() -> object:
-    supervisor = await start(spec("a", shutdown=1.0, traps=True))
+    supervisor = await start(spec("a", shutdown=5.0, traps=True))
     await started(1)
     ref = monitor(await pid_of(supervisor, "a"))
     gave = await ok(Supervisor.terminate_child(supervisor, "a"))

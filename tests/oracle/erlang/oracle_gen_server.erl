@@ -1,7 +1,8 @@
 %% gen_server: calls, casts, what happens when they fail, and how servers begin and end.
 -module(oracle_gen_server).
 -export([cases/0, plain_server/1]).
--import(oracle, [role/2, dead/0, next/0, rest/0, nothing/0, quiet/0, caught/1, collect/1, died/1,
+-include("oracle.hrl").
+-import(oracle, [role/2, dead/0, next/0, rest/0, nothing/0, quiet/0, quiet/1, caught/1, collect/1, died/1,
                  down/1, reason/1, watch/1, is_gone/1]).
 
 start(Funs) -> {ok, Pid} = oracle_server:start(Funs), role(Pid, server).
@@ -204,10 +205,10 @@ others() -> [
     end},
     {"timeout_is_given_up_at_a_message", fun() ->
         Self = self(),
-        Pid = start(#{init => fun() -> {ok, [], 20} end,
+        Pid = start(#{init => fun() -> {ok, [], ?SOON_MS} end,
                 cast => fun(_, S) -> {noreply, S} end,
                 info => fun(timeout, S) -> Self ! timed_out, {noreply, S} end}),
-        gen_server:cast(Pid, hello), quiet()
+        gen_server:cast(Pid, hello), quiet(?OVER_MS)
     end},
     {"unknown_info_is_survived", fun() ->
         Pid = start(plain()), Pid ! what_is_this, gen_server:call(Pid, get)

@@ -1,7 +1,8 @@
 %% gen_statem with state functions: transitions, postponing, the three kinds of timeouts, ends.
 -module(oracle_gen_statem).
 -export([cases/0]).
--import(oracle, [role/2, dead/0, next/0, rest/0, nothing/0, quiet/0, caught/1, collect/1, died/1,
+-include("oracle.hrl").
+-import(oracle, [role/2, dead/0, next/0, rest/0, nothing/0, quiet/0, quiet/1, caught/1, collect/1, died/1,
                  down/1, reason/1, watch/1]).
 
 machine(Event) -> role(oracle_machine:start(#{event => Event}), machine).
@@ -116,23 +117,23 @@ timeouts() -> [
     end},
     {"statem_state_timeout_ends_with_the_state", fun() ->
         Self = self(), Pid = machine(telling(Self)),
-        go(Pid, {keep_state_and_data, [{state_timeout, 20, ring}]}),
-        go(Pid, {next_state, on, []}), quiet()
+        go(Pid, {keep_state_and_data, [{state_timeout, ?SOON_MS, ring}]}),
+        go(Pid, {next_state, on, []}), quiet(?OVER_MS)
     end},
     {"statem_state_timeout_outlives_an_event", fun() ->
         Self = self(), Pid = machine(telling(Self)),
-        go(Pid, {keep_state_and_data, [{state_timeout, 20, ring}]}),
+        go(Pid, {keep_state_and_data, [{state_timeout, ?SOON_MS, ring}]}),
         get_of(Pid), next()
     end},
     {"statem_state_timeout_is_replaced", fun() ->
         Self = self(), Pid = machine(telling(Self)),
-        go(Pid, {keep_state_and_data, [{state_timeout, 20, first}]}),
-        go(Pid, {keep_state_and_data, [{state_timeout, 10, second}]}), {next(), quiet()}
+        go(Pid, {keep_state_and_data, [{state_timeout, ?SOON_MS, first}]}),
+        go(Pid, {keep_state_and_data, [{state_timeout, 10, second}]}), {next(), quiet(?OVER_MS)}
     end},
     {"statem_state_timeout_is_cancelled", fun() ->
         Self = self(), Pid = machine(telling(Self)),
-        go(Pid, {keep_state_and_data, [{state_timeout, 20, ring}]}),
-        go(Pid, {keep_state_and_data, [{state_timeout, cancel}]}), quiet()
+        go(Pid, {keep_state_and_data, [{state_timeout, ?SOON_MS, ring}]}),
+        go(Pid, {keep_state_and_data, [{state_timeout, cancel}]}), quiet(?OVER_MS)
     end},
     {"statem_event_timeout", fun() ->
         Self = self(), Pid = machine(telling(Self)),
@@ -140,7 +141,7 @@ timeouts() -> [
     end},
     {"statem_event_timeout_ends_with_an_event", fun() ->
         Self = self(), Pid = machine(telling(Self)),
-        go(Pid, {keep_state_and_data, [{timeout, 20, idle}]}), get_of(Pid), quiet()
+        go(Pid, {keep_state_and_data, [{timeout, ?SOON_MS, idle}]}), get_of(Pid), quiet(?OVER_MS)
     end},
     {"statem_generic_timeout", fun() ->
         Self = self(), Pid = machine(telling(Self)),
@@ -148,18 +149,18 @@ timeouts() -> [
     end},
     {"statem_generic_timeout_outlives_the_state", fun() ->
         Self = self(), Pid = machine(telling(Self)),
-        go(Pid, {keep_state_and_data, [{{timeout, egg}, 20, boiled}]}),
+        go(Pid, {keep_state_and_data, [{{timeout, egg}, ?SOON_MS, boiled}]}),
         go(Pid, {next_state, on, []}), next()
     end},
     {"statem_generic_timeouts_by_name", fun() ->
         Self = self(), Pid = machine(telling(Self)),
-        go(Pid, {keep_state_and_data, [{{timeout, slow}, 20, two}, {{timeout, quick}, 10, one}]}),
+        go(Pid, {keep_state_and_data, [{{timeout, slow}, ?SOON_MS, two}, {{timeout, quick}, 10, one}]}),
         collect(2)
     end},
     {"statem_generic_timeout_is_cancelled", fun() ->
         Self = self(), Pid = machine(telling(Self)),
-        go(Pid, {keep_state_and_data, [{{timeout, egg}, 20, boiled}]}),
-        go(Pid, {keep_state_and_data, [{{timeout, egg}, cancel}]}), quiet()
+        go(Pid, {keep_state_and_data, [{{timeout, egg}, ?SOON_MS, boiled}]}),
+        go(Pid, {keep_state_and_data, [{{timeout, egg}, cancel}]}), quiet(?OVER_MS)
     end},
     {"statem_state_timeout_0_comes_before_what_waits", fun() ->
         Self = self(),

@@ -1,7 +1,8 @@
 %% Sending, receiving, timeouts and timers.
 -module(oracle_messages).
 -export([cases/0]).
--import(oracle, [role/2, dead/0, next/0, rest/0, nothing/0, quiet/0, caught/1, collect/1, died/1]).
+-include("oracle.hrl").
+-import(oracle, [role/2, dead/0, next/0, rest/0, nothing/0, quiet/0, quiet/1, caught/1, collect/1, died/1]).
 
 cases() -> [
     {"send_keeps_order", fun() ->
@@ -50,7 +51,7 @@ cases() -> [
     end},
     {"receive_timeout_is_not_prolonged_by_other_messages", fun() ->
         [erlang:send_after(N, self(), noise) || N <- [10, 20, 30]],
-        What = receive wanted -> wanted after 40 -> timeout end,
+        What = receive wanted -> wanted after ?SOON_MS -> timeout end,
         {What, rest()}
     end},
     {"send_to_the_dead", fun() -> dead() ! hello, still_here end},
@@ -81,7 +82,7 @@ cases() -> [
     {"process_dictionary", fun() -> put(key, value), get(key) end},
     {"timer_fires", fun() -> erlang:send_after(5, self(), tick), next() end},
     {"timers_fire_by_time", fun() ->
-        [erlang:send_after(Ms, self(), Ms) || Ms <- [30, 10, 20]], collect(3)
+        [erlang:send_after(Ms, self(), Ms) || Ms <- [300, 100, 200]], collect(3)
     end},
     {"timers_of_equal_time_fire_in_their_order", fun() ->
         At = erlang:monotonic_time(millisecond) + 10,
@@ -103,7 +104,7 @@ cases() -> [
         {is_integer(erlang:cancel_timer(Timer)), erlang:cancel_timer(Timer)}
     end},
     {"a_cancelled_timer_does_not_fire", fun() ->
-        erlang:cancel_timer(erlang:send_after(5, self(), tick)), quiet()
+        erlang:cancel_timer(erlang:send_after(?SOON_MS, self(), tick)), quiet(?OVER_MS)
     end},
     {"reading_a_timer", fun() ->
         Timer = erlang:send_after(5000, self(), tick),
@@ -114,11 +115,11 @@ cases() -> [
         erlang:send_after(0, dead(), tick), erlang:send_after(5, self(), later), next()
     end},
     {"timer_to_a_name_that_comes_later", fun() ->
-        erlang:send_after(10, latecomer, tick), register(latecomer, self()), next()
+        erlang:send_after(?SOON_MS, latecomer, tick), register(latecomer, self()), next()
     end},
     {"a_timer_survives_who_started_it", fun() ->
         Self = self(),
-        normal = died(fun() -> erlang:send_after(10, Self, tick) end),
+        normal = died(fun() -> erlang:send_after(?SOON_MS, Self, tick) end),
         next()
     end}
 ].

@@ -4,7 +4,7 @@
 -import(oracle, [role/2, next/0, rest/0, nothing/0, quiet/0, caught/1, collect/1, died/1, down/1,
                  reason/1, watch/1, ask/2]).
 
--define(DOWN_MS, 5000).
+-define(DOWN_MS, 20000).
 
 cases() ->
     Nodes = [start(Name) || Name <- [gandalf, bilbo]],

@@ -42,7 +42,7 @@ start(Strategy, Intensity, Children) ->
     Sup.
 
 %% Which children start next, so many.
-started(Count) -> [receive {started, Id, _} -> Id after 2000 -> none end || _ <- lists:seq(1, Count)].
+started(Count) -> [receive {started, Id, _} -> Id after 20000 -> none end || _ <- lists:seq(1, Count)].
 
 pid_of(Sup, Id) ->
     {Id, Pid, _, _} = lists:keyfind(Id, 1, supervisor:which_children(Sup)), Pid.
@@ -105,9 +105,17 @@ strategies() -> [
 
 ended_with(Kind, Reason) ->
     Sup = start(one_for_one, [spec(a, #{restart => Kind})]), started(1),
-    fell(Sup, a, Reason),
-    Again = receive {started, a, _} -> restarted after 30 -> not_restarted end,
+    Before = pid_of(Sup, a),
+    fell(Sup, a, Reason), seen(Sup, a, Before),
+    Again = case rest() of [{started, a, _}] -> restarted; [] -> not_restarted end,
     {Again, length(supervisor:which_children(Sup))}.
+
+%% The supervisor has seen the end of this process.
+seen(Sup, Id, Pid) ->
+    case lists:keyfind(Id, 1, supervisor:which_children(Sup)) of
+        {Id, Pid, _, _} -> seen(Sup, Id, Pid);
+        _ -> ok
+    end.
 
 kinds() -> [
     {lists:concat(["a_", Kind, "_child_that_ends_with_", Reason]), fun() ->
@@ -237,7 +245,7 @@ shutdowns() -> [
         {supervisor:terminate_child(Sup, a), down(Ref)}
     end},
     {"shutdown_in_time", fun() ->
-        Sup = start(one_for_one, [spec(a, #{shutdown => 1000, traps => true})]), started(1),
+        Sup = start(one_for_one, [spec(a, #{shutdown => 5000, traps => true})]), started(1),
         Ref = watch(pid_of(Sup, a)), {supervisor:terminate_child(Sup, a), next(), down(Ref)}
     end},
     {"a_supervisor_ends_with_its_parent", fun() ->
@@ -274,7 +282,7 @@ dynamic() -> [
     end},
     {"dynamic_temporary_child_is_forgotten", fun() ->
         Sup = many(temporary), {ok, Pid} = supervisor:start_child(Sup, [x, false]), started(1),
-        Ref = watch(Pid), Pid ! {stop, boom}, down(Ref),
+        Ref = watch(Pid), Pid ! {stop, boom}, down(Ref), seen(Sup, undefined, Pid),
         {quiet_starts(), supervisor:which_children(Sup)}
     end},
     {"dynamic_terminate_child", fun() ->

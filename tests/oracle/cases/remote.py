@@ -1,0 +1,147 @@
+"""Servers, groups and rpc across nodes: twins of erlang/oracle_nodes.erl, as cases/nodes.py."""
+
+from __future__ import annotations
+
+import os
+
+from drupelet import GenServer, node, pg, rpc, self, send, spawn, whereis
+from drupelet.errors import CallError, NoConnection
+from tests.oracle.distant import GANDALF, NOBODY, failed, far
+from tests.oracle.helpers import next_message
+from tests.oracle.normal import case, caught, differs, done, role
+
+# -- servers
+
+
+async def server(name: str) -> tuple[str, str]:
+    role(await rpc.call(GANDALF, "far", "server", (name,)), "server")
+    return (name, GANDALF)
+
+
+@case
+async def remote_call() -> object:
+    pid = await whereis(*await server("rs_1"))
+    assert pid is not None
+    return await GenServer.call(pid, "put", ["new"])
+
+
+@case
+async def remote_call_by_name() -> object:
+    return await GenServer.call(await server("rs_2"), "get")
+
+
+@case
+async def remote_cast() -> object:
+    to = await server("rs_3")
+    gave = await GenServer.cast(to, "one")
+    return ("ok" if done(gave) else gave, await GenServer.call(to, "get"))
+
+
+@case
+async def remote_call_timeout() -> object:
+    return await caught(GenServer.call(await server("rs_4"), "never", timeout=0.02))
+
+
+@case
+async def remote_server_exits_during_a_call() -> object:
+    return await caught(GenServer.call(await server("rs_5"), "end", "boom"))
+
+
+@case
+async def remote_call_to_an_unknown_name() -> object:
+    return await caught(GenServer.call(("no_such_name", GANDALF), "get"))
+
+
+@case
+async def call_on_an_unknown_node() -> object:
+    return await caught(GenServer.call(("no_such_name", NOBODY), "get"))
+
+
+@case
+async def cast_on_an_unknown_node() -> object:
+    return "ok" if done(await GenServer.cast(("no_such_name", NOBODY), "hello")) else "?"
+
+
+# -- groups
+
+
+@case
+async def pg_member_of_another_node() -> object:
+    pg.join("remote_group")
+    ref, _ = pg.monitor("remote_group")
+    pid = role(await spawn(far.member, "remote_group", node=GANDALF), "child")
+    _, _, _, joined = await next_message((ref, "join", "remote_group", list))
+    members = pg.get_members("remote_group")
+    return (joined, len(members), pid in members, pg.get_local_members("remote_group"))
+
+
+@case
+async def pg_member_of_another_node_dies() -> object:
+    pg.monitor("remote_group_2")
+    pid = role(await spawn(far.member, "remote_group_2", node=GANDALF), "child")
+    await next_message()
+    await send(pid, ("exit", "boom"))
+    _, what, _, left = await next_message()
+    assert what == "leave"
+    return (left, pg.get_members("remote_group_2"))
+
+
+# -- rpc
+
+
+@case
+async def rpc_value() -> object:
+    return await rpc.call(GANDALF, "far", "here")
+
+
+@case
+async def rpc_undef() -> object:
+    return await failed(rpc.call(GANDALF, "far", "no_such_function"))
+
+
+@differs("reasons", otp=("badrpc", "bad"), ours=("badrpc", "ValueError"))
+async def rpc_error() -> object:
+    return await failed(rpc.call(GANDALF, "far", "fails", ("error",)))
+
+
+@differs("reasons", otp=("badrpc", "boom"), ours=("badrpc", "ProcessExit"))
+async def rpc_exit() -> object:
+    return await failed(rpc.call(GANDALF, "far", "fails", ("exit",)))
+
+
+@differs("rpc", otp="thrown", ours=("badrpc", "ValueError"))
+async def rpc_throw() -> object:
+    return await failed(rpc.call(GANDALF, "far", "fails", ("throw",)))
+
+
+@case
+async def rpc_nodedown() -> object:
+    return await failed(rpc.call(NOBODY, "far", "here"))
+
+
+@case
+async def rpc_timeout() -> object:
+    return await failed(rpc.call(GANDALF, "far", "later", (5.0,), timeout=0.02))
+
+
+@case
+async def rpc_to_oneself() -> object:
+    return await rpc.call(node(), "far", "here")
+
+
+@case
+async def rpc_cast() -> object:
+    gave = done(await rpc.cast(GANDALF, "far", "tell", (self(), ["hello"])))
+    return (gave, await next_message())
+
+
+@case
+async def rpc_multicall() -> object:
+    found = await rpc.multicall([node(), GANDALF, NOBODY], "far", "here")
+    values = [value for value in found.values() if not isinstance(value, CallError)]
+    return (values, [name for name, value in found.items() if isinstance(value, NoConnection)])
+
+
+@case
+async def rpc_in_another_process_of_the_system() -> object:
+    return await rpc.call(GANDALF, "far", "getpid") == os.getpid()
