@@ -265,9 +265,10 @@ class Signals:
                 self._elsewhere(signal, own)
         elif signal.to_number:
             runtime = self._runtimes.get(signal.to_number >> SERIAL_SHIFT)
+            ours = signal.to_node == self.node and signal.to_incarnation == self.incarnation
             if signal.kind in (UP, GONE):
                 self._forged += 1
-            elif runtime is None or signal.to_incarnation != self.incarnation:
+            elif runtime is None or not ours:
                 self._absent(signal, NOPROC)
             else:
                 self._put(runtime, own)

@@ -238,7 +238,7 @@ class Nodes(Incoming):
         ask = self.asks.get(signal.ref)
         if not isinstance(ask, SpawnAsk):
             if error is None:  # nobody waits for it any more: if it is linked, it ends
-                to = Pid(signal.to_node, signal.to_incarnation, signal.to_number)
+                to = signal.receiver
                 self.transmit(encode_signal(wire.EXIT, signal.sender, to, 0, dumps(NOPROC)))
                 self.transmit(encode_signal(wire.DEMONITOR, signal.sender, to, signal.ref))
             return

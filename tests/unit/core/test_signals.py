@@ -244,6 +244,19 @@ def test_a_node_speaks_for_itself_only() -> None:
     assert world.routers["bob"].statistics().forged_count == 4
 
 
+def test_a_pid_of_ours_under_another_nodes_name_is_nobody() -> None:
+    world, a, b = pair()
+    line = world.routers["alice"]._peers[b"bob"].line
+    other = Pid("carol", b.pid.incarnation, b.process(1).number)
+    for kind in (SEND, EXIT_SENT, PAUSE):
+        line.send(encode_signal(kind, other, a.process(1), 0, dumps("x")))
+    line.send(encode_signal(SEND, b.process(1), a.process(1), 0, dumps("good")))
+    world.routers["alice"].link_changed("bob")
+    world.perform("alice")
+    world.settle()
+    assert [loads(each.body) for each in b.inbox] == ["good"]
+
+
 def test_what_is_no_signal_is_its_senders_fault_and_comes_no_further() -> None:
     good = encode_signal(SEND, Pid("alice", 7, 2 << 40 | 1), Pid("alice", 7, 1 << 40 | 1), 1)
     wrong_kind = good[:4] + b"\x63" + good[5:]

@@ -115,8 +115,20 @@ class Signal(NamedTuple):
 
     @property
     def sender(self) -> Pid:
-        """`from` as a Pid."""
-        return Pid(self.from_node, self.from_incarnation, self.from_number)
+        """`from` as a Pid. Raises: `RemoteProtocolError` where that is no node's name."""
+        return _pid(self.from_node, self.from_incarnation, self.from_number)
+
+    @property
+    def receiver(self) -> Pid:
+        """`to` as a Pid. Raises: `RemoteProtocolError` where that is no node's name."""
+        return _pid(self.to_node, self.to_incarnation, self.to_number)
+
+
+def _pid(node: str, incarnation: int, number: int) -> Pid:
+    try:
+        return Pid(node, incarnation, number)
+    except ValueError as error:
+        raise RemoteProtocolError(f"address in a signal: {error}") from None
 
 
 def encode_signal(

@@ -113,6 +113,15 @@ def test_a_name_that_is_no_text_is_refused() -> None:
         decode_signal(bytes(data))
 
 
+def test_addresses_as_pids() -> None:
+    signal, _ = decode_signal(encode_signal(SEND, BOB, ALICE))
+    assert (signal.receiver, signal.sender) == (BOB, ALICE)
+    with pytest.raises(RemoteProtocolError, match="address in a signal"):
+        _ = signal._replace(from_node="\0").sender
+    with pytest.raises(RemoteProtocolError, match="address in a signal"):
+        _ = signal._replace(to_node="").receiver
+
+
 def test_length_at_the_maximum_and_one_above() -> None:
     assert SIGNAL_BYTES_MAX == HEADER_BYTES + 3 * 255 + BODY_BYTES_MAX
     cutter = SignalCutter()
