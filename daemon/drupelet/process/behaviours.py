@@ -8,6 +8,7 @@ Decides the protocol of GenServer, GenStatem, GenEvent and Supervisor, which is 
 - A call is a `Request` (`ask`), a cast is ``(CAST, message)``; stopping is a request ``(STOP,
   reason)`` that is never answered: the asker sees the process end.
 - ``init`` that returns `IGNORE`: no process, and no error; its starter gets None.
+- A call of a server or a state machine is answered by its value, or by an error (`value_of`).
 - A verb of a supervisor or an event manager is answered by ``("ok", value)`` or ``("error",
   reason)``, which is `Refused` in the asker (`ask_verb`).
 - ``terminate`` runs for an exception and, when exits are trapped, when the program ends; never for
@@ -35,12 +36,16 @@ import trio
 from trio.lowlevel import current_task
 
 from drupelet.errors import (
+    CallError,
     NameTaken,
     NotSendable,
     ProcessDown,
     ProcessExit,
     Refused,
+    RemoteError,
     Timeout,
+    error_from_fields,
+    error_to_fields,
 )
 from drupelet.process import api
 from drupelet.process.current import process_var, this_process, this_runtime
@@ -48,7 +53,7 @@ from drupelet.process.data import copy_data
 from drupelet.process.kernel import Ask
 from drupelet.process.runtime import Runtime, To, reason_of
 from drupelet.process.table import DEFAULT_MAILBOX, Mailbox, Process
-from drupelet.wire.ids import Pid, check_plain_name
+from drupelet.wire.ids import Pid, Ref, check_plain_name
 
 _log = logging.getLogger("drupelet.process")
 
@@ -57,6 +62,7 @@ STOP: Final = "$gen_stop"
 CALL_TIMEOUT_S: Final = api.ASK_TIMEOUT_S
 TERMINATE_S: Final = 5.0  # as long as any process has to end
 NO_REASON: Final = object()
+_ERROR: Final = "$gen_error"
 
 
 class _Ignore:
@@ -134,6 +140,28 @@ async def start_behaviour(
     if isinstance(value, Exception):
         raise value
     return cast(Pid, process.pid if value is not None else None)
+
+
+async def start_watched(shown: object, body: Body, **options: Any) -> tuple[Pid, Ref]:
+    """As `start_behaviour`, watched by this process once init is over; the pid and the ref.
+
+    ``(None, None)`` when it ignored.
+    """
+    watcher = this_process()
+    refs: list[Ref] = []
+
+    async def watched(started: Started) -> None:
+        process = this_process()
+
+        def after_init(value: object = True, /) -> None:
+            if value is not None:
+                refs.append(process.runtime.monitor(watcher, process.pid))
+            started(value)
+
+        await body(after_init)
+
+    pid = await start_behaviour(shown, watched, link=False, **options)
+    return pid, cast(Ref, refs[0] if refs else None)
 
 
 async def _first(
@@ -228,6 +256,28 @@ def refuse(process: Process, caller: api.Caller, reason: object) -> None:
     except NotSendable as error:
         reason = reason_of(error)
     cast(Runtime, process.runtime).reply(process.pid, *caller, ("error", reason))
+
+
+def reply_value(runtime: Runtime, process: Process, caller: api.Caller, value: object) -> None:
+    """Answer a call by its value; what is no data is the error "not_sendable" in the asker."""
+    try:
+        value = copy_data(value)
+    except NotSendable as error:
+        value = error_value(RemoteError("not_sendable", f"the value: {error}"))
+    runtime.reply(process.pid, caller[0], caller[1], value)
+
+
+def error_value(error: CallError) -> tuple[str, list[object]]:
+    """The answer that `value_of` raises."""
+    return (_ERROR, error_to_fields(error))
+
+
+def value_of(answer: Any) -> Any:
+    """What a server answered. Raises: the error that it answered."""
+    match answer:
+        case (str(mark), list(fields)) if mark == _ERROR:
+            raise error_from_fields(fields)
+    return answer
 
 
 # -- callbacks

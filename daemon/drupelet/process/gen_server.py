@@ -44,7 +44,6 @@ decorators on each verb; answering exceptions and living on (the state may be ha
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from math import inf
@@ -54,29 +53,33 @@ from typing import Any, Final, NoReturn, cast, overload
 import trio
 
 from drupelet.errors import (
-    CallError,
     DrupeletError,
-    NotSendable,
     ProcessDown,
     ProcessExit,
     ReceiveTimeout,
     RemoteError,
-    error_from_fields,
-    error_to_fields,
 )
 from drupelet.process.api import Caller
 from drupelet.process.behaviours import (
     CALL_TIMEOUT_S,
     CAST,
     IGNORE,
+    NO_REASON,
     STOP,
+    TERMINATE_S,
+    Body,
     Started,
+    error_value,
+    reason_of_end,
+    reply_value,
+    shown_as,
     start_behaviour,
+    start_watched,
 )
 from drupelet.process.behaviours import stop as stop_behaviour
+from drupelet.process.behaviours import value_of as value_of
 from drupelet.process.current import process_var, this_process, this_runtime
-from drupelet.process.data import copy_data
-from drupelet.process.runtime import Runtime, To, reason_of
+from drupelet.process.runtime import Runtime, To
 from drupelet.process.status import shown_fields
 from drupelet.process.table import DEFAULT_MAILBOX, Mailbox, Process
 from drupelet.process.verbs import (
@@ -92,12 +95,10 @@ from drupelet.wire.notices import Exit, Request
 
 _log = logging.getLogger("drupelet.process")
 
-TERMINATE_S: Final = 5.0  # as long as any process has to end
 STOP_S: Final = 10.0  # a verb under way, and terminate
 TIMEOUT: Final = "timeout"
 """What `handle_info` gets after `timeout_after`; write ``case "timeout":``."""
 
-_ERROR: Final = "$gen_error"
 _NOTHING: Final = object()
 
 
@@ -239,7 +240,14 @@ class GenServer:
         Raises: `ProcessDown` with the reason for which init failed, `NameTaken`, `Timeout` (the
         server was ended then).
         """
-        return await cls.__start(args, False, name, mailbox, timeout)
+        return await start_behaviour(
+            shown_as(cls, GenServer.start),
+            cls.__body(args),
+            link=False,
+            name=name,
+            mailbox=mailbox,
+            timeout=timeout,
+        )
 
     @classmethod
     async def start_link(
@@ -250,7 +258,14 @@ class GenServer:
         timeout: float = inf,
     ) -> Pid:
         """As `start`, linked from its first moment; this process is its parent."""
-        return await cls.__start(args, True, name, mailbox, timeout)
+        return await start_behaviour(
+            shown_as(cls, GenServer.start),
+            cls.__body(args, linked=True),
+            link=True,
+            name=name,
+            mailbox=mailbox,
+            timeout=timeout,
+        )
 
     @classmethod
     async def start_monitor(
@@ -261,38 +276,24 @@ class GenServer:
         timeout: float = inf,
     ) -> tuple[Pid, Ref]:
         """As `start`, watched by this process once init is over; the pid and the monitor's ref."""
-        refs: list[Ref] = []
-        pid = await cls.__start(args, False, name, mailbox, timeout, refs)
-        return pid, refs[0]
+        return await start_watched(
+            shown_as(cls, GenServer.start),
+            cls.__body(args),
+            name=name,
+            mailbox=mailbox,
+            timeout=timeout,
+        )
 
     @classmethod
-    async def __start(
-        cls,
-        args: tuple[object, ...],
-        link: bool,
-        name: str | None,
-        mailbox: Mailbox,
-        timeout: float,
-        refs: list[Ref] | None = None,
-    ) -> Pid:
-        watcher = this_process() if refs is not None else None
-
+    def __body(cls, args: tuple[object, ...], linked: bool = False) -> Body:
         async def body(started: Started) -> None:
             process = this_process()
             server = cls()
             server.__step = _Step()
             process.state = server
+            await server.__run(process, started, args, process.parent if linked else None)
 
-            def after_init(value: object = True, /) -> None:
-                if refs is not None and watcher is not None:
-                    refs.append(process.runtime.monitor(watcher, process.pid))
-                started(value)
-
-            await server.__run(process, after_init, args, process.parent if link else None)
-
-        return await start_behaviour(
-            _shown(cls), body, link=link, name=name, mailbox=mailbox, timeout=timeout
-        )
+        return body
 
     # -- for others
 
@@ -341,11 +342,11 @@ class GenServer:
                 await self.__terminate(process, stop.reason)
             finally:
                 if stop.reply is not NOREPLY and self.caller is not None:
-                    _reply(runtime, process, self.caller, stop.reply)
+                    reply_value(runtime, process, self.caller, stop.reply)
             raise ProcessExit(stop.reason) from None
         except BaseException as error:
-            reason = _reason(process, error)
-            if reason is not _NOTHING:
+            reason = reason_of_end(process, error)
+            if reason is not NO_REASON:
                 await self.__terminate(process, reason)
             raise
 
@@ -397,7 +398,7 @@ class GenServer:
             elif not verb.arity_min <= len(request) - 1 <= verb.arity_max:
                 raise bad_arguments(self, verb.name, len(request) - 1)
             elif verb.is_cast:  # taken; that is all that the caller may wait for
-                _reply(runtime, process, caller, None)
+                reply_value(runtime, process, caller, None)
                 self.caller = None
                 await self.__take_cast(request, verbs)
                 return
@@ -408,11 +409,11 @@ class GenServer:
         except RemoteError as error:
             if error.__class__ is not RemoteError:
                 raise  # ProcessDown of another server is a crash
-            value = _error(error)
+            value = error_value(error)
         if self.__step.stop is not _NOTHING:
             raise Stop(self.__step.stop, value)
         if value is not NOREPLY:
-            _reply(runtime, process, caller, value)
+            reply_value(runtime, process, caller, value)
         self.caller = None
 
     async def __take_cast(self, request: Any, verbs: Mapping[str, Verb]) -> None:
@@ -480,51 +481,6 @@ _OWN_NAMES: Final = own_names(GenServer)
 def verbs_of(cls: type[GenServer]) -> Mapping[str, Verb]:
     """The public methods of a class of servers."""
     return cast(Mapping[str, Verb], cls.__dict__["_GenServer__verbs"])
-
-
-def _shown(cls: type[GenServer]) -> Callable[..., object]:
-    """What `process_info` names as the function of a server.
-
-    Not the class itself: the process is of no version of the code, since it goes over to each new
-    one at its next message.
-    """
-    shown = functools.partial(GenServer.start)
-    shown.__qualname__ = cls.__qualname__  # type: ignore[attr-defined]
-    shown.__module__ = cls.__module__
-    return shown
-
-
-def value_of(answer: Any) -> Any:
-    """What a server answered. Raises: the error that it answered."""
-    match answer:
-        case (str(mark), list(fields)) if mark == _ERROR:
-            raise error_from_fields(fields)
-    return answer
-
-
-def _error(error: CallError) -> tuple[str, list[object]]:
-    return (_ERROR, error_to_fields(error))
-
-
-def _reply(runtime: Runtime, process: Process, caller: Caller, value: object) -> None:
-    try:
-        value = copy_data(value)
-    except NotSendable as error:
-        value = _error(RemoteError("not_sendable", f"the value: {error}"))
-    runtime.reply(process.pid, caller[0], caller[1], value)
-
-
-def _reason(process: Process, error: BaseException) -> object:
-    """The reason for which `terminate` is called; `_NOTHING` when it is not."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    if isinstance(error, ProcessExit):
-        return error.reason
-    if isinstance(error, Exception):
-        return reason_of(error)
-    if isinstance(error, trio.Cancelled) and process.trap_exit:
-        return "shutdown"  # the program ends; `exiting` is another case
-    return _NOTHING
 
 
 def _unexpected(server: GenServer, what: str, message: object) -> None:

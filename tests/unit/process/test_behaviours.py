@@ -6,8 +6,16 @@ import pytest
 import trio
 import trio.testing
 
-from drupelet.errors import NameTaken, ProcessDown, ProcessExit, Refused, Timeout
+from drupelet.errors import (
+    NameTaken,
+    ProcessDown,
+    ProcessExit,
+    Refused,
+    RemoteError,
+    Timeout,
+)
 from drupelet.process import (
+    Down,
     Exit,
     Pid,
     Request,
@@ -32,15 +40,19 @@ from drupelet.process.behaviours import (
     ask_verb,
     call,
     cast_to,
+    error_value,
     is_orderly,
     reason_of_end,
     refuse,
+    reply_value,
     run_callback,
     run_terminate,
     shown_as,
     start_behaviour,
+    start_watched,
     stop,
     stop_reason,
+    value_of,
 )
 from drupelet.process.current import this_process
 
@@ -134,6 +146,24 @@ def test_one_that_ignores_gives_none() -> None:
         return await start_behaviour(body, body, link=True)
 
     assert run(main) is None
+
+
+def test_a_watched_start() -> None:
+    async def ends(started: Started) -> None:
+        started()
+        exit("boom")
+
+    async def ignores(started: Started) -> None:
+        started(None)
+
+    async def main() -> None:
+        pid, ref = await start_watched(ends, ends)
+        assert await receive() == Down(ref, pid, "boom")
+        assert await start_watched(ignores, ignores) == (None, None)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await flush() == []  # there was nothing to watch
+
+    run(main)
 
 
 def test_a_start_that_takes_too_long_is_killed() -> None:
@@ -271,6 +301,28 @@ def test_an_answer_that_is_no_data(request_: tuple[object, ...]) -> None:
         with pytest.raises(Refused, match="NotSendable"):
             await ask_verb(pid, *request_)
         assert is_process_alive(pid)
+
+    run(main)
+
+
+def test_a_value_and_an_error_are_answers_to_a_call() -> None:
+    async def answering(started: Started) -> None:
+        started()
+        process = this_process()
+        while True:
+            match await receive(Request):
+                case Request(caller, request):
+                    value = object() if request == "improper" else request
+                    reply_value(process.runtime, process, caller, value)  # type: ignore[arg-type]
+
+    async def main() -> None:
+        pid = await start_behaviour(answering, answering, link=False)
+        assert value_of(await call(pid, ("word", 1))) == ("word", 1)
+        error = error_value(RemoteError("no_water", "the kettle is empty"))
+        for request, kind in (("improper", "not_sendable"), (error, "no_water")):
+            with pytest.raises(RemoteError) as caught:
+                value_of(await call(pid, request))
+            assert caught.value.kind == kind
 
     run(main)
 
