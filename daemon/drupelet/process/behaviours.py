@@ -283,9 +283,9 @@ def value_of(answer: Any) -> Any:
 # -- callbacks
 
 
-async def run_callback(callback: Callable[..., Any], *args: object) -> Any:
+async def run_callback(callback: Callable[..., Any], *args: object, **options: object) -> Any:
     """The value of the author's function, plain or async."""
-    value = callback(*args)
+    value = callback(*args, **options)
     if value.__class__ is CoroutineType or inspect.isawaitable(value):
         return await value
     return value

@@ -22,6 +22,7 @@ from drupelet.process import (
     send,
     spawn_link,
     trap_exit,
+    whereis,
 )
 from drupelet.process.behaviours import is_orderly
 from drupelet.process.children import (
@@ -34,6 +35,7 @@ from drupelet.process.children import (
     was_as_told,
 )
 from drupelet.process.current import this_process
+from drupelet.process.gen_server import GenServer
 from drupelet.process.supervisor import Supervisor
 
 
@@ -191,3 +193,24 @@ def test_one_that_ended_before_gives_its_own_reason() -> None:
 
 def _boom() -> None:
     raise ProcessExit("boom")
+
+
+def test_a_named_child_of_every_kind_is_registered() -> None:
+    class Shelf(GenServer):
+        def books(self) -> int:
+            return 3
+
+    async def main() -> None:
+        kinds = (
+            Child("function", wait, name="one"),
+            Child("class", Shelf, name="two"),
+            Child("start_link", Shelf.start_link, name="three"),
+            Child("supervisor", (Supervisor, ([],)), name="four"),
+        )
+        for child in kinds:
+            pid = await start_child(this_process(), child)
+            assert pid is not None
+            assert await whereis(str(child.name)) == pid
+        assert await GenServer.call("two", "books") == 3
+
+    virtual(main)
