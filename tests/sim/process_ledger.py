@@ -6,16 +6,21 @@ told by the processes of the run what they did and got, and by hooks when proces
 | semantic | rule, checked in each run |
 |---|---|
 | fifo | per sender and receiver: never doubled, never out of order; a gap only over a break |
+| reconnect | what was under way when a link was replaced arrives, unless something broke |
 | down | one Down per monitor, when and only when its target ended or is out of sight |
 | after_down | after a Down nothing of that pid; after noconnection only what was sent later |
 | kill | whom "kill" reached ends with "killed", and its code never sees it |
 | finally | it runs; the end is told when it is done, or 5 s after it was to end |
 | pids | every pid is new; a message reaches the process that it was addressed to, or nobody |
-| pressure | nothing dropped, mailboxes within bounds, every sender goes on in the end |
+| pressure | who is told to hold back does; a full mailbox says so; nothing dropped; all go on |
+| partition | noconnection is told once per monitor, link and node watch, on both sides |
+
+Those are DESIGN 6's nine. Besides:
+
 | names | who was told Down finds the name free |
-| partition | noconnection is told once per monitor and link, on both sides |
 | links | both sides agree at the end: linked and alive, or told |
 | spawn | what was spawned elsewhere ran once, or not at all and its spawner got an error |
+| asks | an answer is that of who was asked, to what was asked, in time |
 
 A *break* between two runtimes: one of them was told GONE of the other, or of its node.
 """
@@ -29,19 +34,18 @@ from math import inf
 from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.messages.processes import NOCONNECTION, NOPROC, SERIAL_SHIFT
 
-SEMANTICS = (
+SEMANTICS = (  # DESIGN 6
     "fifo",
+    "reconnect",
     "down",
     "after_down",
     "kill",
     "finally",
     "pids",
     "pressure",
-    "names",
     "partition",
-    "links",
-    "spawn",
 )
+OTHERS = ("names", "links", "spawn", "asks")
 UNWIND_S = 5.0
 NEAR_S = 1e-6
 
@@ -88,8 +92,8 @@ class Sending:
 
     number: int
     to: Pid | tuple[str, str]
-    sent_s: float
-    connected: bool
+    sent_s: float = inf  # when it left, after waiting for room
+    connected: bool = False
     arrived_s: float = inf
 
 
@@ -116,8 +120,16 @@ class Spawning:
 
 
 def runtime_of(pid: Pid) -> tuple[str, int, int]:
-    """(node, incarnation, serial)."""
+    """(node, incarnation, serial); the serial is 0 for a node itself."""
     return (pid.node, pid.incarnation, pid.number >> SERIAL_SHIFT)
+
+
+Place = tuple[str, int, int]
+
+
+def covers(lost: Place, place: Place) -> bool:
+    """Whether what is gone, a node or a runtime, includes that runtime."""
+    return lost[:2] == place[:2] and lost[2] in (0, place[2])
 
 
 class Ledger:
@@ -129,9 +141,12 @@ class Ledger:
         self.sent: dict[Pid, list[Sending]] = defaultdict(list)
         self.got: dict[tuple[Pid, Pid], list[int]] = defaultdict(list)
         # (runtime, node it lost or runtime it lost) -> when
-        self.breaks: dict[tuple[tuple[str, int, int], tuple[str, int, int]], list[float]] = (
-            defaultdict(list)
-        )
+        self.breaks: dict[tuple[Place, Place], list[float]] = defaultdict(list)
+        self.relinks: dict[frozenset[str], list[float]] = defaultdict(list)  # nodes -> when
+        self.told_pause: set[tuple[Pid, Place]] = set()  # (who is full, whom it told)
+        self.held: set[tuple[Place, Pid]] = set()  # (who was told, by whom)
+        self.flooding: Counter[Pid] = Counter()  # floods begun and not done
+        self.node_watches: Counter[tuple[Pid, str]] = Counter()  # asked for and not told
         self.kills: list[Killing] = []
         self.spawns: dict[int, Spawning] = {}
         self.over: dict[tuple[Pid, Pid], tuple[object, float]] = {}  # (who was told, of whom)
@@ -139,7 +154,8 @@ class Ledger:
         self.exits: Counter[tuple[Pid, Pid]] = Counter()
         self.linkings: Counter[tuple[Pid, Pid]] = Counter()
         self.checks: Counter[str] = Counter()
-        self.crashed_runtimes: dict[tuple[str, int, int], float] = {}
+        self.effects: Counter[str] = Counter()  # what faults did to processes
+        self.crashed_runtimes: dict[Place, float] = {}
         self.is_closed = False  # what ends now ends with the run
         self.apart: set[tuple[Pid, Pid]] = set()  # not connected when one acted on the other
 
@@ -177,6 +193,7 @@ class Ledger:
                 self.check("finally", on_time, what)
             what = f"{pid} ended {took_s:.6f} s after it was to, its finally takes {life.unwinds_s}"
             expected = min(life.unwinds_s, UNWIND_S)
+            self.effects["abandoned"] += life.unwinds_s > UNWIND_S
             self.check("finally", abs(took_s - expected) < 0.001, what)
 
     def runtime_crashed(self, node: str, incarnation: int, serial: int, now: float) -> None:
@@ -186,16 +203,52 @@ class Ledger:
                 life.crashed = True
                 life.ended_s = now
 
-    def broke(self, runtime: tuple[str, int, int], lost: Pid, now: float) -> None:
+    def broke(self, runtime: Place, lost: Pid, now: float) -> None:
         """A runtime was told GONE."""
-        self.breaks[runtime, runtime_of(lost)].append(now)
+        gone = runtime_of(lost)
+        self.effects["parted"] += not gone[2]
+        self.breaks[runtime, gone].append(now)
+        self.told_pause = {
+            each
+            for each in self.told_pause
+            if runtime_of(each[0]) != runtime or not covers(gone, each[1])
+        }
+        self.held = {
+            each
+            for each in self.held
+            if each[0] != runtime or not covers(gone, runtime_of(each[1]))
+        }
+
+    def left(self, sender: Pid, to: Pid, number: int, now: float, connected: bool) -> None:
+        """A message leaves its runtime for another one."""
+        sending = self.sent[sender][number]
+        what = f"{sender} sent {number} to {to} twice"
+        self.check("fifo", sending.sent_s == inf, what)
+        sending.sent_s, sending.connected = now, connected
+        here, there = runtime_of(sender), runtime_of(to)
+        base = there[2] << SERIAL_SHIFT
+        holders = (to, Pid(to.node, to.incarnation, base), Pid(to.node, to.incarnation, 0))
+        holder = next((each for each in holders if (here, each) in self.held), None)
+        what = f"{sender} sent {number} to {to} though {holder} had told it to hold back"
+        self.check("pressure", holder is None, what)
+
+    def holds_back(self, runtime: Place, holder: Pid) -> None:
+        """A runtime was told to."""
+        self.held.add((runtime, holder))
+        self.effects["paused"] += 1
+
+    def overfills(self, receiver: Pid, sender: Pid, is_local: bool, length: int) -> None:
+        """A message is put into a mailbox that is full already."""
+        what = f"{receiver} has {length} messages, and takes one more of {sender}"
+        told = not is_local and (receiver, runtime_of(sender)) in self.told_pause
+        self.check("pressure", told, what)
 
     # -- told by the processes
 
-    def sends(self, sender: Pid, to: Pid | tuple[str, str], now: float, connected: bool) -> int:
-        number = len(self.sent[sender])
-        self.sent[sender].append(Sending(number, to, now, connected))
-        return number
+    def sends(self, sender: Pid, to: Pid | tuple[str, str]) -> Sending:
+        sending = Sending(len(self.sent[sender]), to)
+        self.sent[sender].append(sending)
+        return sending
 
     def receives(self, receiver: Pid, sender: Pid, number: int, now: float) -> None:
         sending = self.sent[sender][number]
@@ -278,6 +331,12 @@ class Ledger:
         self.spawns[token] = Spawning(spawner, node)
         return self.spawns[token]
 
+    def node_down(self, watcher: Pid, node: str) -> None:
+        """A NodeDown came."""
+        self.node_watches[watcher, node] -= 1
+        what = f"{watcher} was told NodeDown of {node} more often than it asked"
+        self.check("partition", self.node_watches[watcher, node] >= 0, what)
+
     def unlinks(self, process: Pid, other: Pid) -> None:
         self.links[process, other] = False
 
@@ -293,20 +352,25 @@ class Ledger:
             self._check_spawn(token, spawning)
         for kill in self.kills:
             self._check_kill(kill)
+        for process, count in self.flooding.items():
+            life = self.lives[process]
+            over = not count or min(life.ended_s, life.told_s) < inf
+            self.check("pressure", over, f"{process} is still not done with {count} floods")
         self.checks["after_down"] += len(self.over)  # of each of these pairs, all along
         self.is_closed = True
 
     def _check_gaps(self, sender: Pid, sendings: list[Sending]) -> None:
-        by_receiver: dict[Pid | tuple[str, str], list[Sending]] = defaultdict(list)
+        by_receiver: dict[Pid, list[Sending]] = defaultdict(list)
         for sending in sendings:
-            by_receiver[sending.to].append(sending)
+            if isinstance(sending.to, Pid) and sending.sent_s < inf:
+                by_receiver[sending.to].append(sending)
         for receiver, those in by_receiver.items():
-            if not isinstance(receiver, Pid):
-                continue
             later_s = inf  # when the next one that arrived was received
             for sending in reversed(those):
+                semantic = "reconnect" if self._crossed(sender, sending) else "fifo"
                 if sending.arrived_s < inf:
                     later_s = sending.arrived_s
+                    self.checks[semantic] += 1
                     continue
                 what = (
                     f"{receiver} never got {sending.number} of {sender}, sent at {sending.sent_s}"
@@ -314,11 +378,20 @@ class Ledger:
                 excused = not sending.connected or self._broken(
                     sender, receiver, sending.sent_s, later_s
                 )
+                if runtime_of(sender) == runtime_of(receiver):
+                    excused = False
                 if later_s == inf:
                     life = self.lives.get(receiver)
                     gone = life is None or min(life.ended_s, life.told_s) < inf
                     excused = excused or gone or runtime_of(sender) in self.crashed_runtimes
-                self.check("fifo", excused, what)
+                self.check(semantic, excused, what)
+
+    def _crossed(self, sender: Pid, sending: Sending) -> bool:
+        """Whether the link was replaced while it was under way."""
+        if not isinstance(sending.to, Pid) or sending.to.node == sender.node:
+            return False
+        times = self.relinks.get(frozenset((sender.node, sending.to.node)), ())
+        return any(sending.sent_s <= at <= sending.arrived_s for at in times)
 
     def _broken(self, one: Pid, other: Pid, since_s: float, until_s: float) -> bool:
         for here, there in ((one, other), (other, one)):

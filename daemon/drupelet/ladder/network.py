@@ -18,7 +18,7 @@ other (TCP hides that; `simulator/` has them for discovery); a trio task per pip
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from random import Random
 from typing import Final
@@ -83,6 +83,7 @@ class Network:
     def __init__(self, random: Random) -> None:
         self.random = random
         self.timers = Timers()
+        self.effects: Counter[str] = Counter()  # what faults did: things lost, stalled, cut short
 
     def path(self, latency_s: float, jitter_s: float = 0.0) -> Path:
         """A new path."""
@@ -158,7 +159,9 @@ class Pipe:
             for _ in lost:
                 self._queue.pop()
             rest = lose(lost[0][1]) if lost else None
+            self.path.network.effects["lost"] += len(lost)
             if rest is not None:
+                self.path.network.effects["cut_short"] += 1
                 self._queue.append((lost[0][0], rest))
         self.send(End(reason))
         self.is_closed = True
@@ -166,6 +169,7 @@ class Pipe:
     def go_dark(self) -> None:
         """The sender lost its power: nothing more comes, not even an end."""
         self.is_closed = self.is_dark = True
+        self.path.network.effects["lost"] += len(self._queue)
         self._queue.clear()
         self._watch()
 
@@ -178,6 +182,7 @@ class Pipe:
 
     def stall(self) -> None:
         """Its path was cut."""
+        self.path.network.effects["stalled"] += len(self._queue)
         if self._entry is not None:
             self.path.network.timers.cancel(self._entry)
             self._entry = None

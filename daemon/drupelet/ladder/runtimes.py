@@ -55,6 +55,11 @@ class Attachment(Transport):
         self._up = Pipe(daemon.bus, self._at_daemon, self._gone)
         self._down = Pipe(daemon.bus, self._at_runtime, lambda reason: None)
 
+    @property
+    def under_way(self) -> int:
+        """Pieces that it sent and that its daemon has not got yet."""
+        return len(self._up)
+
     # -- the transport
 
     @property
