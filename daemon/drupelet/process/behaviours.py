@@ -61,6 +61,7 @@ CAST: Final = "$gen_cast"
 STOP: Final = "$gen_stop"
 CALL_TIMEOUT_S: Final = api.ASK_TIMEOUT_S
 TERMINATE_S: Final = 5.0  # as long as any process has to end
+STOP_S: Final = 10.0  # a callback under way, and terminate
 NO_REASON: Final = object()
 _ERROR: Final = "$gen_error"
 
@@ -164,6 +165,72 @@ async def start_watched(shown: object, body: Body, **options: Any) -> tuple[Pid,
     return pid, cast(Ref, refs[0] if refs else None)
 
 
+class Startable:
+    """`start`, `start_link` and `start_monitor` of a behaviour."""
+
+    @classmethod
+    def _behaviour_body(cls, args: tuple[Any, ...], linked: bool) -> Body:
+        """What its process does. `linked`: its parent is its starter."""
+        raise NotImplementedError
+
+    @classmethod
+    async def start(
+        cls,
+        *args: Any,
+        name: str | None = None,
+        mailbox: Mailbox = DEFAULT_MAILBOX,
+        timeout: float = inf,
+    ) -> Pid:
+        """Start one, and wait for its ``init(*args)``; None when that returned `IGNORE`.
+
+        Raises: `ProcessDown` with the reason for which init failed, `NameTaken`, `Timeout` (it was
+        ended then).
+        """
+        return await start_behaviour(
+            shown_as(cls, cls.start),
+            cls._behaviour_body(args, linked=False),
+            link=False,
+            name=name,
+            mailbox=mailbox,
+            timeout=timeout,
+        )
+
+    @classmethod
+    async def start_link(
+        cls,
+        *args: Any,
+        name: str | None = None,
+        mailbox: Mailbox = DEFAULT_MAILBOX,
+        timeout: float = inf,
+    ) -> Pid:
+        """As `start`, linked from its first moment; this process is its parent."""
+        return await start_behaviour(
+            shown_as(cls, cls.start),
+            cls._behaviour_body(args, linked=True),
+            link=True,
+            name=name,
+            mailbox=mailbox,
+            timeout=timeout,
+        )
+
+    @classmethod
+    async def start_monitor(
+        cls,
+        *args: Any,
+        name: str | None = None,
+        mailbox: Mailbox = DEFAULT_MAILBOX,
+        timeout: float = inf,
+    ) -> tuple[Pid, Ref]:
+        """As `start`, watched by this process once init is over; the pid and the monitor's ref."""
+        return await start_watched(
+            shown_as(cls, cls.start),
+            cls._behaviour_body(args, linked=False),
+            name=name,
+            mailbox=mailbox,
+            timeout=timeout,
+        )
+
+
 async def _first(
     runtime: Runtime, number: int, shown: object, body: Body, name: str | None
 ) -> None:
@@ -212,6 +279,17 @@ async def stop(to: To, reason: object = "normal", *, timeout: float = inf) -> No
     except ProcessDown as down:
         if down.reason != reason:
             raise
+
+
+class StopName:
+    """``stop`` of a behaviour: for others a function, in a callback ``self.stop(reason)``."""
+
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
+        return _stop_within if instance is None else cast(Callable[..., Any], instance._stop_self)
+
+
+async def _stop_within(to: To, reason: object = "normal", *, timeout: float = STOP_S) -> None:
+    await stop(to, reason, timeout=timeout)
 
 
 async def ask_verb(to: To, *request: object) -> Any:

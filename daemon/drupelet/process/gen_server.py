@@ -45,10 +45,10 @@ decorators on each verb; answering exceptions and living on (the state may be ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from math import inf
 from types import CoroutineType
-from typing import Any, Final, NoReturn, cast, overload
+from typing import Any, Final, NoReturn, cast
 
 import trio
 
@@ -68,20 +68,18 @@ from drupelet.process.behaviours import (
     STOP,
     TERMINATE_S,
     Body,
+    Startable,
     Started,
+    StopName,
     error_value,
     reason_of_end,
     reply_value,
-    shown_as,
-    start_behaviour,
-    start_watched,
 )
-from drupelet.process.behaviours import stop as stop_behaviour
 from drupelet.process.behaviours import value_of as value_of
 from drupelet.process.current import process_var, this_process, this_runtime
 from drupelet.process.runtime import Runtime, To
 from drupelet.process.status import shown_fields
-from drupelet.process.table import DEFAULT_MAILBOX, Mailbox, Process
+from drupelet.process.table import Process
 from drupelet.process.verbs import (
     Verb,
     bad_arguments,
@@ -90,12 +88,11 @@ from drupelet.process.verbs import (
     own_names,
     undefined,
 )
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid
 from drupelet.wire.notices import Exit, Request
 
 _log = logging.getLogger("drupelet.process")
 
-STOP_S: Final = 10.0  # a verb under way, and terminate
 TIMEOUT: Final = "timeout"
 """What `handle_info` gets after `timeout_after`; write ``case "timeout":``."""
 
@@ -135,24 +132,7 @@ class _Step:
         self.timeout_s = inf
 
 
-class _StopName:
-    """`GenServer.stop` is for others, `self.stop` for the server itself."""
-
-    @overload
-    def __get__(
-        self, server: None, owner: type[GenServer]
-    ) -> Callable[..., Coroutine[Any, Any, None]]: ...
-    @overload
-    def __get__(self, server: GenServer, owner: type[GenServer]) -> Callable[..., None]: ...
-    def __get__(self, server: GenServer | None, owner: type[GenServer]) -> Any:
-        return _stop_other if server is None else server._stop_self
-
-
-async def _stop_other(to: To, reason: object = "normal", *, timeout: float = STOP_S) -> None:
-    await stop_behaviour(to, reason, timeout=timeout)
-
-
-class GenServer:
+class GenServer(Startable):
     """Base class of servers; see the top of this file, and BEHAVIOURS.md for each feature.
 
     *Owns* its process. *Cancellation* of a call: the server finishes the verb, its value is
@@ -221,71 +201,12 @@ class GenServer:
         self.__step.stop = reason
         self.__step.asked = True
 
-    stop = _StopName()
+    stop = StopName()
     """``await GenServer.stop(to, reason="normal", timeout=10)``: end a server, and wait for it.
     ``self.stop(reason)`` in a callback: end after it, when its value was answered."""
 
-    # -- starting
-
     @classmethod
-    async def start(
-        cls,
-        *args: object,
-        name: str | None = None,
-        mailbox: Mailbox = DEFAULT_MAILBOX,
-        timeout: float = inf,
-    ) -> Pid:
-        """Start a server, and wait for its ``init(*args)``; None when that returned `IGNORE`.
-
-        Raises: `ProcessDown` with the reason for which init failed, `NameTaken`, `Timeout` (the
-        server was ended then).
-        """
-        return await start_behaviour(
-            shown_as(cls, GenServer.start),
-            cls.__body(args),
-            link=False,
-            name=name,
-            mailbox=mailbox,
-            timeout=timeout,
-        )
-
-    @classmethod
-    async def start_link(
-        cls,
-        *args: object,
-        name: str | None = None,
-        mailbox: Mailbox = DEFAULT_MAILBOX,
-        timeout: float = inf,
-    ) -> Pid:
-        """As `start`, linked from its first moment; this process is its parent."""
-        return await start_behaviour(
-            shown_as(cls, GenServer.start),
-            cls.__body(args, linked=True),
-            link=True,
-            name=name,
-            mailbox=mailbox,
-            timeout=timeout,
-        )
-
-    @classmethod
-    async def start_monitor(
-        cls,
-        *args: object,
-        name: str | None = None,
-        mailbox: Mailbox = DEFAULT_MAILBOX,
-        timeout: float = inf,
-    ) -> tuple[Pid, Ref]:
-        """As `start`, watched by this process once init is over; the pid and the monitor's ref."""
-        return await start_watched(
-            shown_as(cls, GenServer.start),
-            cls.__body(args),
-            name=name,
-            mailbox=mailbox,
-            timeout=timeout,
-        )
-
-    @classmethod
-    def __body(cls, args: tuple[object, ...], linked: bool = False) -> Body:
+    def _behaviour_body(cls, args: tuple[Any, ...], linked: bool) -> Body:
         async def body(started: Started) -> None:
             process = this_process()
             server = cls()

@@ -39,14 +39,17 @@ class Verb(NamedTuple):
 
 def own_names(base: type) -> frozenset[str]:
     """The public names of a base class that its subclasses may not take for verbs."""
-    return frozenset(name for name in vars(base) if not name.startswith("_")) - CALLBACKS
+    names = [name for each in base.__mro__[:-1] for name in vars(each)]
+    return frozenset(name for name in names if not name.startswith("_")) - CALLBACKS
 
 
-def check_names(cls: type, own: frozenset[str]) -> None:
+def check_names(
+    cls: type, own: frozenset[str], *, base: str = "GenServer", what: str = "verb"
+) -> None:
     """Raises: `TypeError` for a class that hides a name of its base."""
     for name in sorted(own.intersection(vars(cls))):
         raise TypeError(
-            f"{cls.__name__}.{name}: every GenServer has {name!r} already; give the verb another "
+            f"{cls.__name__}.{name}: every {base} has {name!r} already; give the {what} another "
             "name"
         )
 

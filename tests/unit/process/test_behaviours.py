@@ -159,7 +159,8 @@ def test_a_watched_start() -> None:
     async def main() -> None:
         pid, ref = await start_watched(ends, ends)
         assert await receive() == Down(ref, pid, "boom")
-        assert await start_watched(ignores, ignores) == (None, None)
+        ignored: object = await start_watched(ignores, ignores)
+        assert ignored == (None, None)
         await trio.testing.wait_all_tasks_blocked()
         assert await flush() == []  # there was nothing to watch
 
