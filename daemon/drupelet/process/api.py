@@ -59,7 +59,7 @@ async def open_scope() -> AsyncIterator[Scope]:
 
 
 async def spawn(
-    function: Function,
+    function: Function | str,
     *args: object,
     node: str | None = None,
     scope: Scope | trio.Nursery | None = None,
@@ -69,9 +69,10 @@ async def spawn(
 ) -> Pid:
     """Start a process that runs ``function(*args)``; its pid.
 
-    `node`: on that node of the cluster, which must have the same module; the function's name
-    travels, never its code. `scope`: ends when that ends. `where`: "thread" or "process" for a
-    plain function that computes. `name`: registered from its first moment.
+    `function` may be its name, "module:function". `node`: on that node of the cluster, which must
+    have the same module; the function's name travels, never its code. `scope`: ends when that
+    ends. `where`: "thread" or "process" for a plain function that computes. `name`: registered
+    from its first moment.
 
     Raises: `NotSendable`, `NameTaken`; with `node` also `CallError` (`CodeMismatch`...).
     """
@@ -80,7 +81,7 @@ async def spawn(
 
 
 async def spawn_link(
-    function: Function,
+    function: Function | str,
     *args: object,
     node: str | None = None,
     scope: Scope | trio.Nursery | None = None,
@@ -94,7 +95,7 @@ async def spawn_link(
 
 
 async def spawn_monitor(
-    function: Function,
+    function: Function | str,
     *args: object,
     node: str | None = None,
     scope: Scope | trio.Nursery | None = None,
@@ -109,7 +110,7 @@ async def spawn_monitor(
 
 
 async def _spawn(
-    function: Function,
+    function: Function | str,
     args: Sequence[object],
     node: str | None,
     scope: Scope | trio.Nursery | None,
@@ -123,7 +124,11 @@ async def _spawn(
     runtime = this_runtime()
     process = this_process() if link or monitor else process_var.get(None)
     await runtime.breathe(process)
+    if isinstance(function, str) and node in (None, runtime.node):
+        function = runtime.named_function(function)
     if where != computing.INLINE:
+        if isinstance(function, str):
+            raise ValueError("where is for processes of this node")
         function, args = computing.wrap(function, args, where)
     if node is not None and node != runtime.node:
         if scope is not None or name is not None or where != computing.INLINE:

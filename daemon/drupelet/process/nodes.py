@@ -47,6 +47,8 @@ from drupelet.wire.messages.processes import (
 from drupelet.wire.notices import NodeDown
 
 SHOWN_MAX: Final = 10_000  # processes in one listing
+PROMPT: Final = "__console__"  # the module of what is typed in `drupelet shell`
+_BUNDLED: Final = "drupelet.bundled."  # as a program imports bundled missions
 
 Function = Callable[..., object]
 Resolve = Callable[[str, str, bytes], Function]
@@ -208,12 +210,20 @@ class Nodes(Incoming):
 
     # -- spawns elsewhere
 
+    def named_function(self, text: str) -> Function:
+        """The function ``module:function`` of this program. Raises: `RemoteError` ("undef")."""
+        module, name = function_address(text)
+        try:
+            return self.resolve(module, name, b"")
+        except RemoteError:  # a worker's missions are not all that it can import
+            return resolve_loaded(module, name, b"")
+
     def spawn_elsewhere(
         self,
         process: Process,
         task: object,
         node: str,
-        function: Function,
+        function: Function | str,
         args: Sequence[object],
         *,
         link: bool,
@@ -221,6 +231,7 @@ class Nodes(Incoming):
     ) -> tuple[int, SpawnAsk]:
         """Send the order; the answer wakes `task` with (pid, ref or None), or an error."""
         module, name = function_address(function)
+        module = module.removeprefix(_BUNDLED)
         digest = self.digest_of(module)
         options = {"link": link, "monitor": monitor}
         body = dumps([name, list(args), digest, options])
@@ -367,14 +378,27 @@ class Nodes(Incoming):
         raise NotImplementedError
 
 
-def function_address(function: Function) -> tuple[str, str]:
-    """(module, qualified name) of what can be started elsewhere. Raises: `NotSendable`."""
+def function_address(function: Function | str) -> tuple[str, str]:
+    """(module, qualified name) of what can be started elsewhere.
+
+    A text is ``module:function`` already. Raises: `NotSendable`, `ValueError` for another text.
+    """
+    if isinstance(function, str):
+        named, _, function_name = function.partition(":")
+        if not named or not function_name:
+            raise ValueError(f'{function!r:.100} is no function; write "module:function"')
+        return named, function_name
     module = getattr(function, "__module__", None)
     name = getattr(function, "__qualname__", "")
     if not isinstance(module, str) or not name or "<" in name:
         raise NotSendable(
             f"{function!r:.100} has no name on other nodes; code does not travel: use a function "
             "at the top of a module that the other node has too"
+        )
+    if module == PROMPT:
+        raise NotSendable(
+            f"{name} was typed at a prompt, and code does not travel: write it into a file, "
+            f"`drupelet nl FILE.py`, then spawn FILE.{name}"
         )
     return module.removeprefix("mission_"), name
 

@@ -16,6 +16,7 @@ from elsewhere is in order for each process.
 | overflow | how many             |                  | events that found no room          |
 
 Rules
+- A trace holds when it is opened: what is sent after that is shown, on other nodes too.
 - A trace changes nothing for the traced: no wait, no order, no copy that it could see.
 - The buffer is bounded; what does not fit is counted, and told where it is missing.
 - A process that is not traced pays one look at a field for each message.
@@ -27,6 +28,7 @@ by name patterns of functions (sys:trace and dbg: they need a VM's help).
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,11 +37,11 @@ from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
-from drupelet.errors import NotSendable, ProcessDown
+from drupelet.errors import CallError, NotSendable, ProcessDown
 from drupelet.process.current import this_process, this_runtime
 from drupelet.process.data import copy_data
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import Pid
+from drupelet.wire.ids import Pid, make_pid
 from drupelet.wire.limits import TRACE_EVENTS_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import NOPROC, encode_signal
@@ -93,7 +95,7 @@ class Events:
         if pid in self._living:
             return
         if not runtime.is_local(pid):
-            self._trace_elsewhere(pid)
+            await self._trace_elsewhere(pid)
             return
         process = runtime.find(pid)
         if process is None:
@@ -168,7 +170,7 @@ class Events:
 
     # -- processes elsewhere: their runtime sends the events to a process of ours
 
-    def _trace_elsewhere(self, pid: Pid) -> None:
+    async def _trace_elsewhere(self, pid: Pid) -> None:
         runtime = self._runtime
         if self._collector is None:
             self._collector = runtime.start(self._collect, ())
@@ -177,6 +179,9 @@ class Events:
         self._living.add(pid)
         runtime.transmit(encode_signal(wire.TRACE, pid, collector.pid, 0, dumps(True)))
         runtime.monitor(collector, pid)
+        there = make_pid(pid.node, pid.incarnation, pid.number & ~wire.COUNT_MASK)
+        with contextlib.suppress(CallError):  # the answer comes after the order was obeyed
+            await runtime.ask_pid(there, ["traced"])
 
     async def _collect(self) -> None:
         process = this_process()
