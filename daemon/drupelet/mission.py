@@ -63,14 +63,16 @@ class Mark(NamedTuple):
 
     mission: str
     where: str
+    prefix: bool = True
 
 
-def mission(name: str, *, where: str = INLINE) -> Callable[[_Marked], _Marked]:
+def mission(name: str, *, where: str = INLINE, prefix: bool = True) -> Callable[[_Marked], _Marked]:
     """Mark a function, or a class with its public methods, as belonging to the mission `name`.
 
     `where` says where a plain function runs: "inline" (in the mission's loop: it must not block or
     compute for long) or "thread" (for work that computes; the methods of one class still run one
-    at a time). Async functions always run as tasks.
+    at a time). Async functions always run as tasks. With ``prefix=False`` the methods of a class
+    are exported as ``heat`` instead of ``Oven.heat``.
 
     Raises: `ValueError` for a name or place that cannot be, `TypeError` for what cannot be marked.
     """
@@ -81,8 +83,10 @@ def mission(name: str, *, where: str = INLINE) -> Callable[[_Marked], _Marked]:
     def mark(target: _Marked) -> _Marked:
         if not callable(target) or not hasattr(target, "__dict__"):
             raise TypeError(f"@mission marks a function or a class, not {target!r}")
+        if not prefix and not isinstance(target, type):
+            raise TypeError(f"prefix=False is for classes; {target!r} has no other name")
         others = tuple(old for old in marks_of(target) if old.mission != name)
-        setattr(target, _MARKS, (*others, Mark(name, where)))
+        setattr(target, _MARKS, (*others, Mark(name, where, prefix)))
         return target
 
     return mark

@@ -28,6 +28,18 @@ def test_marks_for_two_missions_and_again_for_one() -> None:
     assert marks_of(work) == (Mark("b", "inline"), Mark("a", "thread"))
 
 
+def test_only_a_class_can_go_without_its_name() -> None:
+    class Oven:
+        pass
+
+    assert marks_of(mission("kitchen", prefix=False)(Oven)) == (Mark("kitchen", "inline", False),)
+    with pytest.raises(TypeError, match="prefix=False is for classes"):
+        mission("kitchen", prefix=False)(print_nothing)
+
+
+def print_nothing() -> None: ...
+
+
 def test_a_subclass_does_not_inherit_a_mark() -> None:
     @mission("kitchen")
     class Oven:

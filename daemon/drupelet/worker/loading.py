@@ -196,7 +196,7 @@ def _choose(
     servers: dict[str, type] = {}
     starts: dict[str, _Function] = {}
     if order.exports is None:
-        wanted = finder.all_marked()
+        wanted = list(dict.fromkeys(finder.all_marked()))
     else:
         wanted = [(order.mission, name) for name in order.exports]
     missions: dict[str, dict[str, Target]] = {order.mission: {}} if order.mission else {}
@@ -331,7 +331,8 @@ class _Finder:
             for name, value in list(vars(module).items()):
                 for mark in marks_of(value):
                     if isinstance(value, type):
-                        names += [(mark.mission, f"{name}.{verb}") for verb in _verbs(value)]
+                        prefix = f"{name}." if mark.prefix else ""
+                        names += [(mark.mission, prefix + verb) for verb in _verbs(value)]
                     else:
                         names.append((mark.mission, name))
         return names
@@ -340,10 +341,10 @@ class _Finder:
         """The marked classes that are GenServers; of all missions when `mission` is ""."""
         found: dict[str, type] = {}
         for module in self._modules:
-            for name, value in list(vars(module).items()):
+            for value in list(vars(module).values()):
                 for mark in marks_of(value) if _is_server(value) else ():
                     if mission in ("", mark.mission):
-                        found[f"{mark.mission}.{name}"] = value
+                        found[f"{mark.mission}.{value.__name__}"] = value
                         self._check_server(module, value, mark)
         return found
 
@@ -376,6 +377,14 @@ class _Finder:
             self._invalid(f"{name!r} is not public; only names without a leading _ can be exported")
             return None
         holders = [module for module in self._modules if root in vars(module)]
+        bare = self._bare(mission, name)
+        if bare and (len(bare) > 1 or any(_mark(vars(m)[root], mission) for m in holders)):
+            places = " and ".join(f"{_file(m)}:{_line(cls)}" for m, cls, _ in bare)
+            self._invalid(f"{name!r} is there twice, once as a method: {places}; rename one")
+            return None
+        if bare:
+            module, cls, mark = bare[0]
+            return self._method(module, cls, name, name, mark)
         if not holders:
             self._invalid(f"there is no {root!r}{self._hint(mission, name)}")
             return None
@@ -396,6 +405,16 @@ class _Finder:
             return None
         return self._target(module, name, value, mark)
 
+    def _bare(self, mission: str, name: str) -> list[tuple[types.ModuleType, type, Mark]]:
+        """The classes marked with ``prefix=False`` that have a method of that name."""
+        found = {}
+        for module in self._modules:
+            for value in list(vars(module).values()):
+                mark = _mark(value, mission) if isinstance(value, type) else None
+                if mark is not None and not mark.prefix and name in _verbs(value):
+                    found.setdefault(value, (module, value, mark))
+        return list(found.values())
+
     def _method(
         self, module: types.ModuleType, cls: type, verb: str, name: str, mark: Mark
     ) -> Target | None:
@@ -405,9 +424,7 @@ class _Finder:
             what = f"{name!r} is a class; export its methods: {listed}"
         elif _is_server(cls) and verb in verbs:
             method = getattr(object.__new__(cls), verb)
-            return self._target(
-                module, name, method, mark, server=f"{mark.mission}.{name.partition('.')[0]}"
-            )
+            return self._target(module, name, method, mark, server=f"{mark.mission}.{cls.__name__}")
         elif verb in CALLBACKS:
             what = f"{name!r} is a callback of the runtime, never callable from outside"
         elif verb not in verbs:

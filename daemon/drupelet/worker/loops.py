@@ -290,6 +290,9 @@ class _TaskLoop:
             count = self._sock.send(data)
         except BlockingIOError:
             return data
+        except (BrokenPipeError, ConnectionResetError):  # the reader ends; who sends now is ending
+            self._session.finished = True
+            return b""
         return data[count:] if count < len(data) else b""
 
     def _send_blocking(self) -> None:
@@ -333,13 +336,18 @@ class _TaskLoop:
 
     # -- calls that ask for a task
 
-    def _wake_up(self) -> None:
-        if self._session.out and not self._reading:
+    def _answered(self, was_last: bool) -> None:
+        """A server answered; at once when no other answer is about to come."""
+        if self._reading or not self._session.out:
+            return
+        if was_last and not self._rest:
+            self._flush()
+        else:
             self._wake()
 
     def _spawn(self, ident: int, target: Target, args: list[object]) -> None:
         if target.slot is not None:
-            target.slot.serve(self._session, self._wake_up, ident, target, args)
+            target.slot.serve(self._session, self._answered, ident, target, args)
             return
         scope = self._trio.CancelScope()
         if ident >= 0:

@@ -140,8 +140,8 @@ class Slot:
         if pid is None:  # its init returned IGNORE
             raise Refused(("ignored", self.name))
         self._process = self._runtime.find(pid)
-        while self._waiting:
-            request, done, box = self._waiting.popleft()
+        waiting, self._waiting = self._waiting, deque()
+        for request, done, box in waiting:  # they wait again should it have ended meanwhile
             self._put(request, done, box)
         return pid
 
@@ -194,7 +194,7 @@ class Slot:
     def serve(
         self,
         session: SessionLike,
-        wake: Callable[[], None],
+        wake: Callable[[bool], None],
         ident: int,
         target: Target,
         args: list[object],
@@ -211,7 +211,8 @@ class Slot:
                 session.finish(ident, target, value)
             else:
                 session.fail(ident, target, error)
-            wake()
+            process = self._process
+            wake(process is None or not process.messages)
 
         session.running[ident] = lambda: None
         give_up = self.submit(verb, args, done)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from drupelet.errors import RemoteError
 from drupelet.wire.messages.workers import EXPORTS_MAX, PROBLEMS_MAX, decode_hello, encode_hello
 from drupelet.worker.loading import SOURCE_BYTES_MAX, LoadError, module_path
 from drupelet.worker.targets import IN_THREAD
@@ -201,13 +202,105 @@ def test_the_bundled_missions_load(name: str, exports: str) -> None:
 
 
 def test_kvs_is_seed_001s() -> None:
-    table = load_order("kvs", exports="store lookup", mission="kvs").table()
-    store, lookup = table[b"kvs/store"].function, table[b"kvs/lookup"].function
-    assert store("weather", "fine") is True
-    assert lookup("weather") == ("ok", "fine")
-    assert lookup("missing") is None
-    sys.modules["kvs"].__dict__["KEYS_MAX"] = 2
-    assert store("other", 1)
-    assert store("weather", "rain")  # no new key
-    with pytest.raises(OverflowError, match="2 keys"):
-        store("third", 1)
+    loaded = load_order("kvs", exports="store lookup", mission="kvs")
+    assert set(loaded.table()) == {b"kvs/store", b"kvs/lookup"}
+    assert list(loaded.servers) == ["kvs.Kvs"]
+    assert set(load_order("kvs", exports=None, mission="").table()) == set(loaded.table())
+
+
+# -- GenServers
+
+OVEN = """
+from drupelet import GenServer
+@mission("m")
+class Oven(GenServer):
+    def init(self): self.degrees = 20
+    def heat(self, degrees: int) -> int: return degrees
+    @cast
+    def cool(self): self.degrees = 20
+    def terminate(self, reason): ...
+    def handle_call(self, request, caller): ...
+"""
+
+
+def test_the_verbs_of_a_server_are_exports_and_its_callbacks_never(tmp_path: Path) -> None:
+    path = write(tmp_path, "oven", OVEN)
+    loaded = load_order(path, exports=None)
+    assert list(loaded.missions["m"]) == ["Oven.cool", "Oven.heat"]
+    heat, cool = loaded.missions["m"]["Oven.heat"], loaded.missions["m"]["Oven.cool"]
+    assert (heat.server, heat.arity_min, heat.arity_max, heat.is_cast) == ("m.Oven", 1, 1, False)
+    assert heat.shown == "Oven.heat(degrees: int) -> int"
+    assert cool.is_cast
+    assert loaded.needs_processes
+    assert list(loaded.servers) == ["m.Oven"]
+    with pytest.raises(RemoteError, match="mission_backoff"):
+        heat.function(1)  # its process does not run
+    for name in ("init", "terminate", "handle_call", "start_link", "call", "_stop_self", "nothing"):
+        (problem,) = problems_of(path, exports=f"Oven.{name}")
+        assert problem.kind == "invalid_export", name
+
+
+def test_a_server_that_no_worker_could_start(tmp_path: Path) -> None:
+    text = OVEN.replace("def init(self)", "def init(self, degrees)")
+    (problem,) = problems_of(write(tmp_path, "oven1", text), exports="Oven.heat")
+    assert (problem.kind, problem.line) == ("invalid_fn_and_arity", 5)
+    assert "Oven.init(degrees): the worker starts it without arguments" in problem.message
+    text = OVEN.replace('@mission("m")', '@mission("m", where="thread")')
+    (problem,) = problems_of(write(tmp_path, "oven2", text), exports="Oven.heat")
+    assert (problem.kind, problem.line) == ("invalid_export", 5)
+    text = OVEN.replace("degrees: int) -> int", "*degrees) -> int")
+    (problem,) = problems_of(write(tmp_path, "oven3", text), exports="Oven.heat")
+    assert (problem.kind, problem.line) == ("invalid_fn_and_arity", 7)
+
+
+def test_which_servers_run(tmp_path: Path) -> None:
+    pot = '@mission("n")\nclass Pot(GenServer): ...\nclass Lid(Pot): ...\nOther = Pot\n'
+    path = write(tmp_path, "ovens", f"{OVEN}\n{pot}")
+    assert set(load_order(path, exports="Oven.heat").servers) == {"m.Oven"}
+    assert set(load_order(path, exports=None, mission="").servers) == {"m.Oven", "n.Pot"}
+    plain = load_order(path, exports="")  # nothing is listed: members spawn its functions
+    assert not plain.needs_processes
+    assert plain.servers == plain.starts == {}
+
+
+def test_functions_marked_at_start(tmp_path: Path) -> None:
+    text = f"from drupelet import at_start\n@at_start\ndef open_shelf(): ...\n{MARK}def f(): ...\n"
+    loaded = load_order(write(tmp_path, "shelf", text), exports="f")
+    assert list(loaded.starts) == ["shelf.open_shelf"]
+    assert list(loaded.missions["m"]) == ["f"]  # marked for no mission: nobody can call it
+    text = text.replace("shelf()", "shelf(size)")
+    (problem,) = problems_of(write(tmp_path, "shelf2", text), exports="f")
+    assert (problem.kind, problem.line) == ("invalid_fn_and_arity", 3)
+
+
+# -- a class without its name
+
+
+def test_a_class_whose_methods_need_no_prefix(tmp_path: Path) -> None:
+    bare = OVEN.replace('@mission("m")', '@mission("m", prefix=False)')
+    for text in (bare, bare.replace("(GenServer)", "")):
+        path = write(tmp_path, "bare", text)
+        loaded = load_order(path, exports="heat cool")
+        assert set(loaded.missions["m"]) == {"heat", "cool"}
+        assert set(load_order(path, exports=None).missions["m"]) >= {"heat", "cool"}
+        (problem,) = problems_of(path, exports="heet")
+        assert "did you mean 'heat'?" in problem.message
+        (problem,) = problems_of(path, exports="init")
+        assert problem.kind == "invalid_export"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        f"{MARK}def heat(): ...",
+        '@mission("m", prefix=False)\nclass Pot:\n    def heat(self): ...',
+    ],
+)
+def test_a_method_and_something_else_of_one_name(other: str, tmp_path: Path) -> None:
+    text = f'@mission("m", prefix=False)\nclass Oven:\n    def heat(self): ...\n{other}\n'
+    path = write(tmp_path, "twice", text)
+    for exports in ("heat", None):
+        (problem,) = problems_of(path, exports=exports)
+        assert problem.kind == "invalid_export"
+        assert "'heat' is there twice" in problem.message
+        assert f"{path}:3" in problem.message
