@@ -14,13 +14,14 @@ import datetime
 import uuid
 from typing import Final, cast
 
+from drupelet.errors import NotSendable
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.limits import VALUE_DEPTH_MAX
-from drupelet.wire.notices import Down, Exit, NodeDown, NodeUp, Request
+from drupelet.wire.notices import Down, Exit, Notice, Request, notice_fields
 
 _ATOMS: Final = frozenset({str, bytes, bool, float, type(None), Pid, Ref, uuid.UUID})
-_NOTICES: Final = frozenset({Down, Exit, NodeUp, NodeDown})  # frozen, and their reason was copied
+_TEXT_CHARS_MAX: Final = 1_000
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**63 - 1
 
@@ -53,11 +54,18 @@ def copy_data(value: object, depth: int = VALUE_DEPTH_MAX) -> object:
         if all(key.__class__ is str or key.__class__ is int for key in items):
             dumps(dict.fromkeys(items))  # the rules of integer keys are the codec's
             return {key: copy_data(item, depth) for key, item in items.items()}
-    elif kind in _NOTICES:
-        return value
     elif kind is Request:
         request = cast(Request, value)
+        _check_fields(Request(request.caller, None))
         return Request(request.caller, copy_data(request.request, depth - 1))
+    elif kind is Down:
+        down = cast(Down, value)
+        _check_fields(Down(down.ref, down.pid, None))
+        return Down(down.ref, down.pid, copy_data(down.reason, depth - 1))
+    elif kind is Exit:
+        end = cast(Exit, value)
+        _check_fields(Exit(end.pid, None))
+        return Exit(end.pid, copy_data(end.reason, depth - 1))
     elif kind is bytearray or kind is memoryview:
         return bytes(cast(bytearray, value))
     elif kind is datetime.datetime:
@@ -65,3 +73,22 @@ def copy_data(value: object, depth: int = VALUE_DEPTH_MAX) -> object:
         return value
     dumps(value)  # raises NotSendable with the place
     return value
+
+
+def _check_fields(notice: Notice) -> None:
+    """Raises: `NotSendable` for a notice that an author made of something else."""
+    try:
+        notice_fields(notice)
+    except ValueError as error:
+        raise NotSendable(str(error)) from None
+
+
+def data_or_text(value: object) -> object:
+    """A copy; or, of what is not data, its text: an exit reason may be anything."""
+    try:
+        return copy_data(value)
+    except NotSendable:
+        try:
+            return repr(value)[:_TEXT_CHARS_MAX]
+        except Exception:  # anybody's __repr__
+            return f"(a {type(value).__name__} that has no text)"

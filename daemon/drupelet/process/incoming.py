@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from drupelet.errors import RemoteProtocolError
-from drupelet.process.kernel import Kernel, Target
+from drupelet.process.kernel import SYSTEM_LIMIT, Kernel, Target
 from drupelet.process.table import RELATIONS_MAX, Process
 from drupelet.process.tracing import RemoteTracer
 from drupelet.wire.codec import loads
@@ -30,8 +30,6 @@ from drupelet.wire.messages.processes import (
     encode_signal,
 )
 from drupelet.wire.notices import Request
-
-SYSTEM_LIMIT: Final = "system_limit"  # OTP's word
 
 
 class Incoming(Kernel):
@@ -108,7 +106,7 @@ class Incoming(Kernel):
         if process is None or process.exiting:
             self.dropped_count += 1
             return
-        self._receive_message(process, loads(signal.body), signal.sender)
+        self.deliver(process, loads(signal.body), signal.sender)
 
     def _on_link(self, signal: Signal) -> None:
         process = self._receiver(signal)
@@ -133,9 +131,10 @@ class Incoming(Kernel):
     def _on_exit(self, signal: Signal) -> None:
         process = self._receiver(signal)
         sender = signal.sender
+        reason = loads(signal.body)
         if process is not None and process.links is not None and sender in process.links:
             process.links.discard(sender)
-            self.exit_signal(process, sender, loads(signal.body))
+            self.exit_signal(process, sender, reason)
 
     def _on_exit_sent(self, signal: Signal) -> None:
         process = self._receiver(signal)
@@ -190,7 +189,7 @@ class Incoming(Kernel):
         if self._watched(process, signal):
             sender = signal.sender
             caller = (sender, Ref(sender.node, sender.incarnation, signal.ref))
-            self._receive_message(process, Request(caller, request), sender)
+            self.deliver(process, Request(caller, request), sender)
 
     def _on_reply(self, signal: Signal) -> None:
         self.answered(signal.ref, signal.sender, loads(signal.body))
@@ -305,7 +304,8 @@ class Incoming(Kernel):
             if hit(target) and not self._watched_here(ref, target):
                 self.down(process, ref, target, reason)
         for pid in [each for each in process.links or () if hit(each)]:
-            assert process.links is not None
+            if process.links is None:
+                break  # the first of them ended it at once: a task that only became a process
             process.links.discard(pid)
             self.exit_signal(process, pid, reason)
 

@@ -9,6 +9,7 @@ import os
 from types import TracebackType
 from typing import Final
 
+from drupelet.errors import ProcessExit
 from drupelet.process.table import Process
 
 _TEXT_CHARS_MAX: Final = 1_000
@@ -55,6 +56,19 @@ def reason_of(error: BaseException) -> tuple[str, str]:
     except Exception:  # anybody's __str__
         text = "(the exception has no text)"
     return (type(error).__name__, text)
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """What a nursery (or several, one in the other) made a group of, when it is the only one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def end_of(error: BaseException) -> object:
+    """With which reason a process ends that raised `error`."""
+    error = unwrap(error)
+    return error.reason if isinstance(error, ProcessExit) else reason_of(error)
 
 
 def author_traceback(error: BaseException) -> TracebackType | None:

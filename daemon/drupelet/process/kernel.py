@@ -26,32 +26,22 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from drupelet.errors import NotSendable, RemoteError
-from drupelet.process import patterns
-from drupelet.process.table import (
-    BLOCK,
-    DEFAULT_MAILBOX,
-    DROP_OLD,
-    EXIT,
-    RELATIONS_MAX,
-    SLACK,
-    Mailbox,
-    Process,
-)
+from drupelet.process.data import copy_data, data_or_text
+from drupelet.process.mailboxes import LOOK, Mailboxes
+from drupelet.process.table import DEFAULT_MAILBOX, RELATIONS_MAX, SLACK, Mailbox, Process
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, Ref, make_pid, make_ref
 from drupelet.wire.limits import PROCESSES_MAX, TRACERS_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import NOPROC, encode_signal
-from drupelet.wire.notices import Down, Exit, NodeDown, NodeUp, Request
+from drupelet.wire.notices import Down, Exit, Request
 
 NONODE: Final = "nonode@nohost"  # Erlang's name of a node that is not alive
-LOOK: Final = object()  # woken to look into the mailbox itself
+SYSTEM_LIMIT: Final = "system_limit"  # OTP's word
 
 Target = Pid | tuple[str, str]
 
 Tracer = Callable[[Pid, str, object, object], None]
-
-_NOTICES: Final = frozenset({Down, Exit, NodeUp, NodeDown})
 
 
 class Waiter(Protocol):
@@ -74,7 +64,7 @@ class Ask:
         self.timer: list[object] | None = None
 
 
-class Kernel:
+class Kernel(Mailboxes):
     """Tables and signals. The owner overrides the hooks."""
 
     def __init__(self) -> None:
@@ -97,20 +87,12 @@ class Kernel:
 
     # -- hooks
 
-    def wake(self, task: object, value: object) -> None:
-        """Let a waiting task go on with `value`."""
-        raise NotImplementedError
-
     def wake_error(self, task: object, error: Exception) -> None:
         """Let a waiting task go on with an exception."""
         raise NotImplementedError
 
     def cancel(self, process: Process) -> None:
         """The process has to end; `end` follows when it has."""
-        raise NotImplementedError
-
-    def transmit(self, signal: bytes) -> None:
-        """One signal to another runtime or node."""
         raise NotImplementedError
 
     def crowded(self, pid: Pid) -> bool:
@@ -165,139 +147,15 @@ class Kernel:
             return process
         return None
 
-    # -- messages
-
-    def put(self, process: Process, message: object, sender: object = None) -> None:
-        """Append to a mailbox, whatever its limit; or hand over to a receiver that wants it.
-
-        `sender`: its process or pid, for who traces.
-        """
-        if process.tracers is not None:
-            self.trace(process, "receive", message, sender)
-        task = process.waiting
-        if task is not None:
-            wanted = process.wanted
-            if wanted is None or (
-                not patterns.is_function(wanted) and patterns.fits(wanted, message)
-            ):
-                process.waiting = None
-                process.received_count += 1
-                self.wake(task, message)
-                return
-            if patterns.is_function(wanted):
-                process.waiting = None
-                self.wake(task, LOOK)
-        messages = process.messages
-        if messages is None:
-            messages = process.messages = deque()
-        messages.append(message)
-
-    def full(self, process: Process, message: object = LOOK) -> bool:
-        """Whether the next message meets the policy; one that is waited for never does.
-
-        Without that, a mailbox full of others would keep out what its owner waits for, for ever.
-        """
-        if process.messages is None or len(process.messages) < process.limit:
-            return False
-        wanted = process.wanted
-        return (
-            process.waiting is None
-            or message is LOOK
-            or patterns.is_function(wanted)
-            or not patterns.fits(wanted, message)
-        )
-
-    def overflow(self, process: Process, message: object, sender: object = None) -> None:
-        """A message for a full mailbox whose policy is not to block."""
-        if process.policy == EXIT:
-            self.exit_process(process, "mailbox_full")
-            return
-        process.dropped_count += 1
-        if process.policy == DROP_OLD and self._drop_oldest(process):
-            self.put(process, message, sender)
-
-    @staticmethod
-    def _drop_oldest(process: Process) -> bool:
-        """Make room, but never of a notice: a Down comes exactly once."""
-        messages = process.messages
-        assert messages is not None
-        for index, message in enumerate(messages):
-            if message.__class__ not in _NOTICES:
-                del messages[index]
-                if index < process.looked:
-                    process.looked -= 1
-                return True
-        return False
-
-    def take(self, process: Process, pattern: object, start: int = 0) -> object:
-        """The first message that fits, removed; LOOK when none does. Raises what `pattern` does."""
-        messages = process.messages
-        if not messages:
-            return LOOK
-        if pattern is None:
-            message = messages.popleft()
-        else:
-            for index in range(start, len(messages)):
-                message = messages[index]
-                if patterns.fits(pattern, message):
-                    del messages[index]
-                    break
-            else:
-                process.looked = len(messages)
-                return LOOK
-        process.received_count += 1
-        if process.senders or process.silenced:
-            self._made_room(process)
-        return message
-
-    def _made_room(self, process: Process) -> None:
-        length = len(process.messages or ())
-        while process.senders and length < process.limit:
-            self.wake(process.senders.popleft(), None)
-            length += 1
-        if process.silenced and length <= process.limit // 2:
-            self._unsilence(process)
-
-    def _unsilence(self, process: Process) -> None:
-        silenced, process.silenced = process.silenced, None
-        for runtime in silenced or ():
-            self.transmit(encode_signal(wire.RESUME, runtime, process.pid))
-
-    def _silence(self, process: Process, sender_runtime: Pid) -> None:
-        """A runtime elsewhere fills a mailbox that blocks."""
-        if process.silenced is None:
-            process.silenced = set()
-        if sender_runtime not in process.silenced:
-            process.silenced.add(sender_runtime)
-            names = [[name, self.node] for name in process.names or ()]
-            self.transmit(encode_signal(wire.PAUSE, sender_runtime, process.pid, 0, dumps(names)))
-
-    def _receive_message(self, process: Process, message: object, sender: Pid) -> None:
-        """A message or request from elsewhere, which cannot wait."""
-        if not self.full(process, message):
-            self.put(process, message, sender)
-        elif process.policy != BLOCK:
-            self.overflow(process, message, sender)
-        else:
-            assert process.messages is not None
-            serial_base = sender.number & ~wire.COUNT_MASK
-            self._silence(process, make_pid(sender.node, sender.incarnation, serial_base))
-            if len(process.messages) >= process.limit + SLACK:
-                process.dropped_count += 1
-            else:
-                self.put(process, message, sender)
-
     # -- links and monitors
 
     def link(self, process: Process, pid: Pid) -> None:
         """Link both; to one that is not there: an exit signal ``noproc``."""
-        if pid == process.pid:
+        if pid == process.pid or (process.links is not None and pid in process.links):
             return
         self._check_relations(process)
         if process.links is None:
             process.links = set()
-        elif pid in process.links:
-            return
         if not self.is_local(pid):
             process.links.add(pid)
             self.relate(process, pid)
@@ -306,6 +164,9 @@ class Kernel:
         other = self.find(pid)
         if other is None or other.exiting:
             self.exit_signal(process, pid, NOPROC if other is None else other.exit_reason)
+            return
+        if other.relations >= RELATIONS_MAX:
+            self.exit_signal(process, pid, SYSTEM_LIMIT)
             return
         process.links.add(pid)
         if other.links is None:
@@ -352,6 +213,9 @@ class Kernel:
         if other is None:
             self.down(process, ref, target, NOPROC)
             return
+        if other.relations >= RELATIONS_MAX:
+            self.down(process, ref, target, SYSTEM_LIMIT)
+            return
         if other.watchers is None:
             other.watchers = {}
         other.watchers[ref] = watcher
@@ -376,6 +240,8 @@ class Kernel:
         else:
             other = self.names.get(target[0]) if target[1] == self.node else None
             if other is None or other.watchers is None or ref not in other.watchers:
+                other = self._watched_by(ref) if target[1] == self.node else None
+            if other is None:
                 to = make_pid(target[1], 0, 0)
                 self.transmit(
                     encode_signal(wire.DEMONITOR, to, watcher, ref.number, name=target[0])
@@ -384,8 +250,17 @@ class Kernel:
         if other is not None and other.watchers is not None:
             other.watchers.pop(ref, None)
 
+    def _watched_by(self, ref: Ref) -> Process | None:
+        """Who is watched by a name that is now another's, or nobody's."""
+        for process in self.processes.values():
+            if process.watchers is not None and ref in process.watchers:
+                return process
+        return None
+
     def down(self, process: Process, ref: Ref, target: Target, reason: object) -> None:
         """A process that `process` watches has ended."""
+        if reason.__class__ is not str:
+            reason = copy_data(reason)  # others are told the same
         self.put(process, Down(ref, target, reason))
         if process.monitors is not None:
             process.monitors.pop(ref, None)
@@ -420,15 +295,20 @@ class Kernel:
         if reason == "kill":
             self.exit_process(process, "killed")
         elif process.trap_exit:
-            self.put(process, Exit(sender, reason))
-        elif reason != "normal" or sender == process.pid:
+            if process.messages is not None and len(process.messages) >= process.limit + SLACK:
+                process.dropped_count += 1
+            else:
+                self.put(process, Exit(sender, reason))
+        elif (reason != "normal" or sender == process.pid) and not process.exiting:
             self.exit_process(process, reason)
 
     def exit_signal(self, process: Process, sender: Pid, reason: object) -> None:
         """A linked process ended (or was not there)."""
+        if reason.__class__ is not str:
+            reason = copy_data(reason)  # others are told the same
         if process.trap_exit:
             self.put(process, Exit(sender, reason))
-        elif reason != "normal":
+        elif reason != "normal" and not process.exiting:
             self.exit_process(process, reason)
 
     def exit_process(self, process: Process, reason: object) -> None:
@@ -437,13 +317,15 @@ class Kernel:
             return
         process.exiting = True
         process.exit_reason = reason
-        self._release_senders(process)
+        self.release_senders(process)
         self.cancel(process)
 
     def end(self, process: Process, reason: object) -> None:
         """The process has ended: free its names, tell links, then monitors. Once."""
         if self.processes.pop(process.pid.number, None) is None:
             return
+        if reason.__class__ is not str:
+            reason = data_or_text(reason)
         process.exiting = True
         process.exit_reason = reason
         if process.tracers is not None:
@@ -494,14 +376,9 @@ class Kernel:
                 others.discard(process)
                 if not others:
                     del self.remote[key]
-        self._release_senders(process)
+        self.release_senders(process)
         if process.silenced:
             self._unsilence(process)
-
-    def _release_senders(self, process: Process) -> None:
-        senders, process.senders = process.senders, None
-        for task in senders or ():
-            self.wake(task, None)
 
     @staticmethod
     def _dumps(reason: object) -> bytes:
@@ -526,10 +403,11 @@ class Kernel:
     def reply(self, replier: Pid, caller: Pid, ref: Ref, value: object) -> None:
         """The answer to a request, from whichever process. Too late is nothing."""
         if not self.is_local(caller):
+            body = dumps(value)  # first: who cannot answer is still watched by who asks
             process = self.find(replier)
             if process is not None and process.watchers is not None:
                 process.watchers.pop(ref, None)
-            self.transmit(encode_signal(wire.REPLY, caller, replier, ref.number, dumps(value)))
+            self.transmit(encode_signal(wire.REPLY, caller, replier, ref.number, body))
             return
         self.answered(ref.number, replier, value)
 
@@ -574,13 +452,5 @@ class Kernel:
             tracers.append(tracer)
         process.tracers = tracers or None
 
-    @staticmethod
-    def trace(process: Process, kind: str, message: object, peer: object = None) -> None:
-        """Tell the tracers. `peer`: a process, a pid, a name."""
-        if peer.__class__ is Process:
-            peer = peer.pid
-        for tracer in process.tracers or ():
-            tracer(process.pid, kind, message, peer)
 
-
-__all__ = ["LOOK", "NONODE", "NOPROC", "Ask", "Kernel", "Target", "Tracer"]
+__all__ = ["LOOK", "NONODE", "NOPROC", "SYSTEM_LIMIT", "Ask", "Kernel", "Target", "Tracer"]

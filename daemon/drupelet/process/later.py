@@ -10,15 +10,16 @@ Reference: `erlang:send_after/3`.
 from __future__ import annotations
 
 import contextlib
+from math import inf
 from typing import cast
 
 import trio
 
-from drupelet.errors import MailboxFull, ProcessDown
+from drupelet.errors import MailboxFull, NotSendable, ProcessDown
 from drupelet.process.data import copy_data
 from drupelet.process.nodes import Nodes
 from drupelet.process.table import BLOCK, Process
-from drupelet.process.timers import Timers
+from drupelet.process.timers import Timers, check_seconds
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.limits import TIMERS_MAX
@@ -45,7 +46,10 @@ class Later(Nodes):
         raise NotImplementedError
 
     def send_after(self, seconds: float, to: To, message: object) -> Ref:
-        """A message to `to` after so many seconds."""
+        """A message to `to` after so many seconds. Raises: `ValueError` for less than 0, or inf."""
+        seconds = check_seconds(seconds)
+        if not 0 <= seconds < inf:
+            raise ValueError(f"a message can be sent in 0 seconds or more, not in {seconds:g}")
         if len(self.sends_due) >= TIMERS_MAX:
             raise MailboxFull(f"{TIMERS_MAX:,} messages wait for their time already")
         message = copy_data(message)
@@ -68,7 +72,10 @@ class Later(Nodes):
             return
         if not isinstance(target, Process):
             place = target
-            self.transmit_message(wire.SEND, self.pid, place, 0, message)
+            try:
+                self.transmit_message(wire.SEND, self.pid, place, 0, message)
+            except NotSendable:  # too large: its receiver was one of this runtime when it was set
+                self.dropped_count += 1
             return
         receiver = target
         if receiver.exiting:

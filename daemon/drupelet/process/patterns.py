@@ -9,6 +9,7 @@ Decides what a pattern may be:
 | a tuple: ``("ok", ANY, int)``    | tuples of that length whose items fit                        |
 | a list: ``["a", ANY]``           | lists of that length whose items fit                         |
 | a dict: ``{"kind": "temp"}``     | dicts that have these keys, with values that fit             |
+| types: ``int | str``             | what one of them takes                                       |
 | a function                       | what it returns something true for: write a `match` in it    |
 | anything else                    | what is equal, of the same type                              |
 
@@ -19,15 +20,21 @@ Decides what a pattern may be:
 
     message = await receive(an_answer)
 
-Rule: a pattern of data never runs the author's code, so a sender can try it at once; a function is
-tried in the receiver, where its exception belongs.
+Rule: a pattern of data never runs the author's code, so a sender can try it at once; one with a
+function (or a class that decides itself what its instances are) is tried in the receiver, where its
+exception belongs.
 Rejected: a string language for patterns; `match` on a peeked mailbox (it hides what was taken).
 """
 
 from __future__ import annotations
 
+import datetime
+import uuid
 from collections.abc import Callable
-from typing import Final
+from types import UnionType
+from typing import Final, cast, get_origin
+
+from drupelet.wire.ids import Pid, Ref
 
 Predicate = Callable[[object], object]
 
@@ -42,14 +49,36 @@ class _Any:
 ANY: Final = _Any()
 """In a pattern: every value."""
 
+# what is compared, by code that is not the author's
+_PLAIN: Final = frozenset(
+    {type(None), bool, int, float, str, bytes, Pid, Ref, uuid.UUID, datetime.datetime, _Any}
+)
 
-def is_function(pattern: object) -> bool:
-    """Whether `pattern` is the author's code, and no type."""
-    return callable(pattern) and not isinstance(pattern, type)
+
+def runs_code(pattern: object) -> bool:
+    """Whether `fits` may run the author's code for this pattern.
+
+    Raises: `TypeError` for what looks like a type and takes nothing: ``list[int]``.
+    """
+    kind = pattern.__class__
+    if kind is type or kind in _PLAIN:
+        return False
+    if kind is tuple or kind is list:
+        return any([runs_code(each) for each in cast(list[object], pattern)])
+    if kind is dict:
+        return any([runs_code(each) for each in cast(dict[object, object], pattern).values()])
+    if kind is UnionType:
+        return any([runs_code(each) for each in cast(UnionType, pattern).__args__])
+    if get_origin(pattern) is not None:
+        raise TypeError(
+            f"{pattern!r} is no pattern: a type takes its instances, whatever they hold; write "
+            "[int, int] for a list of two, or a function"
+        )
+    return True
 
 
 def fits(pattern: object, message: object) -> bool:
-    """Whether a pattern of data (or a function in it) takes `message`."""
+    """Whether `pattern` takes `message`. Raises what a function in it raises."""
     if pattern is ANY:
         return True
     kind = pattern.__class__
@@ -70,6 +99,8 @@ def fits(pattern: object, message: object) -> bool:
             key in message and fits(wanted, message[key])
             for key, wanted in pattern.items()  # type: ignore[attr-defined]
         )
+    if kind is UnionType:
+        return any([fits(each, message) for each in cast(UnionType, pattern).__args__])
     if isinstance(pattern, type):
         return isinstance(message, pattern)
     if callable(pattern):

@@ -12,7 +12,9 @@ from typing import Any
 
 import trio
 
+from drupelet.errors import ProcessExit
 from drupelet.process.current import runtime_var
+from drupelet.process.information import end_of
 from drupelet.process.runtime import Runtime
 from drupelet.process.transport import Transport
 
@@ -51,15 +53,19 @@ def run(main: Callable[..., Any], *args: object, clock: trio.abc.Clock | None = 
 
 
 async def run_main(runtime: Runtime, main: Callable[..., Any], *args: object) -> Any:
-    """``main(*args)`` as a process of `runtime`, and wait for it; its value, or what it raised."""
+    """``main(*args)`` as a process of `runtime`, and wait for it; its value, or what it raised.
+
+    Who is linked to it or watches it is told how it ended.
+    """
     outcomes: list[Any] = []
     errors: list[BaseException] = []
 
     async def body() -> None:
         try:
             outcomes.append(await main(*args))
-        except Exception as error:
+        except Exception as error:  # raised below, so not a crash to be logged
             errors.append(error)
+            raise ProcessExit(end_of(error)) from None
 
     body.__qualname__ = getattr(main, "__qualname__", "main")
     process = runtime.start(body, ())

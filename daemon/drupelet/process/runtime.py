@@ -44,14 +44,17 @@ from drupelet.errors import (
 from drupelet.process.current import check_there, process_var
 from drupelet.process.data import copy_data
 from drupelet.process.groups import Groups
-from drupelet.process.information import author_traceback
+from drupelet.process.information import author_traceback, end_of, unwrap
 from drupelet.process.information import describe as describe
 from drupelet.process.information import function_name as function_name
 from drupelet.process.information import reason_of as reason_of
 from drupelet.process.kernel import LOOK, NOPROC, Ask, Waiter
 from drupelet.process.later import Later
 from drupelet.process.loop_watch import watch_loop
+from drupelet.process.mailboxes import Parked
+from drupelet.process.patterns import runs_code
 from drupelet.process.table import BLOCK, DEFAULT_MAILBOX, DROP_NEW, EXIT, Mailbox, Process
+from drupelet.process.timers import check_seconds
 from drupelet.process.transport import Transport
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, make_pid
@@ -170,7 +173,7 @@ class Runtime(Later):
         process.parent = parent
         try:
             (nursery or self.nursery).start_soon(self._run, process, function, args, first)
-        except RuntimeError:  # the scope is closed
+        except BaseException:  # RuntimeError: the scope is closed
             self.end(process, "shutdown")
             raise
         return process
@@ -205,7 +208,10 @@ class Runtime(Later):
                         if value.__class__ is CoroutineType or inspect.isawaitable(value):
                             await cast("CoroutineType[Any, Any, Any]", value)
                         break
-                    except Become as other:
+                    except (Become, BaseExceptionGroup) as error:  # a nursery makes a group of it
+                        other = unwrap(error)
+                        if not isinstance(other, Become):
+                            raise
                         process.function = function = self.newest(other.function)
                         args = other.call_args
         except trio.Cancelled:  # its scope or the runtime ends
@@ -232,18 +238,15 @@ class Runtime(Later):
 
     def _crashed(self, process: Process, error: BaseException) -> object:
         """The reason for an exception; a crash is logged, an `exit(reason)` is not."""
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        if isinstance(error, ProcessExit):
-            return error.reason
-        if not process.exiting:
+        error = unwrap(error)
+        if not isinstance(error, ProcessExit) and not process.exiting:
             _log.warning(
                 "process_crashed pid=%s function=%s, telling who watches it",
                 process.pid,
                 function_name(process.function),
                 exc_info=(type(error), error, author_traceback(error)),
             )
-        return reason_of(error)
+        return end_of(error)
 
     def describe(self, process: Process) -> dict[str, object]:
         return describe(process)
@@ -252,13 +255,15 @@ class Runtime(Later):
 
     async def receive_message(self, process: Process, pattern: object, timeout: float) -> object:
         """The next message that fits. Raises: `ReceiveTimeout`."""
+        if timeout.__class__ is not float or timeout != timeout:
+            timeout = check_seconds(timeout)
         await self.breathe(process)
+        looked = 0
         if process.messages:
+            looked = len(process.messages)
             message = self.take(process, pattern)
             if message is not LOOK:
                 return message
-        else:
-            process.looked = 0
         if process.waiting is not None:
             raise RuntimeError(_ONE_RECEIVER)
         if timeout <= 0 or process.exiting:
@@ -270,15 +275,20 @@ class Runtime(Later):
         if timeout != inf:
             deadline = trio.current_time() + timeout
             entry = self.timers.add(deadline, lambda: self._receive_timeout(process, timeout))
-        process.wanted = pattern
 
         def abort(_: object) -> Abort:
             process.waiting = None
             return Abort.SUCCEEDED
 
         try:
+            wants_code = pattern is not None and runs_code(pattern)
             while True:
+                process.wanted = pattern
+                process.wants_code = wants_code
+                process.looked = looked
                 process.waiting = current_task()
+                if looked:
+                    self.waits(process)
                 message = await wait_task_rescheduled(abort)
                 if message is not LOOK:
                     return message
@@ -286,12 +296,12 @@ class Runtime(Later):
                     raise RuntimeError(_ONE_RECEIVER)
                 # what was looked at by this receive need not be looked at again
                 start = process.looked if process.wanted is pattern else 0
+                looked = len(process.messages or ())
                 message = self.take(process, pattern, start)
                 if message is not LOOK:
                     return message
                 if entry is not None and entry[2] is None:  # it was due while we looked
                     raise ReceiveTimeout(f"no message that fits within {timeout:g} s")
-                process.wanted = pattern
         finally:
             if entry is not None:
                 self.timers.cancel(entry)
@@ -332,6 +342,7 @@ class Runtime(Later):
                 self.overflow(receiver, message, process)
                 return
             await self._wait_room(process, receiver, message)
+            return
         if not receiver.exiting:
             self.put(receiver, message, process)
 
@@ -394,12 +405,21 @@ class Runtime(Later):
         return (name, node)
 
     async def _wait_room(self, process: Process | None, receiver: Process, message: object) -> None:
+        """Until `message` was taken, or (LOOK) there is room; or the receiver ends."""
         if receiver is process:
             raise MailboxFull("this process's own mailbox is full, and it is the one to empty it")
-        while self.full(receiver, message) and not receiver.exiting:
-            if receiver.senders is None:
-                receiver.senders = deque()
-            await self._park(receiver.senders)
+
+        def abort(_: object) -> Abort:
+            assert receiver.senders is not None
+            receiver.senders.remove(parked)
+            return Abort.SUCCEEDED
+
+        while not receiver.exiting:
+            parked = Parked(current_task(), message, process)
+            self.park(receiver, parked)
+            await wait_task_rescheduled(abort)
+            if message is not LOOK or not self.full(receiver):
+                return
 
     @staticmethod
     async def _park(queue: deque[object]) -> None:
@@ -466,6 +486,8 @@ class Runtime(Later):
 
     async def ask(self, process: Process | None, to: To, request: object, timeout: float) -> object:
         """Send a request and wait for its answer. Raises: `CallError`."""
+        if timeout.__class__ is not float or timeout != timeout:
+            timeout = check_seconds(timeout)
         await self.breathe(process)
         target = self.target(to)
         if isinstance(target, Process):

@@ -10,7 +10,9 @@ Policies of a full mailbox
 
 Notices of the system (Down, Exit, NodeDown) are always taken: a process has at most RELATIONS_MAX
 links and monitors. What was on its way from other nodes when they were told to hold back is taken
-up to SLACK messages above the limit; what comes beyond is dropped and counted.
+up to SLACK messages above the limit; what comes beyond is dropped and counted (exit signals for who
+traps them as well). A process that waits for something else with a full mailbox takes WAITED
+messages more from elsewhere before it tells them to hold back.
 
 References: Erlang's unbounded mailbox is what this replaces (a Pi has 512 MB); Akka's bounded one.
 Rejected: a memory channel per process (1.4 kB each, and no selective receive).
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
     import trio
 
     from drupelet.process.kernel import Kernel
+    from drupelet.process.mailboxes import Parked
 
 LIMIT: Final = 10_000
 LIMIT_MAX: Final = 1_000_000
 SLACK: Final = 65_536  # small messages that fit the windows between two nodes
+WAITED: Final = SLACK // 8
 RELATIONS_MAX: Final = 100_000  # links and monitors of one process, each way
 
 BLOCK: Final = "block"
@@ -93,6 +97,7 @@ class Process:
         "trap_exit",
         "waiting",
         "wanted",
+        "wants_code",
         "watchers",
     )
 
@@ -107,7 +112,8 @@ class Process:
         self.looked = 0  # so many were looked at and do not fit `wanted`
         self.waiting: object = None  # the task that is in receive
         self.wanted: object = None  # its pattern
-        self.senders: deque[object] | None = None  # tasks of this runtime that wait for room
+        self.wants_code = False  # whether that runs the author's code
+        self.senders: deque[Parked] | None = None  # tasks of this runtime that wait for room
         self.silenced: set[Pid] | None = None  # runtimes elsewhere that were told to hold back
         self.links: set[Pid] | None = None
         self.monitors: dict[Ref, Pid | tuple[str, str]] | None = None  # who we watch

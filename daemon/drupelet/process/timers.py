@@ -27,6 +27,22 @@ Entry = list[object]
 _CLEARED_MIN: Final = 512  # fewer are not worth a rebuild
 
 
+def check_seconds(seconds: object) -> float:
+    """A number of seconds, perhaps infinite or below 0.
+
+    Raises: `TypeError` for what is no number, `ValueError` for NaN or one beyond a float's range.
+    """
+    if not isinstance(seconds, (int, float)):
+        raise TypeError(f"a time is a number of seconds, not {seconds!r:.100}")
+    try:
+        number = float(seconds)
+    except OverflowError:
+        raise ValueError("that many seconds never pass; math.inf waits for ever") from None
+    if number != number:
+        raise ValueError("NaN is no number of seconds")
+    return number
+
+
 class Timers:
     """The timers of one runtime."""
 

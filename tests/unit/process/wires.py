@@ -14,7 +14,9 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
+from drupelet import process as api
 from drupelet.errors import NoConnection, error_to_fields
+from drupelet.process import Request, receive, reply, self, send
 from drupelet.process.running import run_main
 from drupelet.process.runtime import Runtime
 from drupelet.wire.codec import dumps, loads
@@ -31,6 +33,7 @@ from drupelet.wire.messages.processes import (
 
 INCARNATION = 7
 CUT_BYTES_MAX = 90  # most signals are cut; some arrive in one piece with the next
+QUEUED_BYTES = 1_000  # from here on an end is congested
 
 
 class End:
@@ -41,20 +44,35 @@ class End:
         self.pid = Pid(node, INCARNATION, serial << wire.SERIAL_SHIFT)
         self.node = node
         self.serial = serial
-        self.congested = False
-        self.free = trio.Event()
+        self.held = False  # by the test
         self.calls: list[tuple[str, str, str]] = []
         self._out = bytearray()
         self._in = bytearray()
         self._cutter = SignalCutter()
         self._news = trio.Event()
+        self._free = trio.Event()
+
+    @property
+    def congested(self) -> bool:
+        return self.held or len(self._out) > QUEUED_BYTES
+
+    def hold(self, held: bool) -> None:
+        """Be congested, or not."""
+        self.held = held
+        self._freed()
 
     def send(self, signal: bytes) -> None:
         self._out += signal
         self._news.set()
 
     async def wait_sendable(self) -> None:
-        await self.free.wait()
+        while self.congested:
+            await self._free.wait()
+
+    def _freed(self) -> None:
+        if not self.congested:
+            self._free.set()
+            self._free = trio.Event()
 
     async def call(
         self, node: str, mission: str, function: str, args: Sequence[object], timeout: float
@@ -81,6 +99,7 @@ class End:
             while self._out or self._in:
                 piece = bytes(self._out[: cut(1, CUT_BYTES_MAX)])
                 del self._out[: len(piece)]
+                self._freed()
                 whole = self._cutter.receive_data(piece)
                 position = 0
                 while position < len(whole):
@@ -252,6 +271,33 @@ class Wires:
 
     def _is_of(self, pid: Pid, end: End) -> bool:
         return pid.number >> wire.SERIAL_SHIFT == end.serial
+
+
+async def serve() -> None:
+    """Echo; ends with what it is told to."""
+    while True:
+        match await receive():
+            case ("end", reason):
+                api.exit(reason)
+            case Request(caller, ("end", reason)):
+                api.exit(reason)
+            case Request(caller, value):
+                await reply(caller, value)
+            case (Pid() as pid, value):
+                await send(pid, (self(), value))
+
+
+async def serve_trapping() -> None:
+    """As `serve`; no exit signal but "kill" ends it."""
+    api.trap_exit(True)
+    await serve()
+
+
+async def start(runtime: Runtime, function: Callable[..., object] = serve, *args: object) -> Pid:
+    """A process of `runtime` that has run until it waits."""
+    process = runtime.start(function, args)
+    await settle()
+    return process.pid
 
 
 @asynccontextmanager
