@@ -38,15 +38,20 @@ def beams(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def erl(directory: Path, modules: list[str], *options: str, **environment: str) -> Outcomes:
     """Run the cases of these modules in one Erlang node."""
-    finished = subprocess.run(
-        ["erl", "-noshell", *options, "-eval", f"oracle:main([{', '.join(modules)}])."],
-        cwd=directory,
-        env=os.environ | {"HOME": str(directory)} | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=ERLANG_S,
-    )
+    command = ["erl", "-noshell", *options, "-eval", f"oracle:main([{', '.join(modules)}])."]
+    try:
+        finished = subprocess.run(
+            command,
+            cwd=directory,
+            env=os.environ | {"HOME": str(directory)} | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=ERLANG_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        printed = (error.stdout or b"")[-300:]
+        raise AssertionError(f"Erlang's half hangs after the case that ends {printed!r}") from None
     lines = finished.stdout.splitlines()
     assert finished.returncode == 0 and lines and lines[-1] == "done", finished.stdout[-4_000:]
     return parse(lines[:-1])

@@ -11,13 +11,20 @@ import trio
 
 from drupelet import (
     NOREPLY,
+    Down,
+    Exit,
     GenServer,
     Pid,
+    Ref,
+    Request,
     exit,
+    flush,
     link,
     mission,
+    monitor,
     node,
     receive,
+    reply,
     self,
     send,
     spawn,
@@ -91,6 +98,50 @@ class Plain(GenServer):
 
     def handle_cast(self, request: tuple[object, ...]) -> None:
         self.state = [request[0], *self.state]
+
+
+async def serves() -> None:
+    """Answers requests by the same."""
+    while True:
+        match await receive(Request):
+            case Request(_, ("exit", reason)):
+                exit(reason)
+            case Request(caller, request):
+                await reply(caller, request)
+
+
+async def hands(to: Pid) -> None:
+    """Gives its requests to `to`, who does with them what it likes."""
+    while True:
+        match await receive(Request):
+            case Request(caller, request):
+                await send(to, ("asked", caller, request))
+
+
+async def replies(caller: tuple[Pid, Ref], value: object) -> None:
+    await reply(caller, value)
+
+
+async def keeps(to: Pid) -> None:
+    """Watches and is linked to `to`; keeps what it is told until it is asked for it."""
+    trap_exit(True)
+    monitor(to)
+    link(to)
+    await send(to, ("ready", self()))
+    kept = []
+    while len(kept) < 2:
+        match await receive(lambda m: isinstance(m, (Down, Exit))):
+            case Down(reason=reason):
+                kept.append(("down", reason))
+            case Exit(reason=reason):
+                kept.append(("exit", reason))
+    _, sender = await receive(("told", Pid))
+    await send(sender, ("told", sorted(kept), await flush()))
+
+
+def exits(to: Pid, reason: object) -> None:
+    """Sends an exit signal from there."""
+    exit(to, reason)
 
 
 async def member(group: str) -> None:

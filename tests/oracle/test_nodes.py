@@ -7,7 +7,8 @@ Ours run in one go, one after the other, as processes of a program that is attac
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -17,7 +18,7 @@ from drupelet.client.carrier import Carrier
 from drupelet.process import node, self
 from drupelet.process.running import open_runtime, run_main
 from tests.integration.cluster import Cluster, RealNode
-from tests.oracle.cases import SEVERAL_NODES, lost
+from tests.oracle.cases import SEVERAL_NODES, cut, lost
 from tests.oracle.conftest import MISSING, Outcomes
 from tests.oracle.distant import FAR
 from tests.oracle.normal import CASES, SAME, Case, forget_roles, normal, role
@@ -27,6 +28,8 @@ pytestmark = [pytest.mark.erlang, pytest.mark.slow]
 CASE_S = 40.0  # what takes longer hangs
 NAMES = ("gandalf", "bilbo", "oracle")
 REMOTE = [case for name in SEVERAL_NODES for case in CASES[name].values()]
+SCENES = [f"cut_node_{name}" for name in cut.NAMES]
+SCENES += [f"lost_node_{name}" for name in lost.NAMES]
 EXPORTS = ("here", "fails", "later", "tell", "getpid", "named", "where", "server")
 
 
@@ -60,7 +63,8 @@ async def run_cases(cluster: Cluster) -> Outcomes:
             def kill() -> None:
                 cluster["bilbo"].signal(signal.SIGKILL)
 
-            outcomes |= await run_main(runtime, lose, kill)
+            outcomes |= await run_main(runtime, scene, "cut_node_", cut.scene)
+            outcomes |= await run_main(runtime, scene, "lost_node_", lost.scene, kill)
     return outcomes
 
 
@@ -74,11 +78,12 @@ async def one(case: Case) -> object:
         return ("failed", repr(error))
 
 
-async def lose(kill: Callable[[], None]) -> Outcomes:
+async def scene(prefix: str, body: Callable[..., Awaitable[Any]], *args: object) -> Outcomes:
+    """Several outcomes of one scene."""
     forget_roles({node(): "here"})
     role(self(), "self")
     with trio.fail_after(CASE_S):
-        return {f"lost_node_{name}": normal(each) for name, each in await lost.scene(kill)}
+        return {f"{prefix}{name}": normal(each) for name, each in await body(*args)}
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +96,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
 @pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING} of Erlang/OTP (Debian: erlang-base)")
 def test_every_case_of_erlang_has_its_twin(otp_nodes: Outcomes, ours: Outcomes) -> None:
     assert sorted(set(otp_nodes) ^ set(ours)) == []
-    assert {f"lost_node_{name}" for name in lost.NAMES} < set(ours)
+    assert sorted(set(ours) ^ {*SCENES, *(case.name for case in REMOTE)}) == []
 
 
 @pytest.mark.parametrize("case", REMOTE, ids=lambda case: case.name)
@@ -102,6 +107,6 @@ def test_case(case: Case, otp_nodes: Outcomes, ours: Outcomes) -> None:
         assert (otp_nodes[case.name], ours[case.name]) == (case.otp, case.ours)
 
 
-@pytest.mark.parametrize("name", lost.NAMES)
-def test_lost_node(name: str, otp_nodes: Outcomes, ours: Outcomes) -> None:
-    assert ours[f"lost_node_{name}"] == otp_nodes[f"lost_node_{name}"]
+@pytest.mark.parametrize("name", SCENES)
+def test_scene(name: str, otp_nodes: Outcomes, ours: Outcomes) -> None:
+    assert ours[name] == otp_nodes[name]

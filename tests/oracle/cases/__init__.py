@@ -1,6 +1,7 @@
 """Our half of the cases, a module for each group."""
 
 from tests.oracle.cases import (
+    aliases,
     gen_server,
     groups,
     messages,
@@ -16,6 +17,7 @@ SEVERAL_NODES = ("nodes", "remote")  # run in one go, on three nodes: test_nodes
 
 __all__ = [
     "SEVERAL_NODES",
+    "aliases",
     "gen_server",
     "groups",
     "messages",

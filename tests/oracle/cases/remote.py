@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import os
 
-from drupelet import GenServer, node, pg, rpc, self, send, spawn, whereis
+from drupelet import (
+    GenServer,
+    Pid,
+    ask,
+    node,
+    pg,
+    reply,
+    rpc,
+    self,
+    send,
+    spawn,
+    spawn_monitor,
+    trap_exit,
+    whereis,
+)
 from drupelet.errors import CallError, NoConnection
-from tests.oracle.distant import GANDALF, NOBODY, failed, far
-from tests.oracle.helpers import next_message
+from tests.oracle.distant import GANDALF, NOBODY, dead_there, failed, far
+from tests.oracle.helpers import died, down, forever, next_message, quiet
 from tests.oracle.normal import case, caught, differs, done, role
 
 # -- servers
@@ -145,3 +159,83 @@ async def rpc_multicall() -> object:
 @case
 async def rpc_in_another_process_of_the_system() -> object:
     return await rpc.call(GANDALF, "far", "getpid") == os.getpid()
+
+
+# -- requests without a behaviour, and exit signals from there
+
+
+async def handing() -> Pid:
+    return await spawn(far.hands, self(), node=GANDALF)
+
+
+async def asking(to: Pid) -> None:
+    me = self()
+
+    async def child() -> None:
+        await send(me, ("outcome", await ask(to, "hello")))
+
+    await spawn(child)
+
+
+@case
+async def remote_ask() -> object:
+    return await ask(await spawn(far.serves, node=GANDALF), ["hello", 1])
+
+
+@case
+async def remote_ask_a_late_reply_is_dropped() -> object:
+    outcome = await caught(ask(await handing(), "hello", timeout=0.02))
+    _, caller, _ = await next_message()
+    _, ref = await spawn_monitor(far.replies, caller, "late", node=GANDALF)
+    await down(ref)
+    return (outcome, await quiet())
+
+
+@case
+async def remote_ask_reply_by_a_process_here() -> object:
+    await asking(await handing())
+    _, caller, _ = await next_message()
+    await reply(caller, "from_here")
+    return await next_message()
+
+
+@case
+async def remote_ask_reply_by_another_there() -> object:
+    await asking(await handing())
+    _, caller, _ = await next_message()
+    await spawn(far.replies, caller, "there", node=GANDALF)
+    return await next_message()
+
+
+@case
+async def remote_ask_the_dead() -> object:
+    return await caught(ask(await dead_there(), "hello"))
+
+
+@case
+async def remote_ask_the_receiver_ends() -> object:
+    to = await spawn(far.serves, node=GANDALF)
+    return (await caught(ask(to, ("exit", "boom"))), await quiet())
+
+
+async def is_told(reason: str, trap: bool) -> None:
+    trap_exit(trap)
+    await spawn(far.exits, self(), reason, node=GANDALF)
+    await forever()
+
+
+@case
+async def remote_exit_sent_from_there_takes() -> object:
+    return await died(is_told, "boom", False)
+
+
+@case
+async def remote_exit_sent_from_there_is_trapped() -> object:
+    trap_exit(True)
+    await spawn(far.exits, self(), "boom", node=GANDALF)
+    return (await next_message()).reason
+
+
+@case
+async def remote_exit_sent_from_there_kill() -> object:
+    return await died(is_told, "kill", True)

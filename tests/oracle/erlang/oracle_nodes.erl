@@ -1,8 +1,9 @@
 %% Two nodes: `gandalf` stays up, `bilbo` is killed. This node has neither's processes.
 -module(oracle_nodes).
--export([cases/0, answers/0, traps/1, tell/2, fails/1, here/0, later/1, obeys/0, scope/0]).
+-export([cases/0, answers/0, traps/1, tell/2, fails/1, here/0, later/1, obeys/0, scope/0, serves/0,
+         hands/1, replies/2, keeps/1, exits/2]).
 -import(oracle, [role/2, next/0, rest/0, nothing/0, quiet/0, caught/1, collect/1, died/1, down/1,
-                 reason/1, watch/1, ask/2]).
+                 reason/1, watch/1, ask/2, is_gone/1]).
 
 -define(DOWN_MS, 20000).
 
@@ -10,12 +11,14 @@ cases() ->
     Nodes = [start(Name) || Name <- [gandalf, bilbo]],
     persistent_term:put(nodes, maps:from_list(Nodes)),
     distribution() ++ sending() ++ ends() ++ servers() ++ rpcs()
-        ++ groups() ++ [{several, fun lost/0}].
+        ++ groups() ++ requests() ++ [{several, fun cut/0}, {several, fun lost/0}].
 
+%% Ruled by its standard input, so that it outlives its connection.
 start(Name) ->
-    {ok, Peer, Node} = peer:start(#{name => Name, host => "localhost",
+    {ok, Peer, Node} = peer:start(#{name => Name, host => "localhost", connection => standard_io,
         args => ["-pa", filename:dirname(code:which(?MODULE)), "-start_epmd", "false",
                  "-kernel", "inet_dist_use_interface", "{127,0,0,1}", "logger_level", "none"]}),
+    true = net_kernel:connect_node(Node),
     {Name, {Peer, Node}}.
 
 node_of(Name) -> #{Name := {_, Node}} = persistent_term:get(nodes), Node.
@@ -39,6 +42,27 @@ forward(To) -> receive Message -> To ! Message, forward(To) end.
 tell(To, Messages) -> [To ! Message || Message <- Messages].
 
 obeys() -> receive {link, Pid, To} -> link(Pid), To ! linked, obeys(); {exit, Reason} -> exit(Reason) end.
+
+%% Answers requests; `hands` gives them to another.
+serves() ->
+    receive
+        {request, _, {exit, Reason}} -> exit(Reason);
+        {request, Caller, Request} -> oracle_aliases:reply(Caller, Request), serves()
+    end.
+
+hands(To) -> receive {request, Caller, Request} -> To ! {asked, Caller, Request}, hands(To) end.
+
+replies(Caller, Value) -> oracle_aliases:reply(Caller, Value).
+
+%% Watches and is linked to `To`; keeps what it is told until it is asked for two of it.
+keeps(To) ->
+    process_flag(trap_exit, true), watch(To), link(To), To ! {ready, self()},
+    [First, Second] = [receive {'DOWN', _, _, _, R1} -> {down, R1};
+                               {'EXIT', _, R2} -> {exit, R2} end || _ <- [1, 2]],
+    receive {told, From} -> From ! {told, lists:sort([First, Second]), rest()} end.
+
+%% Sends an exit signal from there.
+exits(To, Reason) -> exit(To, Reason).
 
 here() -> node().
 
@@ -253,6 +277,85 @@ scope() ->
     Self = self(),
     spawn(fun() -> {ok, _} = pg:start(pg), Self ! started, receive never -> ok end end),
     receive started -> ok end.
+
+requests() -> [
+    {"remote_ask", fun() -> oracle_aliases:ask(spawn(gandalf(), ?MODULE, serves, []), [hello, 1]) end},
+    {"remote_ask_a_late_reply_is_dropped", fun() ->
+        To = spawn(gandalf(), ?MODULE, hands, [self()]),
+        Outcome = caught(fun() -> oracle_aliases:ask(To, hello, 20) end),
+        {asked, Caller, hello} = next(),
+        Ref = watch(spawn(gandalf(), ?MODULE, replies, [Caller, late])), down(Ref),
+        {Outcome, quiet()}
+    end},
+    {"remote_ask_reply_by_a_process_here", fun() ->
+        Self = self(), To = spawn(gandalf(), ?MODULE, hands, [self()]),
+        spawn(fun() -> Self ! {outcome, oracle_aliases:ask(To, hello)} end),
+        {asked, Caller, hello} = next(), oracle_aliases:reply(Caller, from_here), next()
+    end},
+    {"remote_ask_reply_by_another_there", fun() ->
+        Self = self(), To = spawn(gandalf(), ?MODULE, hands, [self()]),
+        spawn(fun() -> Self ! {outcome, oracle_aliases:ask(To, hello)} end),
+        {asked, Caller, hello} = next(), spawn(gandalf(), ?MODULE, replies, [Caller, there]), next()
+    end},
+    {"remote_ask_the_dead", fun() ->
+        Pid = dead_there(), caught(fun() -> oracle_aliases:ask(Pid, hello) end)
+    end},
+    {"remote_ask_the_receiver_ends", fun() ->
+        To = spawn(gandalf(), ?MODULE, serves, []),
+        {caught(fun() -> oracle_aliases:ask(To, {exit, boom}) end), quiet()}
+    end},
+    {"remote_exit_sent_from_there_takes", fun() ->
+        Gandalf = gandalf(),
+        died(fun() -> spawn(Gandalf, ?MODULE, exits, [self(), boom]), receive never -> ok end end)
+    end},
+    {"remote_exit_sent_from_there_is_trapped", fun() ->
+        process_flag(trap_exit, true),
+        spawn(gandalf(), ?MODULE, exits, [self(), boom]), {'EXIT', _, Reason} = next(), Reason
+    end},
+    {"remote_exit_sent_from_there_kill", fun() ->
+        Gandalf = gandalf(),
+        died(fun() ->
+            process_flag(trap_exit, true),
+            spawn(Gandalf, ?MODULE, exits, [self(), kill]), receive never -> ok end
+        end)
+    end}
+].
+
+%% -- a node whose connection is closed, and which comes back
+
+cut() ->
+    Gandalf = gandalf(), Self = self(),
+    process_flag(trap_exit, true),
+    Linked = role(spawn_link(Gandalf, ?MODULE, answers, []), linked),
+    Watched = role(there(), watched),
+    Keeping = role(spawn(Gandalf, ?MODULE, keeps, [Self]), keeping), {ready, Keeping} = next(),
+    Ref = watch(Watched), monitor_node(Gandalf, true),
+    [ask(Pid, sync) || Pid <- [Linked, Watched]],
+    Unknown = erlang:disconnect_node(nobody()),
+    Gave = erlang:disconnect_node(Gandalf),
+    Nodedown = receive {nodedown, Gandalf} -> nodedown after ?DOWN_MS -> silence end,
+    Exits = [receive {'EXIT', Pid, Why} -> Why after ?DOWN_MS -> silence end || Pid <- [Linked, Keeping]],
+    Down = down(Ref), Nothing = quiet(),
+    Back = back(Gandalf),
+    Keeping ! {told, Self},
+    Told = receive {told, Both, More} -> {Both, More} after ?DOWN_MS -> silence end,
+    [{"cut_node_unknown", Unknown},
+     {"cut_node_gives", Gave},
+     {"cut_node_nodedown", Nodedown},
+     {"cut_node_exit_of_each_link", Exits},
+     {"cut_node_down", Down},
+     {"cut_node_tells_nothing_twice", Nothing},
+     {"cut_node_comes_back", Back},
+     {"cut_node_tells_the_other_side", Told},
+     {"cut_node_takes_who_was_linked", is_gone(Linked)},
+     {"cut_node_spares_who_was_not", ask(Watched, still_here)},
+     {"cut_node_can_be_watched_and_linked_again", begin
+         Again = watch(Watched), link(Watched), ask(Watched, sync), Watched ! {exit, boom},
+         {down(Again), next()} end},
+     {"cut_node_nothing_is_left", quiet()}].
+
+back(Node) ->
+    case net_adm:ping(Node) of pong -> pong; pang -> back(Node) end.
 
 %% -- a node that is lost
 
