@@ -75,7 +75,8 @@ def _greet(node: Node, file: Path) -> None:
                 f"{file.name} does not load:\n{str(mission['problem']).partition(': ')[2]}",
                 mend="correct the file and start again",
             )
-    exports = [one for one in node.missions.exports.values() if one.inline is None]
+    served = node.missions.exports.values()
+    exports = [one for one in served if one.inline is None and one.raw is None]
     me = program()
     output.line(f"node {node.name} serves {file.name} on port {node.port}. In another terminal:")
     for export in exports[:_SHOWN_MAX]:

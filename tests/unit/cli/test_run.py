@@ -76,6 +76,9 @@ class FakeMissions:
         self.exports[b"node/ping"] = Export(
             b"node/ping", "node", "ping", frozenset(), inline=lambda: None
         )
+        self.exports[b"process/signals"] = Export(
+            b"process/signals", "process", "signals", frozenset(), raw=lambda *_: None
+        )
 
     def snapshot(self) -> list[dict[str, object]]:
         return [{"state": "refused" if self.problem else "ready", "problem": self.problem}]
@@ -91,6 +94,7 @@ def test_greeting_lists_what_can_be_called(capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert "call pi1 kitchen boil    # boil(x: int)" in out
     assert "ping" not in out
+    assert "signals" not in out  # for other daemons, not for people
     for count, more in ((8, False), (9, True)):
         greet(FakeMissions(*(f"f{number}" for number in range(count))))
         out = capsys.readouterr().out
