@@ -7,7 +7,7 @@ The bodies of GROUP signals, from runtime to runtime
 - ``["state", sequence, piece, last, [[scope, group, [pid, ...]], ...]]``: all that I own, in pieces
   of at most PIECE members; it replaces what was known. Sent when the other comes UP, or asks.
 - ``["join" | "leave", sequence, scope, group, [pid, ...]]``: one change.
-- ``["at", sequence]``: my last change, QUIET_S after it.
+- ``["at", sequence]``: my last change, QUIET_S after it, and when the way there is free.
 - ``["again"]``: send your state.
 
 Rules
@@ -15,6 +15,8 @@ Rules
   known of the other, UP brings its state whole. So there is no clock and no periodic gossip.
 - What makes sure anyway: every change has a number. A gap (a line that was full and refused) asks
   for the state again, until it comes; a lost last change shows by the "at" after it.
+- Others are told only of processes whose pid leads here: not of those that a program had before it
+  became part of its node.
 - A member that ends is gone from its groups before its `Down` is sent.
 - A pid may join twice, and is a member until it has left twice.
 - The whole is bounded (wire/limits.py). Here a join above a maximum raises; from elsewhere it is
@@ -54,9 +56,8 @@ SCOPE: Final = "pg"  # OTP's default scope
 PIECE: Final = 1_000  # members in one signal: 40 kB
 QUIET_S: Final = 0.3
 RETRY_S: Final = 0.6  # a state that was asked for and did not come; doubles up to ...
-RETRY_MAX_S: Final = 60.0
+RETRY_MAX_S: Final = 5.0
 UNKNOWN: Final = -1
-_PIECES_MAX: Final = GROUPS_MAX + GROUP_MEMBERS_MAX // PIECE
 
 Key = tuple[str, object]  # (scope, group)
 
@@ -64,13 +65,14 @@ Key = tuple[str, object]  # (scope, group)
 class _Owner:
     """What one runtime told of its processes."""
 
-    __slots__ = ("groups", "pending", "piece", "sequence", "timer")
+    __slots__ = ("groups", "pending", "pending_count", "piece", "sequence", "timer")
 
     def __init__(self) -> None:
         self.groups: dict[Key, dict[Pid, int]] = {}  # how often each has joined
         self.sequence = UNKNOWN
         self.piece = 0  # the next of its state
         self.pending: dict[Key, Counter[Pid]] = {}
+        self.pending_count = 0  # members in it
         self.timer: list[object] | None = None
 
 
@@ -110,7 +112,8 @@ class Groups:
     def leave(self, scope: str, group: object, pids: list[Pid]) -> bool:
         """They leave, each once; False when none of them was in it. Raises: `ValueError`."""
         key = self._key(scope, group)
-        leaving = Counter(pids) & Counter(self._own.groups.get(key, {}))
+        members = self._own.groups.get(key, {})
+        leaving = +Counter({pid: min(n, members.get(pid, 0)) for pid, n in Counter(pids).items()})
         for pid in leaving.elements():
             self._forget_joined(pid.number, key)
         if leaving:
@@ -197,11 +200,11 @@ class Groups:
             return
         match loads(signal.body):
             case ["state", int(sequence), int(piece), bool(last), list(entries)]:
-                self._receive_state(signal.sender, owner, piece, entries)
-                if last and owner.piece:
+                whole = self._receive_state(signal.sender, owner, piece, entries)
+                if last and whole:
+                    state, owner.pending = owner.pending, {}
                     owner.sequence, owner.piece = sequence, 0
-                    self._replace(owner, owner.pending)
-                    owner.pending = {}
+                    self._replace(owner, state)
             case ["join" | "leave" as verb, int(sequence), str(scope), group, list(pids)]:
                 if self._in_order(signal.sender, owner, sequence):
                     key, members = _check(signal.sender, scope, group, pids)
@@ -212,7 +215,7 @@ class Groups:
                     else:
                         self.refused_count += 1
             case ["at", int(sequence)]:
-                if owner.sequence != sequence:
+                if owner.sequence not in (sequence, UNKNOWN):
                     self._ask_again(signal.sender, owner)
             case ["again"]:
                 self._send_state(signal.sender)
@@ -246,20 +249,31 @@ class Groups:
         if owner.timer is None:
             owner.timer = self._runtime.timers.add(trio.current_time() + wait_s, ask)
 
-    def _receive_state(self, sender: Pid, owner: _Owner, piece: int, entries: list[object]) -> None:
+    def _receive_state(self, sender: Pid, owner: _Owner, piece: int, entries: list[object]) -> bool:
+        """Whether `piece` goes on from what is there; what is above the maxima is left out."""
         if piece == 0:
-            owner.pending, owner.piece = {}, 0
-        if piece != owner.piece or len(owner.pending) > GROUPS_MAX or piece > _PIECES_MAX:
-            owner.pending, owner.piece = {}, 0  # it will be asked for again
-            return
+            owner.pending, owner.pending_count, owner.piece = {}, 0, 0
+            owner.sequence = UNKNOWN  # until all of it is there
+            self._wait_state(sender, owner, RETRY_S)
+        if piece != owner.piece or owner.sequence != UNKNOWN:
+            owner.pending, owner.pending_count, owner.piece = {}, 0, UNKNOWN
+            return False  # one before it was lost; the state will be asked for again
         owner.piece += 1
         for entry in entries:
             match entry:
                 case [str(scope), group, list(pids)]:
                     key, members = _check(sender, scope, group, pids)
+                    if (
+                        len(owner.pending) - (key in owner.pending) >= GROUPS_MAX
+                        or owner.pending_count + len(pids) > GROUP_MEMBERS_MAX
+                    ):
+                        self.refused_count += 1
+                        continue
                     owner.pending.setdefault(key, Counter()).update(members)
+                    owner.pending_count += len(pids)
                 case _:
                     raise RemoteProtocolError("malformed group state")
+        return True
 
     def _replace(self, owner: _Owner, state: dict[Key, Counter[Pid]]) -> None:
         for key in list(owner.groups):
@@ -276,6 +290,9 @@ class Groups:
     # -- to elsewhere
 
     def _tell(self, verb: str, key: Key, pids: list[Pid]) -> None:
+        pids = [pid for pid in pids if self._is_reachable(pid)]
+        if not pids:
+            return
         self._own.sequence += 1
         if not self._others:
             return
@@ -287,6 +304,9 @@ class Groups:
             body = dumps([verb, self._own.sequence, scope, group, piece])
             for pid in self._others:
                 self._transmit(pid, body)
+        self._tell_sequence_later()
+
+    def _tell_sequence_later(self) -> None:
         if self._quiet is None:
             at = trio.current_time() + QUIET_S
             self._quiet = self._runtime.timers.add(at, self._tell_sequence)
@@ -294,10 +314,17 @@ class Groups:
     def _tell_sequence(self) -> None:
         self._quiet = None
         for pid in self._others:
-            self._send(pid, ["at", self._own.sequence])
+            if self._runtime.crowded(pid):  # where a change may just have been refused
+                self._tell_sequence_later()
+            else:
+                self._send(pid, ["at", self._own.sequence])
 
     def _send_state(self, to: Pid) -> None:
-        pieces = list(_pieces(self._own.groups)) or [[]]
+        reachable = {
+            key: {pid: count for pid, count in members.items() if self._is_reachable(pid)}
+            for key, members in self._own.groups.items()
+        }
+        pieces = list(_pieces(reachable)) or [[]]
         for number, piece in enumerate(pieces):
             last = number == len(pieces) - 1
             self._send(to, ["state", self._own.sequence, number, last, piece])
@@ -307,6 +334,15 @@ class Groups:
 
     def _transmit(self, to: Pid, body: bytes) -> None:
         self._runtime.transmit(encode_signal(wire.GROUP, to, self._runtime.pid, 0, body))
+
+    def _is_reachable(self, pid: Pid) -> bool:
+        """Whether others reach that process of ours by its pid."""
+        own = self._runtime.pid
+        return (pid.node, pid.incarnation, pid.number >> wire.SERIAL_SHIFT) == (
+            own.node,
+            own.incarnation,
+            own.number >> wire.SERIAL_SHIFT,
+        )
 
     # -- the tables
 
