@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 from drupelet.wire import limits
@@ -71,10 +72,20 @@ def check_name(text: str) -> str:
     return text
 
 
+_check_node: Final = lru_cache(maxsize=1_024)(check_name)  # each pid of each message names one
+
+
 def _check_parts(node: str, incarnation: int, number: int) -> None:
     if type(node) is not str:
         raise ValueError(f"a node's name is text, not {type(node).__name__}")
-    check_name(node)
+    _check_node(node)
+    if (
+        type(incarnation) is int
+        and type(number) is int
+        and 0 <= incarnation <= NUMBER_MAX
+        and 0 <= number <= NUMBER_MAX
+    ):
+        return
     for noun, count in (("incarnation", incarnation), ("number", number)):
         if type(count) is not int or not 0 <= count <= NUMBER_MAX:
             raise ValueError(f"the {noun} is an integer from 0 to 2**63 - 1, not {count!r:.40}")
