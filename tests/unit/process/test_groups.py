@@ -296,13 +296,13 @@ def test_nothing_is_told_where_the_way_is_full_before_it_is_free() -> None:
             alice, bob = await wires.attach("alice"), await wires.attach("bob")
             await settle()
             end = wires.nodes["alice"][0]
-            end.hold(True)
+            end.congested = True
             wires.lose = lambda s: s.kind == wire.GROUP and end.congested  # it was refused
             pid = start(alice).pid
             of(alice).join("pg", "g", [pid])
             await trio.sleep(60)
             assert (wires.lost, known(bob)) == (1, {})
-            end.hold(False)
+            end.congested = False
             await trio.sleep(CONVERGED_S)
             assert known(bob) == {"g": Counter([pid])}
 
