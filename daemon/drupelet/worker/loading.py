@@ -383,8 +383,8 @@ class _Finder:
             self._invalid(f"{name!r} is there twice, once as a method: {places}; rename one")
             return None
         if bare:
-            module, cls, mark = bare[0]
-            return self._method(module, cls, name, name, mark)
+            module, cls, its_mark = bare[0]
+            return self._method(module, cls, name, name, its_mark)
         if not holders:
             self._invalid(f"there is no {root!r}{self._hint(mission, name)}")
             return None
@@ -407,7 +407,7 @@ class _Finder:
 
     def _bare(self, mission: str, name: str) -> list[tuple[types.ModuleType, type, Mark]]:
         """The classes marked with ``prefix=False`` that have a method of that name."""
-        found = {}
+        found: dict[type, tuple[types.ModuleType, type, Mark]] = {}
         for module in self._modules:
             for value in list(vars(module).values()):
                 mark = _mark(value, mission) if isinstance(value, type) else None

@@ -22,6 +22,7 @@ places, and 30 us more); the instance called directly (no mailbox: no trace, lin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -125,6 +126,7 @@ class Slot:
         self.cls = cls
         self._runtime = runtime
         self._process: Process | None = None
+        self._refusal: RemoteError | None = None  # instead of letting requests wait
         self._waiting: deque[tuple[object, Done | None, list[int]]] = deque()
 
     # -- the process
@@ -140,10 +142,20 @@ class Slot:
         if pid is None:  # its init returned IGNORE
             raise Refused(("ignored", self.name))
         self._process = self._runtime.find(pid)
+        self._refusal = None
         waiting, self._waiting = self._waiting, deque()
         for request, done, box in waiting:  # they wait again should it have ended meanwhile
             self._put(request, done, box)
         return pid
+
+    def refuse(self, why: str) -> None:
+        """No process is to come: nobody waits for it."""
+        self._process = None
+        self._refusal = RemoteError("process_down", why)
+        waiting, self._waiting = self._waiting, deque()
+        for _, done, box in waiting:
+            if done is not None and _GIVEN_UP not in box:
+                done(None, self._refusal)
 
     # -- requests
 
@@ -157,6 +169,9 @@ class Slot:
         process = self._process
         if process is not None and not process.exiting:
             self._put(request, done, box)
+        elif self._refusal is not None:
+            if done is not None:
+                done(None, self._refusal)
         elif len(self._waiting) < WORKER_CALLS_MAX:
             self._waiting.append((request, done, box))
         elif done is not None:
@@ -293,10 +308,17 @@ class Servers:
             return f"its processes did not start within {START_S:g} s"
         started()
         message = await self._runtime.receive_message(process, Exit, inf)
-        return f"its processes ended too often: {cast(Exit, message).reason!r:.200}"
+        reason = cast(Exit, message).reason
+        if reason == "shutdown":
+            return f"its processes ended more than {INTENSITY} times within {PERIOD_S:g} s"
+        return f"the supervisor of its processes ended: {reason!r:.200}"
 
     async def change(self) -> None:
         """After `take`: start what is new, stop what is gone."""
+        with contextlib.suppress(ProcessDown):  # the supervisor ended, which `run` tells
+            await self._change()
+
+    async def _change(self) -> None:
         async with self._lock:
             supervisor = self._supervisor
             if supervisor is None:
@@ -306,17 +328,22 @@ class Servers:
                 await Supervisor.terminate_child(supervisor, key)
                 await Supervisor.delete_child(supervisor, key)
                 self._running.discard(key)
-                self.slots.pop(key, None)
+                if key not in self._wanted() and key in self.slots:  # by now
+                    self.slots.pop(key).refuse("the mission's new code has no such server")
             for key in wanted:
                 if key not in self._running:
-                    self._running.add(key)
-                    try:
-                        await Supervisor.start_child(supervisor, self._child(key))
-                    except Refused as refused:
-                        self._running.discard(key)
-                        _log.warning(
-                            "not_started what=%s reason=%r, serving without it", key, refused.reason
-                        )
+                    await self._start_child(supervisor, key)
+
+    async def _start_child(self, supervisor: Pid, key: str) -> None:
+        slot = self.slots.get(key)
+        try:
+            await Supervisor.start_child(supervisor, self._child(key))
+        except Refused as refused:
+            _log.warning("not_started what=%s reason=%r, serving without it", key, refused.reason)
+            if slot is not None:
+                slot.refuse(f"the server did not start: {refused.reason!r:.200}")
+        else:
+            self._running.add(key)
 
     def _wanted(self) -> list[str]:
         """First what `at_start` marks: servers may need it."""
