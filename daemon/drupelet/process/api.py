@@ -6,6 +6,7 @@ see `runtime.py` for how, and daemon/docs/PROCESSES.md for one example each.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import inf
@@ -22,9 +23,10 @@ from drupelet.errors import (
     ProcessExit,
 )
 from drupelet.process import computing
-from drupelet.process.current import process_var, this_process, this_runtime
+from drupelet.process.current import check_there, process_var, this_process, this_runtime
 from drupelet.process.data import copy_data
 from drupelet.process.kernel import NOPROC
+from drupelet.process.nodes import check_names
 from drupelet.process.runtime import Become, To, function_name
 from drupelet.process.status import shown_state
 from drupelet.process.table import DEFAULT_MAILBOX, Mailbox, Process
@@ -123,6 +125,7 @@ async def _spawn(
 ) -> tuple[Pid, Ref | None]:
     runtime = this_runtime()
     process = this_process() if link or monitor else process_var.get(None)
+    _check_spawn(function, scope, mailbox, name)
     await runtime.breathe(process)
     if isinstance(function, str) and node in (None, runtime.node):
         function = runtime.named_function(function)
@@ -131,8 +134,8 @@ async def _spawn(
             raise ValueError("where is for processes of this node")
         function, args = computing.wrap(function, args, where)
     if node is not None and node != runtime.node:
-        if scope is not None or name is not None or where != computing.INLINE:
-            raise ValueError("scope, name and where are for processes of this node")
+        if scope or name or where != computing.INLINE or mailbox is not DEFAULT_MAILBOX:
+            raise ValueError("scope, name, where and mailbox are for processes of this node")
         if runtime.transport is None:
             raise NoConnection("no_daemon")
         number, ask = runtime.spawn_elsewhere(
@@ -146,8 +149,7 @@ async def _spawn(
         )
         answer = await runtime.wait_answer(number, ask, ASK_TIMEOUT_S)
         return cast("tuple[Pid, Ref | None]", answer)
-    if not callable(function):
-        raise TypeError(f"spawn starts a function, not {function!r:.100}")
+    assert not isinstance(function, str)
     nursery = scope.nursery if isinstance(scope, Scope) else scope
     parent = process.pid if process is not None else None
     started = runtime.start(function, args, nursery=nursery, mailbox=mailbox, parent=parent)
@@ -163,10 +165,35 @@ async def _spawn(
     if name is not None:
         try:
             await _register(name, started)
-        except BaseException:
+        except BaseException:  # the spawner hears of it here, and not by an exit signal
+            if link:
+                runtime.unlink(this_process(), started.pid)
+            if ref is not None:
+                runtime.demonitor(this_process(), ref)
             runtime.exit_process(started, "killed")
             raise
     return started.pid, ref
+
+
+def _check_spawn(function: object, scope: object, mailbox: object, name: object) -> None:
+    if not callable(function) and not isinstance(function, str):
+        if inspect.iscoroutine(function):
+            function.close()
+            called = function_name(function)
+            raise TypeError(f"write spawn(f, x) and not spawn(f(x)): {called} was called already")
+        raise TypeError(f"spawn takes a function, not {function!r:.100}")
+    if scope is not None and not isinstance(scope, (Scope, trio.Nursery)):
+        raise TypeError(f"a scope is what open_scope() or open_nursery() gave, not {scope!r:.100}")
+    if not isinstance(mailbox, Mailbox):
+        raise TypeError(f"a mailbox is Mailbox(limit=..., policy=...), not {mailbox!r:.100}")
+    if name is not None:
+        _check_name(name)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"a name is text, not {name!r:.100}")
+    check_plain_name(name)
 
 
 def become(function: Function, *args: object) -> NoReturn:
@@ -253,7 +280,11 @@ async def reply(caller: Caller, value: object) -> None:
     runtime = this_runtime()
     process = process_var.get(None)
     await runtime.breathe(process)
-    pid, ref = caller
+    match caller:
+        case (Pid() as pid, Ref() as ref):
+            pass
+        case _:
+            raise TypeError(f"reply to the `caller` of a Request, not to {caller!r:.100}")
     replier = runtime.pid if process is None else process.pid
     if process is not None and process.tracers is not None:
         runtime.trace(process, "reply", value, pid)
@@ -278,18 +309,16 @@ def unlink(pid: Pid) -> None:
 def monitor(target: To) -> Ref:
     """Watch a process: exactly one `Down(ref, pid, reason)` comes when it ends, or is not there."""
     process = this_process()
-    runtime = process.runtime
-    if isinstance(target, str):
-        target = (target, runtime.node)
-    if not isinstance(target, Pid) and not isinstance(target, tuple):
-        raise TypeError(f"monitor a Pid, a name or (name, node), not {target!r:.100}")
-    return runtime.monitor(process, target)
+    if not isinstance(target, Pid):
+        target = this_runtime().address(target)
+        check_names(*target)
+    return process.runtime.monitor(process, target)
 
 
 def demonitor(ref: Ref, *, flush: bool = False) -> bool:
     """Undo `monitor`; `flush` also takes its `Down` out of the mailbox. False: it was over."""
     process = this_process()
-    undone = process.runtime.demonitor(process, ref)
+    undone = process.runtime.demonitor(process, _ref(ref))
     if flush and not undone:
         process.runtime.take(process, lambda m: isinstance(m, Down) and m.ref == ref)
     return undone
@@ -298,7 +327,7 @@ def demonitor(ref: Ref, *, flush: bool = False) -> bool:
 def trap_exit(on: bool = True) -> bool:
     """Whether exit signals come as `Exit` messages instead of ending this process; the former."""
     process = this_process()
-    former, process.trap_exit = process.trap_exit, on
+    former, process.trap_exit = process.trap_exit, bool(on)
     return former
 
 
@@ -319,6 +348,7 @@ def exit(*args: object) -> None:
         case [Pid() as pid, reason]:
             runtime = this_runtime()
             process = process_var.get(None)
+            check_there(process)
             sender = runtime.pid if process is None else process.pid
             runtime.send_exit(sender, pid, copy_data(reason))
         case _:
@@ -341,7 +371,7 @@ async def register(name: str, pid: Pid | None = None) -> None:
 
 
 async def _register(name: str, process: Process) -> None:
-    check_plain_name(name)
+    _check_name(name)
     refused = await this_runtime().register(name, process)
     if refused:
         raise NameTaken(refused)
@@ -377,12 +407,12 @@ def send_after(seconds: float, to: To, message: object) -> Ref:
 
 def cancel_timer(ref: Ref) -> float | None:
     """Do not send it; the seconds that were left, None when it was sent already."""
-    return this_runtime().cancel_timer(ref)
+    return this_runtime().cancel_timer(_ref(ref))
 
 
 def read_timer(ref: Ref) -> float | None:
     """The seconds that are left, None when it was sent or cancelled."""
-    return this_runtime().timer_left(ref)
+    return this_runtime().timer_left(_ref(ref))
 
 
 # -- information
@@ -446,3 +476,9 @@ def _pid(pid: object) -> Pid:
     if not isinstance(pid, Pid):
         raise TypeError(f"that takes a Pid, not {pid!r:.100}")
     return pid
+
+
+def _ref(ref: object) -> Ref:
+    if not isinstance(ref, Ref):
+        raise TypeError(f"that takes a Ref, not {ref!r:.100}")
+    return ref

@@ -5,6 +5,7 @@ Decides which fields people and `drupelet ps` see, and how an exception becomes 
 
 from __future__ import annotations
 
+import inspect
 import os
 from types import TracebackType
 from typing import Final
@@ -56,6 +57,13 @@ def reason_of(error: BaseException) -> tuple[str, str]:
     except Exception:  # anybody's __str__
         text = "(the exception has no text)"
     return (type(error).__name__, text)
+
+
+def is_awaitable(value: object) -> bool:
+    """Whether a function gave what must be awaited. Raises: `TypeError` for a generator."""
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        raise TypeError("the function of a process has no yield: it would only make a generator")
+    return inspect.isawaitable(value)
 
 
 def unwrap(error: BaseException) -> BaseException:

@@ -34,7 +34,7 @@ from drupelet.process.table import DEFAULT_MAILBOX, Process
 from drupelet.process.transport import Transport
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.ids import Pid, Ref, make_pid
-from drupelet.wire.limits import PROCESS_NAMES_MAX
+from drupelet.wire.limits import PROCESS_NAME_BYTES_MAX, PROCESS_NAMES_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import (
     NOCONNECTION,
@@ -47,6 +47,7 @@ from drupelet.wire.messages.processes import (
 from drupelet.wire.notices import NodeDown
 
 SHOWN_MAX: Final = 10_000  # processes in one listing
+NODE_WATCHES_MAX: Final = 1_000  # NodeDown of one node that one process asked for
 PROMPT: Final = "__console__"  # the module of what is typed in `drupelet shell`
 _BUNDLED: Final = "drupelet.bundled."  # as a program imports bundled missions
 
@@ -140,7 +141,8 @@ class Nodes(Incoming):
             try:
                 refused = await self._ask_daemon(["register", name, process.pid], self.node)
             except BaseException:  # whether or not it was heard
-                self.unregister(name)
+                if self.names.get(name) is process:  # it may have ended, and another has the name
+                    self.unregister(name)
                 raise
             match refused:
                 case ["error", str(text)]:
@@ -232,6 +234,7 @@ class Nodes(Incoming):
         """Send the order; the answer wakes `task` with (pid, ref or None), or an error."""
         module, name = function_address(function)
         module = module.removeprefix(_BUNDLED)
+        check_names(node, module)
         digest = self.digest_of(module)
         options = {"link": link, "monitor": monitor}
         body = dumps([name, list(args), digest, options])
@@ -332,6 +335,8 @@ class Nodes(Incoming):
             return
         self._check_relations(process)
         watchers = self.node_watchers.setdefault(node, {})
+        if watchers.get(process, 0) >= NODE_WATCHES_MAX:
+            raise ValueError(f"{NODE_WATCHES_MAX:,} NodeDown of {node} to one process are enough")
         watchers[process] = watchers.get(process, 0) + 1
         if node in self.nodes or node == self.node:
             return
@@ -376,6 +381,17 @@ class Nodes(Incoming):
     def describe(self, process: Process) -> dict[str, object]:
         """What `process_info` and `drupelet ps` show of one process."""
         raise NotImplementedError
+
+
+def check_names(*texts: str) -> None:
+    """Raises: `TypeError` for what can be no name of a process or node in a signal."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"a name is text, not {text!r:.80}")
+        if not 0 < len(text.encode("utf-8", "surrogatepass")) <= PROCESS_NAME_BYTES_MAX or any(
+            "\ud800" <= each <= "\udfff" for each in text
+        ):
+            raise TypeError(f"a name has 1 to {PROCESS_NAME_BYTES_MAX} bytes, not {text!r:.80}")
 
 
 def function_address(function: Function | str) -> tuple[str, str]:

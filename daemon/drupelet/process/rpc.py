@@ -50,6 +50,8 @@ async def multicall(
 
     Returns node -> value, or the `CallError` that came instead.
     """
+    if isinstance(nodes, str):
+        raise TypeError(f"multicall takes a list of nodes: [{nodes!r}]")
     runtime = this_runtime()
     wanted = [runtime.node, *sorted(runtime.nodes)] if nodes is None else list(nodes)
     results: dict[str, Any] = dict.fromkeys(wanted)

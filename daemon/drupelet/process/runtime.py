@@ -21,7 +21,6 @@ Rejected: a memory channel per process, a nursery per process (1.1 kB), a cancel
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -44,7 +43,7 @@ from drupelet.errors import (
 from drupelet.process.current import check_there, process_var
 from drupelet.process.data import copy_data
 from drupelet.process.groups import Groups
-from drupelet.process.information import author_traceback, end_of, unwrap
+from drupelet.process.information import author_traceback, end_of, is_awaitable, unwrap
 from drupelet.process.information import describe as describe
 from drupelet.process.information import function_name as function_name
 from drupelet.process.information import reason_of as reason_of
@@ -52,13 +51,13 @@ from drupelet.process.kernel import LOOK, NOPROC, Ask, Waiter
 from drupelet.process.later import Later
 from drupelet.process.loop_watch import watch_loop
 from drupelet.process.mailboxes import Parked
+from drupelet.process.nodes import check_names
 from drupelet.process.patterns import runs_code
 from drupelet.process.table import BLOCK, DEFAULT_MAILBOX, DROP_NEW, EXIT, Mailbox, Process
 from drupelet.process.timers import check_seconds
 from drupelet.process.transport import Transport
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, make_pid
-from drupelet.wire.limits import PROCESS_NAME_BYTES_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import NOCONNECTION, encode_signal
 
@@ -205,7 +204,7 @@ class Runtime(Later):
                 while not process.exiting:  # one that is told to end before it began never runs
                     try:
                         value = function(*args)
-                        if value.__class__ is CoroutineType or inspect.isawaitable(value):
+                        if value.__class__ is CoroutineType or is_awaitable(value):
                             await cast("CoroutineType[Any, Any, Any]", value)
                         break
                     except (Become, BaseExceptionGroup) as error:  # a nursery makes a group of it
@@ -385,12 +384,7 @@ class Runtime(Later):
             if process is not None and process.pid == pid:
                 return process
             return self.nobody if self.is_local(pid) else pid
-        if to.__class__ is str:
-            name, node = to, self.node
-        elif to.__class__ is tuple and len(to) == 2 and all(each.__class__ is str for each in to):
-            name, node = to
-        else:
-            raise TypeError(f"send to a Pid, a name or (name, node), not to {to!r:.100}")
+        name, node = self.address(to)
         if node == self.node:
             process = self.names.get(name)
             if process is not None:
@@ -399,10 +393,17 @@ class Runtime(Later):
                 if to.__class__ is str:
                     raise ProcessDown(NOPROC)
                 return self.nobody
-        for text in (name, node):
-            if not 0 < len(text.encode()) <= PROCESS_NAME_BYTES_MAX:
-                raise TypeError(f"a name has 1 to {PROCESS_NAME_BYTES_MAX} bytes, not {text!r:.80}")
+        check_names(name, node)
         return (name, node)
+
+    def address(self, to: object) -> tuple[str, str]:
+        """Name and node. Raises: `TypeError` for what is neither."""
+        match to:
+            case str():
+                return to, self.node
+            case (str(name), str(node)) if to.__class__ is tuple:
+                return name, node
+        raise TypeError(f"a process is a Pid, a name or (name, node), not {to!r:.100}")
 
     async def _wait_room(self, process: Process | None, receiver: Process, message: object) -> None:
         """Until `message` was taken, or (LOOK) there is room; or the receiver ends."""

@@ -412,7 +412,7 @@ def test_send_nowait_to_elsewhere_raises_where_send_waits() -> None:
             async def client() -> None:
                 send_nowait(server, (self(), 1))
                 assert await receive() == (server, 1)
-                end.hold(True)
+                end.congested = True
                 with pytest.raises(MailboxFull):
                     send_nowait(server, (self(), 2))
                 with trio.move_on_after(1) as scope:
@@ -421,7 +421,7 @@ def test_send_nowait_to_elsewhere_raises_where_send_waits() -> None:
                 with pytest.raises(Timeout) as caught:
                     await ask(server, 4, timeout=1)
                 assert not caught.value.maybe_ran
-                end.hold(False)
+                end.congested = False
                 assert await ask(server, 5) == 5
 
             await on(alice, client)

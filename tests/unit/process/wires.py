@@ -56,8 +56,8 @@ class End:
     def congested(self) -> bool:
         return self.held or len(self._out) > QUEUED_BYTES
 
-    def hold(self, held: bool) -> None:
-        """Be congested, or not."""
+    @congested.setter
+    def congested(self, held: bool) -> None:
         self.held = held
         self._freed()
 
