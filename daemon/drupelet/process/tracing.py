@@ -20,6 +20,9 @@ Rules
 - A trace changes nothing for the traced: no wait, no order, no copy that it could see.
 - The buffer is bounded; what does not fit is counted, and told where it is missing.
 - A process that is not traced pays one look at a field for each message.
+- Events from elsewhere go to a process of ours, the collector, which has no task: they are recorded
+  as they arrive, before whatever their sender sent after them.
+- A collector is not traced from elsewhere: two that trace each other's would never be quiet.
 
 References: `erlang:trace/3` (kinds, one tracer per process; ours may have several).
 Rejected: a mailbox as buffer for processes of this program (a task switch per event: 2 us); tracing
@@ -30,7 +33,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -38,7 +41,7 @@ from typing import TYPE_CHECKING, Final, Self
 import trio
 
 from drupelet.errors import CallError, NotSendable, ProcessDown
-from drupelet.process.current import this_process, this_runtime
+from drupelet.process.current import this_runtime
 from drupelet.process.data import copy_data
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, make_pid
@@ -86,7 +89,7 @@ class Events:
         self._living: set[Pid] = set()
         self._here: list[Process] = []
         self._elsewhere: list[Pid] = []
-        self._collector: Process | None = None
+        self._collector: _Collector | None = None
 
     async def also(self, to: To) -> None:
         """Trace another process into the same list. Raises: `ProcessDown` for none."""
@@ -118,9 +121,9 @@ class Events:
         collector = self._collector
         if collector is not None:
             for pid in self._elsewhere:
-                off = encode_signal(wire.TRACE, pid, collector.pid, 0, dumps(False))
+                off = encode_signal(wire.TRACE, pid, collector.process.pid, 0, dumps(False))
                 self._runtime.transmit(off)
-            self._runtime.exit_process(collector, "killed")
+            self._runtime.end(collector.process, "normal")
 
     def __aiter__(self) -> Self:
         return self
@@ -173,25 +176,49 @@ class Events:
     async def _trace_elsewhere(self, pid: Pid) -> None:
         runtime = self._runtime
         if self._collector is None:
-            self._collector = runtime.start(self._collect, ())
-        collector = self._collector
+            self._collector = _Collector(runtime, self._collect, self._lose)
+        process = self._collector.process
         self._elsewhere.append(pid)
         self._living.add(pid)
-        runtime.transmit(encode_signal(wire.TRACE, pid, collector.pid, 0, dumps(True)))
-        runtime.monitor(collector, pid)
+        runtime.transmit(encode_signal(wire.TRACE, pid, process.pid, 0, dumps(True)))
+        runtime.monitor(process, pid)
         there = make_pid(pid.node, pid.incarnation, pid.number & ~wire.COUNT_MASK)
         with contextlib.suppress(CallError):  # the answer comes after the order was obeyed
             await runtime.ask_pid(there, ["traced"])
 
-    async def _collect(self) -> None:
-        process = this_process()
-        while True:
-            message = await self._runtime.receive_message(process, None, float("inf"))
-            match message:
-                case ("trace", Pid() as pid, str(kind), event, peer) if pid in self._elsewhere:
-                    self._record(pid, kind, event, peer)
-                case Down(_, Pid() as pid, reason):
-                    self._record(pid, "exit", reason, None)
+    def _collect(self, message: object) -> None:
+        match message:
+            case ("trace", Pid() as pid, str(kind), event, peer) if pid in self._living:
+                self._record(pid, kind, event, peer)
+            case Down(_, Pid() as pid, reason):
+                self._record(pid, "exit", reason, None)
+
+    def _lose(self) -> None:
+        """Somebody ended our collector."""
+        for pid in self._elsewhere:
+            self._record(pid, "exit", "killed", None)
+
+
+class _Collector:
+    """A process that hands every message on at once: a `Waiter` is always in its receive."""
+
+    def __init__(
+        self, runtime: Runtime, take: Callable[[object], None], lose: Callable[[], None]
+    ) -> None:
+        self._take = take
+        self._lose = lose
+        self.process = runtime.new_process(Events)
+        self.process.adopted = True  # it has no task that could unwind
+        self.process.waiting = self
+
+    def wake(self, value: object) -> None:
+        """A message."""
+        self.process.waiting = self
+        self._take(value)
+
+    def wake_error(self, error: Exception) -> None:
+        """Nothing comes any more."""
+        self._lose()
 
 
 class RemoteTracer:
@@ -211,6 +238,9 @@ class RemoteTracer:
         return hash(self.pid)
 
     def __call__(self, pid: Pid, kind: str, message: object, peer: object) -> None:
+        process = self._kernel.find(pid)
+        if process is not None and process.function is Events:
+            return
         if kind != "exit" and self._kernel.crowded(self.pid):
             self._missed += 1
             return
