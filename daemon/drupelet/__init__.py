@@ -76,7 +76,10 @@ if TYPE_CHECKING:
     from drupelet.process.children import Child, start_calls
     from drupelet.process.dynamic_supervisor import DynamicSupervisor
     from drupelet.process.gen_server import NOREPLY, GenServer, Stop
+    from drupelet.process.gen_statem import KEEP_STATE, REPEAT_STATE, GenStatem
     from drupelet.process.supervisor import Supervisor
+
+    GenFsm = GenStatem
 
 _MODULES = {  # from drupelet import rpc
     "chan": "drupelet.chan",
@@ -89,12 +92,15 @@ _MODULES = {  # from drupelet import rpc
 __all__ = [
     "ANY",
     "IGNORE",
+    "KEEP_STATE",
     "NOREPLY",
+    "REPEAT_STATE",
     "Child",
     "Down",
     "DynamicSupervisor",
     "Exit",
     "GenServer",
+    "GenStatem",
     "Mailbox",
     "MailboxFull",
     "NameTaken",
@@ -169,6 +175,10 @@ _HOMES = dict.fromkeys(__all__, "drupelet.process") | {
     "NOREPLY": "drupelet.process.gen_server",
     "Stop": "drupelet.process.gen_server",
     "Supervisor": "drupelet.process.supervisor",
+    "KEEP_STATE": "drupelet.process.gen_statem",
+    "REPEAT_STATE": "drupelet.process.gen_statem",
+    "GenStatem": "drupelet.process.gen_statem",
+    "GenFsm": "drupelet.process.gen_statem",  # its former name; warns, so it is not in __all__
 }
 
 

@@ -71,6 +71,7 @@ from drupelet.process.behaviours import (
     Startable,
     Started,
     StopName,
+    change_class,
     error_value,
     reason_of_end,
     reply_value,
@@ -287,7 +288,8 @@ class GenServer(Startable):
             wait_s = inf
             newest = runtime.newest(cls)
             if newest is not cls:
-                cls = await self.__change(cls, newest)
+                await change_class(self, newest)
+                cls = type(self)
                 verbs = cls.__verbs
             kind = message.__class__
             if kind is Request:
@@ -368,18 +370,6 @@ class GenServer(Startable):
                     await value
         timeout_s, step.timeout_s = step.timeout_s, inf
         return timeout_s
-
-    async def __change(self, cls: type[GenServer], newest: Any) -> type[GenServer]:
-        """Go over to newer code; where that is impossible the old goes on."""
-        try:
-            self.__class__ = newest
-        except TypeError as error:
-            _log.warning("code_not_changed class=%s, keeping the old: %s", cls.__qualname__, error)
-            return cls
-        value = self.code_change(cls)
-        if value.__class__ is CoroutineType:
-            await value
-        return type(self)
 
     async def __terminate(self, process: Process, reason: object) -> None:
         if process.exiting:
