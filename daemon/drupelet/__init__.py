@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Ref,
         Request,
         Scope,
+        TraceEvent,
         ask,
         become,
         cancel_timer,
@@ -64,12 +65,14 @@ if TYPE_CHECKING:
         spawn,
         spawn_link,
         spawn_monitor,
+        trace,
         trap_exit,
         unlink,
         unregister,
         whereis,
     )
     from drupelet.process import code as code
+    from drupelet.process import computing as computing
     from drupelet.process import pg as pg
     from drupelet.process import rpc as rpc
     from drupelet.process.behaviours import IGNORE
@@ -84,6 +87,7 @@ if TYPE_CHECKING:
 _MODULES = {  # from drupelet import rpc
     "chan": "drupelet.chan",
     "code": "drupelet.process.code",
+    "computing": "drupelet.process.computing",
     "net_kernel": "drupelet.net_kernel",
     "pg": "drupelet.process.pg",
     "rpc": "drupelet.process.rpc",
@@ -116,6 +120,7 @@ __all__ = [
     "Scope",
     "Stop",
     "Supervisor",
+    "TraceEvent",
     "__version__",
     "ask",
     "at_start",
@@ -123,6 +128,7 @@ __all__ = [
     "cancel_timer",
     "cast",
     "code",
+    "computing",
     "demonitor",
     "disconnect_node",
     "exit",
@@ -156,6 +162,7 @@ __all__ = [
     "spawn_link",
     "spawn_monitor",
     "start_calls",
+    "trace",
     "trap_exit",
     "unlink",
     "unregister",

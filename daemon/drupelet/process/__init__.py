@@ -52,6 +52,7 @@ from drupelet.process.api import (
 from drupelet.process.patterns import ANY
 from drupelet.process.running import run
 from drupelet.process.table import Mailbox
+from drupelet.process.tracing import TraceEvent, trace
 from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.notices import Down, Exit, NodeDown, NodeUp, Request
 
@@ -71,6 +72,7 @@ __all__ = [
     "Ref",
     "Request",
     "Scope",
+    "TraceEvent",
     "ask",
     "become",
     "cancel_timer",
@@ -102,6 +104,7 @@ __all__ = [
     "spawn",
     "spawn_link",
     "spawn_monitor",
+    "trace",
     "trap_exit",
     "unlink",
     "unregister",
