@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from pathlib import Path
 
 import pytest
 
-from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_DONE, EXIT_USAGE
+from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from drupelet.wire import frames
+from drupelet.wire.bundles import content_of_kept, decode_bundle
 from drupelet.wire.frames import FrameReader
+from drupelet.wire.ids import Pid
 from drupelet.wire.messages.workers import (
     WorkerFailure,
     WorkerHello,
@@ -18,7 +19,13 @@ from drupelet.wire.messages.workers import (
     encode_order,
 )
 from drupelet.worker import main, sandbox
-from tests.unit.worker.calls import Answers, call
+from drupelet.worker.loading import shipped_digest
+from tests.unit.worker.calls import call, cast
+from tests.unit.worker.daemons import serving
+from tests.unit.worker.modules import ship, write
+from tests.unit.worker.test_shipped import same_modules  # noqa: F401  a fixture
+
+pytestmark = pytest.mark.usefixtures("same_modules")
 
 
 @pytest.fixture
@@ -34,21 +41,11 @@ def order_frame(order: WorkerOrder) -> bytes:
 
 
 def test_serve_says_hello_and_answers() -> None:
-    ours, theirs = socket.socketpair()
-    order = WorkerOrder(mission="kvs", modules=("kvs",), exports=("lookup",))
-    codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(main.serve(theirs, order, FrameReader())))
-    thread.start()
-    answers = Answers()
-    with ours, theirs:
-        ours.sendall(call(2, "kvs/lookup", "x"))
-        while not answers.values:
-            answers.receive(ours.recv(65_536))
-        hello = decode_hello(answers.control[0][1])
-        ours.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
-    assert isinstance(hello, WorkerHello)
-    assert codes == [EXIT_DONE]
+    order = WorkerOrder(mission="echo", modules=("echo",), exports=("echo",))
+    with serving(order) as daemon:
+        assert list(daemon.start().missions) == ["echo"]
+        assert daemon.ask(call(2, "echo/echo", "x")).values == {2: "x"}
+        assert daemon.close() == EXIT_DONE
 
 
 def test_run_tells_why_it_does_not_load(no_limits: None, tmp_path: Path) -> None:
@@ -91,3 +88,119 @@ def test_options_that_are_wrong(argv: list[str], capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as caught:
         main.main(argv)
     assert caught.value.code == EXIT_USAGE
+
+
+# -- a mission with a GenServer
+
+OVEN = """
+from drupelet import GenServer, receive, send
+
+@mission("m")
+class Oven(GenServer):
+    def init(self): self.degrees = 20
+    def heat(self, by: int) -> int:
+        self.degrees += by * {0}
+        return self.degrees
+    async def bake(self) -> str:
+        await receive("done")
+        return "by version {0}"
+    @cast
+    def cool(self): self.degrees = 20
+
+@mission("m")
+async def take_out():
+    await send("m.Oven", "done")
+"""
+
+
+@pytest.fixture
+def oven(tmp_path: Path) -> WorkerOrder:
+    return WorkerOrder(mission="m", modules=(write(tmp_path, "zzo", OVEN.format(1)),))
+
+
+def test_calls_and_casts_of_a_server(oven: WorkerOrder) -> None:
+    with serving(oven) as daemon:
+        entries = daemon.start().missions["m"]
+        assert {each.name: each.is_cast for each in entries} == {
+            "Oven.bake": False, "Oven.cool": True, "Oven.heat": False, "take_out": False
+        }  # fmt: skip
+        answers = daemon.ask(
+            call(2, "m/Oven.heat", 5),
+            call(4, "m/Oven.cool"),
+            call(6, "m/Oven.heat", 1),
+            call(8, "m/Oven.heat"),
+            call(10, "m/Oven.heat", [1], [2], flags=frames.FLAG_MANY),
+        )
+        assert answers.values == {2: 25, 4: None, 6: 21, 10: [[22, 24], {}]}
+        assert answers.errors[8].kind == "badarg"
+        assert "Oven.heat(by: int) -> int: 0 arguments" in answers.errors[8].message
+        answers = daemon.ask(cast("m/Oven.cool"), call(12, "m/Oven.heat", 0), count=1)
+        assert answers.values[12] == 20
+        assert daemon.close() == EXIT_DONE
+
+
+def test_a_call_of_a_server_that_is_given_up(oven: WorkerOrder) -> None:
+    with serving(oven) as daemon:
+        daemon.start()
+        cancel = frames.frame(frames.CANCEL, 2)
+        sent = [call(2, "m/Oven.bake"), cancel, call(4, "m/Oven.heat", 1), call(6, "m/take_out")]
+        answers = daemon.ask(*sent, count=2)
+        assert answers.values == {4: 21, 6: None}
+        assert answers.errors == {}
+
+
+def test_new_code_takes_over_the_state(oven: WorkerOrder, tmp_path: Path) -> None:
+    path = ship(tmp_path, zzo=OVEN.format(10))
+    digest = shipped_digest(decode_bundle(content_of_kept(Path(path).read_bytes())))
+    with serving(oven, cluster=True) as daemon:
+        daemon.start()
+        daemon.ask(call(2, "m/Oven.heat", 1), call(4, "m/Oven.bake"), count=1)
+        answers = daemon.ask(call(6, "/load", path, digest), call(8, "m/Oven.heat", 1), count=1)
+        assert isinstance(decode_hello(answers.values[6]), WorkerHello)  # type: ignore[arg-type]
+        assert set(answers.values) == {2, 6}  # the old verb is under way
+        answers = daemon.ask(call(10, "m/take_out"), count=3)
+        assert answers.values[4] == "by version 1"
+        assert answers.values[8] == 31  # 20 + 1 + 10
+        assert daemon.close() == EXIT_DONE
+
+
+def test_a_server_is_restarted_and_too_often_is_the_end(
+    oven: WorkerOrder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(oven) as daemon:
+        daemon.start()
+        daemon.ask(call(2, "m/Oven.heat", 100))
+        for ident in (4, 6, 8):
+            answers = daemon.ask(call(ident, "m/Oven.heat", "x"))
+            assert answers.errors[ident].kind == "TypeError"
+        assert daemon.ask(call(10, "m/Oven.heat", 1)).values[10] == 21
+        answers = daemon.ask(call(12, "m/Oven.heat", "x"))
+        assert answers.errors[12].kind == "TypeError"
+        assert daemon.until_end() == EXIT_FAILED
+    assert "m ends: its processes ended more than 3 times within 5 s" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_start_is_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, "zzo", OVEN.format(1).replace("self.degrees = 20", "1 / 0", 1))
+    with serving(WorkerOrder(mission="m", modules=(path,))) as daemon:
+        daemon.start()
+        assert daemon.until_end() == EXIT_FAILED
+    assert "division by zero" in capsys.readouterr().err
+
+
+def test_a_daemon_that_goes_ends_servers_in_silence(
+    oven: WorkerOrder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their ends are told to a daemon that is no more: no traceback, and no failure."""
+    with serving(oven, cluster=True) as daemon:
+        daemon.start()
+        daemon.ask(call(2, "m/Oven.heat", 1))
+        match daemon.asked:
+            case [["register", "m.Oven", pid]]:
+                assert isinstance(pid, Pid) and pid.node == "alice"
+            case other:
+                pytest.fail(f"asked for {other}")
+        assert daemon.close() == EXIT_DONE
+    assert caplog.text == ""
