@@ -19,11 +19,11 @@ from drupelet.process import node, self
 from drupelet.process.running import open_runtime, run_main
 from tests.integration.cluster import Cluster, RealNode
 from tests.oracle.cases import SEVERAL_NODES, cut, lost
-from tests.oracle.conftest import MISSING, Outcomes
+from tests.oracle.conftest import MISSING, TEST_S, Outcomes
 from tests.oracle.distant import FAR
 from tests.oracle.normal import CASES, SAME, Case, forget_roles, normal, role
 
-pytestmark = [pytest.mark.erlang, pytest.mark.slow]
+pytestmark = [pytest.mark.erlang, pytest.mark.slow, pytest.mark.timeout(TEST_S)]
 
 CASE_S = 40.0  # what takes longer hangs
 NAMES = ("gandalf", "bilbo", "oracle")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import pytest
 
 from tests.oracle.cases import SEVERAL_NODES
-from tests.oracle.conftest import Outcomes
+from tests.oracle.conftest import TEST_S, Outcomes
 from tests.oracle.normal import CASES, SAME, Case, run_case
 
-pytestmark = [pytest.mark.erlang]
+pytestmark = [pytest.mark.erlang, pytest.mark.timeout(TEST_S)]
 
 LOCAL = [
     case for name, group in CASES.items() if name not in SEVERAL_NODES for case in group.values()

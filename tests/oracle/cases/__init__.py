@@ -3,6 +3,7 @@
 from tests.oracle.cases import (
     aliases,
     gen_server,
+    gen_statem,
     groups,
     messages,
     nodes,
@@ -10,6 +11,7 @@ from tests.oracle.cases import (
     remote,
     server_life,
     signals,
+    statem_life,
     supervisor,
 )
 
@@ -19,6 +21,7 @@ __all__ = [
     "SEVERAL_NODES",
     "aliases",
     "gen_server",
+    "gen_statem",
     "groups",
     "messages",
     "nodes",
@@ -26,5 +29,6 @@ __all__ = [
     "remote",
     "server_life",
     "signals",
+    "statem_life",
     "supervisor",
 ]

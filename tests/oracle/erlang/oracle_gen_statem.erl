@@ -71,6 +71,48 @@ plain() -> [
             (_, Content, _, _) -> Self ! Content, keep_state_and_data end),
         gen_statem:cast(Pid, first), first = next(), gen_statem:cast(Pid, waiting), Pid ! go,
         collect(2)
+    end},
+    {"statem_repeat_state_enters_again", fun() ->
+        Self = self(),
+        Pid = oracle_machine:start(#{enter => true, event => fun
+            (enter, Old, State, _) -> Self ! {enter, Old, State}, keep_state_and_data;
+            (cast, again, _, _) -> repeat_state_and_data;
+            ({call, From}, sync, _, _) -> {keep_state_and_data, [{reply, From, ok}]} end}),
+        gen_statem:cast(Pid, again), gen_statem:call(Pid, sync), rest()
+    end},
+    {"statem_the_same_state_is_not_entered", fun() ->
+        Self = self(),
+        Pid = oracle_machine:start(#{enter => true, event => fun
+            (enter, Old, State, _) -> Self ! {enter, Old, State}, keep_state_and_data;
+            (cast, again, State, Data) -> {next_state, State, Data};
+            ({call, From}, sync, _, _) -> {keep_state_and_data, [{reply, From, ok}]} end}),
+        gen_statem:cast(Pid, again), gen_statem:call(Pid, sync), rest()
+    end},
+    {"statem_enter_call_sets_a_timeout", fun() ->
+        Self = self(),
+        oracle_machine:start(#{enter => true, event => fun
+            (enter, _, _, _) -> {keep_state_and_data, [{state_timeout, 10, ring}]};
+            (Type, Content, State, _) -> Self ! {event, Type, Content, State},
+                keep_state_and_data end}),
+        next()
+    end},
+    {"statem_a_state_of_any_data", fun() ->
+        Pid = oracle_machine:start(#{any => true, init => fun() -> {ok, {count, 0}, []} end,
+            event => fun
+            ({call, From}, up, {count, N}, D) -> {next_state, {count, N + 1}, D, [{reply, From, N}]};
+            ({call, From}, get, State, _) -> {keep_state_and_data, [{reply, From, State}]} end}),
+        [gen_statem:call(Pid, up), gen_statem:call(Pid, up), get_of(Pid)]
+    end},
+    {"statem_a_down_is_an_info", fun() ->
+        Self = self(), Dead = dead(),
+        machine(fun() -> watch(Dead), {ok, off, []} end, fun
+            (info, {'DOWN', _, process, _, Reason}, _, _) -> Self ! {got_down, Reason},
+                keep_state_and_data end),
+        next()
+    end},
+    {"statem_unknown_call", fun() ->
+        Pid = light(), Ref = watch(Pid),
+        {caught(fun() -> gen_statem:call(Pid, no_such_call) end), down(Ref)}
     end}
 ].
 
@@ -107,6 +149,23 @@ postponing() -> [
             (cast, N, off, _) -> Self ! {put_off, N}, {keep_state_and_data, [postpone]};
             ({call, From}, sync, _, _) -> {keep_state_and_data, [{reply, From, ok}]} end),
         [gen_statem:cast(Pid, M) || M <- [1, again]], gen_statem:call(Pid, sync), rest()
+    end},
+    {"statem_next_events_come_before_postponed", fun() ->
+        Self = self(),
+        Pid = machine(fun
+            (cast, open, off, D) -> {next_state, on, D, [{next_event, internal, inner}]};
+            (cast, _, off, _) -> {keep_state_and_data, [postpone]};
+            (_, N, on, _) -> Self ! N, keep_state_and_data end),
+        [gen_statem:cast(Pid, M) || M <- [1, 2, open]], collect(3)
+    end},
+    {"statem_postponed_twice_keep_their_order", fun() ->
+        Self = self(),
+        Pid = machine(fun
+            (cast, open, off, D) -> {next_state, on, D};
+            (cast, open, on, D) -> {next_state, third, D};
+            (cast, N, third, _) -> Self ! N, keep_state_and_data;
+            (cast, _, _, _) -> {keep_state_and_data, [postpone]} end),
+        [gen_statem:cast(Pid, M) || M <- [1, 2, open, 3, open, 4]], collect(4)
     end}
 ].
 
@@ -162,6 +221,32 @@ timeouts() -> [
         go(Pid, {keep_state_and_data, [{{timeout, egg}, ?SOON_MS, boiled}]}),
         go(Pid, {keep_state_and_data, [{{timeout, egg}, cancel}]}), quiet(?OVER_MS)
     end},
+    {"statem_state_timeout_of_the_next_state", fun() ->
+        Self = self(), Pid = machine(telling(Self)),
+        go(Pid, {next_state, on, [], [{state_timeout, 10, ring}]}), next()
+    end},
+    {"statem_a_timeout_gets_another_content", fun() ->
+        Self = self(), Pid = machine(telling(Self)),
+        go(Pid, {keep_state_and_data, [{state_timeout, ?SOON_MS, first}]}),
+        go(Pid, {keep_state_and_data, [{state_timeout, update, second}]}), {next(), quiet()}
+    end},
+    {"statem_the_content_of_no_timeout", fun() ->
+        Self = self(), Pid = machine(telling(Self)),
+        go(Pid, {keep_state_and_data, [{{timeout, egg}, update, boiled}]}), next()
+    end},
+    {"statem_timeout_infinity_cancels", fun() ->
+        Self = self(), Pid = machine(telling(Self)),
+        go(Pid, {keep_state_and_data, [{state_timeout, ?SOON_MS, ring}]}),
+        go(Pid, {keep_state_and_data, [{state_timeout, infinity, ring}]}), quiet(?OVER_MS)
+    end},
+    {"statem_event_timeout_0_is_given_up_for_what_waits", fun() ->
+        Self = self(),
+        Pid = machine(fun
+            (cast, first, _, _) -> Self ! first, receive go -> ok end,
+                {keep_state_and_data, [{next_event, internal, inner}, {timeout, 0, zero}]};
+            (_, Content, _, _) -> Self ! Content, keep_state_and_data end),
+        gen_statem:cast(Pid, first), first = next(), Pid ! go, {next(), quiet()}
+    end},
     {"statem_state_timeout_0_comes_before_what_waits", fun() ->
         Self = self(),
         Pid = machine(fun
@@ -198,6 +283,24 @@ ends() -> [
     {"statem_call_timeout", fun() ->
         Pid = machine(fun(_, _, _, _) -> keep_state_and_data end),
         caught(fun() -> gen_statem:call(Pid, hello, 20) end)
+    end},
+    {"statem_terminate_after_an_exit", fun() ->
+        Self = self(),
+        Pid = oracle_machine:start(#{event => fun(_, _, _, _) -> exit(boom) end,
+            terminate => fun(R, S, D) -> Self ! {terminate, R, S, D} end}),
+        caught(fun() -> gen_statem:call(Pid, hello) end), next()
+    end},
+    {"statem_stop_the_dead", fun() ->
+        Pid = dead(), caught(fun() -> gen_statem:stop(Pid) end)
+    end},
+    {"statem_no_such_state", fun() ->
+        Pid = machine(fun(cast, go, _, D) -> {next_state, nowhere, D};
+                         (cast, on, _, D) -> {next_state, on, D} end),
+        Ref = watch(Pid), gen_statem:cast(Pid, go), gen_statem:cast(Pid, hello), down(Ref)
+    end},
+    {"statem_name_is_taken", fun() ->
+        {ok, First} = gen_statem:start({local, statem_name}, oracle_machine, #{}, []),
+        role(First, first), gen_statem:start({local, statem_name}, oracle_machine, #{}, [])
     end},
     {"statem_init_stop", fun() ->
         gen_statem:start(oracle_machine, #{init => fun() -> {stop, no_reason} end}, [])
