@@ -31,6 +31,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from math import inf
 
+import trio
+
 from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.messages.processes import NOCONNECTION, NOPROC, SERIAL_SHIFT
 
@@ -54,12 +56,6 @@ class BrokenRule(AssertionError):
     """A semantic does not hold; the run's seed replays it."""
 
 
-def require(holds: object, semantic: str, what: str) -> None:
-    """Raises: `BrokenRule` unless it holds."""
-    if not holds:
-        raise BrokenRule(f"{semantic}: {what}")
-
-
 @dataclass
 class Life:
     """One process."""
@@ -70,7 +66,7 @@ class Life:
     ended_s: float = inf
     reason: object = None
     crashed: bool = False  # its runtime or node went
-    unwinds_s: float | None = None  # what its finally takes, once it has begun
+    unwinds_s: float | None = None  # what its finally takes, if it begins
     unwound_s: float = inf
     kill_reached: bool = False
 
@@ -113,6 +109,7 @@ class Spawning:
 
     spawner: Pid
     node: str
+    is_linked: bool
     runs: int = 0
     pid: Pid | None = None
     error: object = None
@@ -155,14 +152,26 @@ class Ledger:
         self.linkings: Counter[tuple[Pid, Pid]] = Counter()
         self.checks: Counter[str] = Counter()
         self.effects: Counter[str] = Counter()  # what faults did to processes
+        self.broken: Exception | None = None
+        self.over_scope = trio.CancelScope()  # around the run
         self.crashed_runtimes: dict[Place, float] = {}
         self.is_closed = False  # what ends now ends with the run
         self.apart: set[tuple[Pid, Pid]] = set()  # not connected when one acted on the other
 
     def check(self, semantic: str, holds: object, what: str) -> None:
-        """Count the check. Raises: `BrokenRule`."""
+        """Count the check; what does not hold is kept, and ends the run.
+
+        Not raised: many checks are made in processes, where an exception ends one of them.
+        """
         self.checks[semantic] += 1
-        require(holds, semantic, what)
+        if not holds:
+            self.fail(BrokenRule(f"{semantic}: {what}"))
+
+    def fail(self, error: Exception) -> None:
+        """The run is over. The first error counts."""
+        if self.broken is None:
+            self.broken = error
+            self.over_scope.cancel()
 
     # -- told by hooks
 
@@ -264,16 +273,28 @@ class Ledger:
         if over is not None:
             reason, told_s = over
             what = f"{receiver} got {number} of {sender} after Down {reason!r} at {told_s}"
-            later = reason == NOCONNECTION and sending.sent_s > told_s
+            later = reason == NOCONNECTION and (
+                sending.sent_s > told_s or self._anew(receiver, sender, sending.sent_s, told_s)
+            )
             self.check("after_down", later, f"{what}, sent at {sending.sent_s}")
+
+    def _anew(self, receiver: Pid, sender: Pid, sent_s: float, told_s: float) -> bool:
+        """Whether it was sent after its node had noticed the break that `receiver` was told of."""
+        here, there = runtime_of(receiver), runtime_of(sender)
+        mine = self.breaks.get((here, (*there[:2], 0)), ())
+        since_s = max((at for at in mine if at < told_s - NEAR_S), default=-inf)
+        theirs = self.breaks.get((there, (*here[:2], 0)), ())
+        return any(since_s < at <= sent_s for at in theirs)
 
     def monitors(self, ref: Ref, watcher: Pid, target: Pid | tuple[str, str], now: float) -> None:
         self.watches[ref] = Watch(watcher, target, now)
 
     def down(self, watcher: Pid, ref: Ref, target: object, reason: object, now: float) -> None:
         watch = self.watches.get(ref)
-        require(watch is not None, "down", f"{watcher} got a Down of {ref} that it did not ask for")
-        assert watch is not None
+        what = f"{watcher} got a Down of {ref} that it did not ask for"
+        self.check("down", watch is not None, what)
+        if watch is None:
+            return
         watch.downs.append((reason, now))
         semantic = "partition" if reason == NOCONNECTION else "down"
         what = f"{watcher} got {len(watch.downs)} Downs for one monitor of {watch.target}"
@@ -297,6 +318,7 @@ class Ledger:
 
     def _gone(self, watcher: Pid, target: Pid, reason: object, now: float, semantic: str) -> None:
         life = self.lives.get(target)
+        apart = (watcher, target) in self.apart or (target, watcher) in self.apart
         if reason == NOCONNECTION:
             here = runtime_of(watcher)
             told = any(
@@ -305,17 +327,21 @@ class Ledger:
             )
             missing = life is None or life.ended_s <= now
             what = f"{watcher} was told noconnection of {target}, and nothing broke"
-            apart = (watcher, target) in self.apart or (target, watcher) in self.apart
             self.check(semantic, told or missing or apart, what)
+        elif reason == NOPROC and (apart or (life is not None and life.told_s <= now)):
+            # A node knows one incarnation of another: a pid of the next one is nobody, until it
+            # is connected. And who is told to end while it spawns, its child may outlive.
+            return
         else:
             what = f"{watcher} was told of the end of {target} ({reason!r}), which lives"
             self.check(semantic, life is not None and life.ended_s <= now + NEAR_S, what)
-            assert life is not None
-            if not life.crashed and reason != NOPROC:
+            if life is not None and not life.crashed and reason != NOPROC:
                 what = (
                     f"{watcher} was told {reason!r} of {target}, which ended with {life.reason!r}"
                 )
-                self.check(semantic, reason == life.reason, what)
+                # "crashed": its end was told, and what told it was lost with its runtime
+                cut_off = reason == "crashed" and runtime_of(target) in self.crashed_runtimes
+                self.check(semantic, reason == life.reason or cut_off, what)
         self.over[watcher, target] = (reason, now)
 
     def acts(self, process: Pid, other: Pid, connected: bool) -> None:
@@ -327,8 +353,8 @@ class Ledger:
         self.linkings[process, other] += 1
         self.links[process, other] = self.links[other, process] = True
 
-    def spawning(self, token: int, spawner: Pid, node: str) -> Spawning:
-        self.spawns[token] = Spawning(spawner, node)
+    def spawning(self, token: int, spawner: Pid, node: str, *, is_linked: bool) -> Spawning:
+        self.spawns[token] = Spawning(spawner, node, is_linked)
         return self.spawns[token]
 
     def node_down(self, watcher: Pid, node: str) -> None:

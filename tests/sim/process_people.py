@@ -6,6 +6,7 @@ mailbox and reads now and then; who floods one has to wait, here or on another n
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,14 @@ from typing import Any
 
 import trio
 
-from drupelet.errors import CallError, NameTaken, NoConnection, ProcessDown
+from drupelet.errors import (
+    CallError,
+    MailboxFull,
+    NameTaken,
+    NoConnection,
+    ProcessDown,
+    ProcessExit,
+)
 from drupelet.ladder.cluster import Cluster
 from drupelet.process import (
     Down,
@@ -35,6 +43,7 @@ from drupelet.process import (
     reply,
     self,
     send,
+    send_nowait,
     spawn,
     spawn_link,
     spawn_monitor,
@@ -71,6 +80,10 @@ WEIGHTS = {
 }
 
 
+class Failed(Exception):
+    """What an actor raises when it is to fail."""
+
+
 @dataclass
 class Stage:
     """What the processes of one run share; nothing of it is known to what is under test."""
@@ -103,7 +116,7 @@ class Stage:
                 (pause_s * random.random() * 1.5, kind, random.randrange(1 << 30))
                 for kind in random.choices(kinds, weights, k=steps)
             ],
-            traps=random.random() < 0.8,
+            traps=random.random() < 0.7,
             unwinds_s=random.choice((0.0, 0.0, 0.0, 0.0, 0.5, 3.0, 7.0)),
         )
 
@@ -143,22 +156,39 @@ async def actor(script: Script) -> None:
 async def child(token: int, script_seed: int) -> None:
     """A process that another node started."""
     random = Random(f"{script_seed} child")
+    spawning = _stage.ledger.spawns[token]
+    if spawning.is_linked:
+        _stage.ledger.links_to(spawning.spawner, self())
     await actor(_stage.script(random, random.randrange(3)))
 
 
 async def _unwinding(unwinds_s: float, body: Callable[..., Any], *args: object) -> None:
     life = _stage.ledger.lives[self()]
+    life.unwinds_s = unwinds_s or None
     try:
         await body(*args)
-    except Exception:
-        unwinds_s = 0.0
+    except Exception as error:
+        unwinds_s, life.unwinds_s = 0.0, None
+        if not isinstance(error, (ProcessExit, Failed)):
+            _stage.ledger.fail(error)
         raise
     finally:
         if unwinds_s:
-            life.unwinds_s = unwinds_s
             with trio.CancelScope(shield=True):
                 await trio.sleep(unwinds_s)
+                _last_words()
             life.unwound_s = trio.current_time()
+
+
+def _last_words() -> None:
+    """Sent in a finally; one that was abandoned has nothing to say any more."""
+    with contextlib.suppress(ProcessExit, MailboxFull):
+        me = self()
+        to = _stage.somebody(me.number)
+        sending = _stage.ledger.sends(me, to)
+        send_nowait(to, ("m", me, sending.number, b""))
+        if sending.sent_s == inf:
+            sending.sent_s, sending.connected = trio.current_time(), True
 
 
 async def _act(script: Script) -> None:
@@ -259,12 +289,13 @@ async def _op_send_name(operand: int) -> None:
 async def _op_ask(operand: int) -> None:
     to, stage, begun_s = _stage.somebody(operand), _stage, trio.current_time()
     stage.questions += 1
-    question = stage.questions
+    question, connected = stage.questions, _connected(to)
     try:
         answer = await ask(to, ("q", question), timeout=ASK_S)
     except ProcessDown as down:
         life = stage.ledger.lives.get(to)
-        over = life is None or min(life.ended_s, life.told_s) < inf or down.reason == "calling_self"
+        over = life is None or min(life.ended_s, life.told_s) < inf
+        over = over or not connected or down.reason == "calling_self"
         stage.ledger.check("asks", over, f"{self()} asked {to}, heard {down!r}, and it lives")
         raise
     else:
@@ -322,6 +353,9 @@ async def _op_unlink(operand: int) -> None:
 async def _op_kill(operand: int) -> None:
     target, me = _stage.somebody(operand), self()
     _stage.ledger.kills.append(Killing(me, target, trio.current_time(), _connected(target)))
+    if operand % 2:  # it may be ending for another reason when it is killed
+        _stage.exits_sent.add((me, target, ("sent", operand)))
+        exit_(target, ("sent", operand))
     exit_(target, "kill")
 
 
@@ -337,7 +371,7 @@ async def _op_end(operand: int) -> None:
 
 
 async def _op_fail(operand: int) -> None:
-    raise ValueError(f"failed {operand}")
+    raise Failed(operand)
 
 
 async def _op_register(operand: int) -> None:
@@ -353,8 +387,8 @@ async def _op_spawn(operand: int) -> None:
         return
     stage.tokens += 1
     token = stage.tokens
-    spawning = stage.ledger.spawning(token, me, node)
     how: Callable[..., Any] = (spawn, spawn_link, spawn_monitor)[operand % 3]
+    spawning = stage.ledger.spawning(token, me, node, is_linked=how is spawn_link)
     try:
         result = await how(child, token, operand, node=node)
     except CallError as error:
@@ -367,8 +401,6 @@ async def _op_spawn(operand: int) -> None:
     stage.ledger.acts(me, pid, _connected(pid))
     if ref is not None:
         stage.ledger.monitors(ref, me, pid, trio.current_time())
-    elif how is spawn_link:
-        stage.ledger.links_to(me, pid)
 
 
 _OPERATIONS: dict[str, Callable[[int], Any]] = {

@@ -22,7 +22,7 @@ from drupelet.process.kernel import Kernel
 from drupelet.process.table import Mailbox, Process
 from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.messages.processes import COUNT_MASK
-from tests.sim.process_ledger import BrokenRule, Ledger, require
+from tests.sim.process_ledger import BrokenRule, Ledger
 from tests.sim.process_people import SINK_LIMIT, Stage, actor, child, enter
 from tests.sim.process_watched import Watched, WatchedRouter
 
@@ -41,6 +41,7 @@ FAULTS = (
     "crash_dark",
     "crash_runtime",
     "stall_runtime",
+    "stall_over_break",
     "disconnect",
     "slow_path",
 )
@@ -92,13 +93,17 @@ class World:
     def run(self) -> Result:
         """The whole run. Raises: `BrokenRule`."""
         enter(self.stage)
-        try:
-            return run_virtual(self._main, self.seed)  # type: ignore[no-any-return]
-        except BaseException as error:
-            broken = _find(error)
-            if broken is None:
-                raise
-            raise BrokenRule(f"seed {self.seed}: {broken}") from error
+        result = run_virtual(self._until_broken, self.seed)
+        if self.ledger.broken is not None:
+            text = f"seed {self.seed}: {self.ledger.broken}"
+            raise BrokenRule(text) from self.ledger.broken
+        assert isinstance(result, Result)
+        return result
+
+    async def _until_broken(self) -> Result | None:
+        with self.ledger.over_scope:
+            return await self._main()
+        return None
 
     async def _main(self) -> Result:
         random = self.random
@@ -195,12 +200,17 @@ class World:
                     return
                 self._crashed([attachment])
                 attachment.crash()
-            case "stall_runtime":
+            case "stall_runtime" | "stall_over_break":
                 if not cluster.daemons[one].attachments:
                     return
                 attachment = random.choice(list(cluster.daemons[one].attachments.values()))
                 attachment.stall()
                 await trio.sleep(random.random() * self.span_s / 4)
+                if kind == "stall_over_break":  # it reads of the end after the new beginning
+                    if one not in cluster.daemons or not cluster.daemons[one].disconnect(other):
+                        attachment.go_on()
+                        return
+                    await trio.sleep(random.random() * 0.1)
                 attachment.go_on()
             case "disconnect":
                 if not cluster.daemons[one].disconnect(other):
@@ -246,7 +256,7 @@ class World:
                 kernel: Kernel = attachment.runtime
                 alive |= {each.pid: each for each in kernel.processes.values()}
                 what = f"{kernel.pid} has asks {list(kernel.asks)} that nobody answers"
-                require(not kernel.asks, "down", what)
+                self.ledger.check("down", not kernel.asks, what)
                 self.ledger.check("pressure", not kernel.paused, f"{kernel.pid} is still paused")
                 self._check_node_watches(kernel)
         for process in alive.values():
@@ -281,14 +291,3 @@ class World:
                 connected = node in kernel.nodes  # type: ignore[attr-defined]
                 what = f"{watcher} was never told NodeDown of {node}"
                 self.ledger.check("partition", connected, what)
-
-
-def _find(error: BaseException) -> BrokenRule | None:
-    if isinstance(error, BrokenRule):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            found = _find(each)
-            if found is not None:
-                return found
-    return None

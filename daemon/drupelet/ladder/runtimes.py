@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from drupelet.ladder.daemon import Daemon
 
 CONGESTED_BYTES: Final = 1024 * 1024  # as worker/carrier.py
-STALLED_BYTES: Final = 4096  # far below the daemon's own figure: a test fills it at once
+STALLED_BYTES: Final = 1024  # far below the daemon's own figure: a test fills it at once
 
 
 class Attachment(Transport):

@@ -111,9 +111,8 @@ class Incoming(Kernel):
     def _on_link(self, signal: Signal) -> None:
         process = self._receiver(signal)
         sender = signal.sender
-        if process is None or process.exiting:
-            reason = NOPROC if process is None else process.exit_reason
-            self._answer(signal, wire.EXIT, reason, self.transmit)
+        if process is None:
+            self._answer(signal, wire.EXIT, NOPROC, self.transmit)
             return
         if process.relations >= RELATIONS_MAX:
             self._answer(signal, wire.EXIT, SYSTEM_LIMIT, self.transmit)

@@ -150,7 +150,10 @@ class Kernel(Mailboxes):
     # -- links and monitors
 
     def link(self, process: Process, pid: Pid) -> None:
-        """Link both; to one that is not there: an exit signal ``noproc``."""
+        """Link both; to one that is not there: an exit signal ``noproc``.
+
+        One that still unwinds is there: its end is told when nothing more comes from it.
+        """
         if pid == process.pid or (process.links is not None and pid in process.links):
             return
         self._check_relations(process)
@@ -162,8 +165,8 @@ class Kernel(Mailboxes):
             self.transmit(encode_signal(wire.LINK, pid, process.pid))
             return
         other = self.find(pid)
-        if other is None or other.exiting:
-            self.exit_signal(process, pid, NOPROC if other is None else other.exit_reason)
+        if other is None:
+            self.exit_signal(process, pid, NOPROC)
             return
         if other.relations >= RELATIONS_MAX:
             self.exit_signal(process, pid, SYSTEM_LIMIT)
