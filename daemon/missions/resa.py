@@ -12,6 +12,12 @@ asker itself. Both take messages only from those who were told the key when they
 random bytes that never leave the three of them. A resource belongs to the process that allocated
 it and is free again when that process ends, with its node or alone.
 
+Rules
+- A message from outside changes nothing, is answered with no data, and stands in the log: without
+  the key, of another shape, or a `Down` that nobody here asked for.
+- The two inner mailboxes drop what is too much instead of holding the server up: it would wait for
+  the handler and the handler for it. A client whose request was dropped gets `Timeout`.
+
 From the prototype "resource allocator" (seed 000); new: ownership, and the key.
 """
 
@@ -19,9 +25,12 @@ from __future__ import annotations
 
 import logging
 import secrets
+from math import inf
 
 from drupelet import (
     Down,
+    Mailbox,
+    NameTaken,
     Pid,
     Ref,
     Request,
@@ -39,6 +48,8 @@ from drupelet import (
 
 SERVER = "resa_server"
 RESOURCES_MAX = 10_000
+CLIENTS_MAX = 10_000
+INNER = Mailbox(policy="drop_new")
 
 _log = logging.getLogger("resa")
 
@@ -47,7 +58,7 @@ _log = logging.getLogger("resa")
 
 
 async def connect(server: str) -> object:
-    """ "connected" or "already_connected"."""
+    """ "connected", "already_connected", or "too_many_clients"."""
     return await ask((SERVER, server), "connect")
 
 
@@ -76,14 +87,19 @@ async def stats(server: str) -> object:
 
 @mission("resa")
 async def start(resources: list[str]) -> str:
-    """Start the server on this node; "started", or what is wrong with the list of resources."""
+    """Start the server on this node; "started", or why not."""
     if not isinstance(resources, list):
         return "expected_data_type_list"
     if not resources:
         return "expected_non_empty_Free_list"
+    if not all(isinstance(each, str) for each in resources):
+        return "expected_texts"
     if len(resources) > RESOURCES_MAX or len(set(resources)) < len(resources):
         return "expected_different_resources"
-    await spawn(serve, list(resources), name=SERVER)
+    try:
+        await spawn(serve, list(resources), name=SERVER)
+    except NameTaken:
+        return "already_started"
     return "started"
 
 
@@ -96,13 +112,13 @@ async def counts() -> object:
 async def serve(resources: list[str]) -> None:
     """The server: passes on what clients ask; they never see who answers."""
     key = secrets.token_bytes(16)
-    handler = await spawn_link(handle, key, resources)
-    provider = await spawn_link(provide_stats, key, handler)
+    handler = await spawn_link(handle, key, resources, mailbox=INNER)
+    provider = await spawn_link(provide_stats, key, handler, mailbox=INNER)
     while True:
         match await receive():
             case Request(caller, ("connect" | "disconnect" | "allocate_resource") as wanted):
                 await send(handler, (key, wanted, caller))
-            case Request(caller, ("free_resource", resource)):
+            case Request(caller, ("free_resource", str(resource))):
                 await send(handler, (key, "free_resource", caller, resource))
             case Request(caller, "stats"):
                 await send(provider, (key, "stats", caller))
@@ -119,7 +135,9 @@ async def handle(key: bytes, available: list[str]) -> None:
     while True:
         match await receive():
             case (k, "connect", caller) if k == key:
-                value: object = "already_connected" if caller[0] in clients else "connected"
+                value: object = "already_connected"
+                if caller[0] not in clients:
+                    value = "connected" if len(clients) < CLIENTS_MAX else "too_many_clients"
                 if value == "connected":
                     clients[caller[0]] = monitor(caller[0])
             case (k, "disconnect", caller) if k == key:
@@ -146,9 +164,9 @@ async def handle(key: bytes, available: list[str]) -> None:
             case Request(caller, (k, "server_request_data")) if k == key:
                 await reply(caller, {"free": len(available), "allocated": len(owners)})
                 continue
-            case Down(pid=Pid() as pid):
-                if clients.pop(pid, None) is not None:
-                    give_back(pid, owners, available)
+            case Down(ref=ref, pid=Pid() as pid) if clients.get(pid) == ref:
+                del clients[pid]
+                give_back(pid, owners, available)
                 continue
             case message:
                 await refuse("handler", message)
@@ -168,7 +186,7 @@ async def provide_stats(key: bytes, handler: Pid) -> None:
     while True:
         match await receive():
             case (k, "stats", caller) if k == key:
-                data = await ask(handler, (key, "server_request_data"))
+                data = await ask(handler, (key, "server_request_data"), timeout=inf)
                 await reply(caller, ("stats", data))
             case message:
                 await refuse("stats", message)
@@ -176,6 +194,8 @@ async def provide_stats(key: bytes, handler: Pid) -> None:
 
 async def refuse(who: str, message: object) -> None:
     """Somebody tried an internal message; nothing is done and nothing is told."""
-    _log.warning("resa_refused at=%s kind=%s, ignoring", who, type(message).__name__)
+    sender = message.caller[0] if isinstance(message, Request) else "unknown"
+    kind = type(message).__name__
+    _log.warning("resa_refused at=%s kind=%s from=%s, ignoring", who, kind, sender)
     if isinstance(message, Request):
         await reply(message.caller, "refused")
