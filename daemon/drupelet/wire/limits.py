@@ -68,6 +68,11 @@ BUNDLE_SOURCE_BYTES_MAX: Final = 1024 * 1024  # all of them: 0.1 s on a 100 Mbit
 BUNDLE_BYTES_MAX: Final = BUNDLE_SOURCE_BYTES_MAX + 16_384  # with 64 names of 63 characters, twice
 SHIPPED_MISSIONS_MAX: Final = 64  # that one node keeps shipped code of; each is a file and a worker
 
+# -- grants (wire/grants.py, core/grants.py)
+GRANT_LINKS_MAX: Final = 4  # owner, friend, friend's friend, and one more
+GRANT_FUNCTIONS_MAX: Final = 64  # named in one link; a mission with more is several
+GRANT_BYTES_MAX: Final = 8_192  # 64 names of 20 letters in each of four links
+
 # -- chan, services for guests (wire/guests.py, wire/chan.py, chan/)
 CHAN_TRIES_MAX: Final = 3  # wrong passwords from one address, then ...
 CHAN_BACKOFF_S: Final = 60.0  # ... none for so long: 6 letters and digits last 36,000 years

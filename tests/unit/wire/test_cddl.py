@@ -24,7 +24,7 @@ RULES = {
         r"^([a-z][a-z0-9-]*) = (.*?)(?=^[a-z][a-z0-9-]* = |\Z)", PLAIN, re.MULTILINE | re.DOTALL
     )
 }
-PRELUDE = {"nil", "bool", "float", "tstr", "bstr", "int"}
+PRELUDE = {"true", "nil", "bool", "float", "tstr", "bstr", "int"}
 
 
 def keys(rule: str) -> set[str]:
@@ -36,11 +36,11 @@ def test_every_name_in_it_is_defined_and_used() -> None:
     for body in RULES.values():
         bare = re.sub(r'"(?:\\.|[^"\\])*"', "", body)
         bare = re.sub(r"[a-z-]+:", "", bare)  # names of fields
-        bare = re.sub(r"\.(size|regexp)", "", bare)
+        bare = re.sub(r"\.(size|regexp|cbor)", "", bare)
         used |= set(re.findall(r"(?<![\w.#-])[a-z][a-z0-9-]*", bare))
     assert used - PRELUDE <= set(RULES)
     tops = {rule for rule in RULES if rule.endswith(("-body", "-args", "-value"))}
-    assert set(RULES) - used == tops | {"bundle", "introduction", "refusal", "name"}
+    assert set(RULES) - used == tops | {"bundle", "grant", "introduction", "refusal", "name"}
 
 
 def test_tags_are_those_of_the_codec() -> None:
