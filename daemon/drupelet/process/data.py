@@ -3,6 +3,7 @@
 Decides that a message to a neighbour is what a message to another node would be: the same types,
 the same refusals (`NotSendable` in the sender), and no object shared that either side could change.
 Immutable values are passed as they are; lists and dicts are copied; a tuple only when it must be.
+Only how large a value is altogether, and text that is no UTF-8, are looked at where it leaves.
 
 Rejected: dumps and loads (4 us for a small tuple against 0.6); passing references as Erlang's
 processes may (they cannot change a term; we could).
@@ -10,7 +11,6 @@ processes may (they cannot change a term; we could).
 
 from __future__ import annotations
 
-import datetime
 import uuid
 from typing import Final, cast
 
@@ -18,69 +18,74 @@ from drupelet.errors import NotSendable
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.limits import VALUE_DEPTH_MAX
-from drupelet.wire.notices import Down, Exit, Notice, Request, notice_fields
+from drupelet.wire.notices import CLASSES, Notice, notice_fields, notice_from_fields
 
 _ATOMS: Final = frozenset({str, bytes, bool, float, type(None), Pid, Ref, uuid.UUID})
+_NOTICES: Final = frozenset(CLASSES)
 _TEXT_CHARS_MAX: Final = 1_000
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**63 - 1
 
 
-def copy_data(value: object, depth: int = VALUE_DEPTH_MAX) -> object:
+def copy_data(value: object) -> object:
     """`value`, or a copy where it could be changed. Raises: `NotSendable` naming the place."""
+    if value.__class__ in _ATOMS:
+        return value
+    try:
+        return _copy(value, VALUE_DEPTH_MAX)
+    except NotSendable:
+        dumps(value)  # refuses the same, and knows the way to it
+        raise
+
+
+def _copy(value: object, depth: int) -> object:
     kind = value.__class__
     if kind in _ATOMS:
         return value
     if kind is int:
         if _INT_MIN <= value <= _INT_MAX:  # type: ignore[operator]
             return value
-    elif not depth:
-        pass
     elif kind is tuple:
         values = cast(tuple[object, ...], value)
+        if not depth:
+            raise NotSendable("too deep")
         for item in values:
             if item.__class__ not in _ATOMS:
                 depth -= 1
-                return tuple([copy_data(item, depth) for item in values])
+                return tuple([_copy(item, depth) for item in values])
         return value
     elif kind is list:
+        if not depth:
+            raise NotSendable("too deep")
         depth -= 1
-        return [copy_data(item, depth) for item in cast(list[object], value)]
+        return [_copy(item, depth) for item in cast(list[object], value)]
     elif kind is dict:
+        if not depth:
+            raise NotSendable("too deep")
         depth -= 1
         items = cast(dict[object, object], value)
-        if all(key.__class__ is str for key in items):
-            return {key: copy_data(item, depth) for key, item in items.items()}
-        if all(key.__class__ is str or key.__class__ is int for key in items):
-            dumps(dict.fromkeys(items))  # the rules of integer keys are the codec's
-            return {key: copy_data(item, depth) for key, item in items.items()}
-    elif kind is Request:
-        request = cast(Request, value)
-        _check_fields(Request(request.caller, None))
-        return Request(request.caller, copy_data(request.request, depth - 1))
-    elif kind is Down:
-        down = cast(Down, value)
-        _check_fields(Down(down.ref, down.pid, None))
-        return Down(down.ref, down.pid, copy_data(down.reason, depth - 1))
-    elif kind is Exit:
-        end = cast(Exit, value)
-        _check_fields(Exit(end.pid, None))
-        return Exit(end.pid, copy_data(end.reason, depth - 1))
+        for key in items:
+            if key.__class__ is not str:
+                dumps(dict.fromkeys(items))  # the rules of other keys are the codec's
+                break
+        return {key: _copy(item, depth) for key, item in items.items()}
+    elif kind in _NOTICES:
+        return _copy_notice(cast(Notice, value), depth)
     elif kind is bytearray or kind is memoryview:
         return bytes(cast(bytearray, value))
-    elif kind is datetime.datetime:
-        dumps(value)  # naive ones are refused there
-        return value
-    dumps(value)  # raises NotSendable with the place
+    dumps(value)  # raises NotSendable, save for a datetime that is aware
     return value
 
 
-def _check_fields(notice: Notice) -> None:
-    """Raises: `NotSendable` for a notice that an author made of something else."""
+def _copy_notice(notice: Notice, depth: int) -> Notice:
+    """An author may have made it, of anything."""
+    if not depth:
+        raise NotSendable("too deep")
     try:
-        notice_fields(notice)
+        fields = notice_fields(notice)
     except ValueError as error:
         raise NotSendable(str(error)) from None
+    return notice_from_fields([_copy(each, depth - 1) for each in fields])
 
 
 def data_or_text(value: object) -> object:
