@@ -30,6 +30,7 @@ from drupelet.process import (
     reply,
     self,
     send,
+    send_nowait,
     spawn,
     whereis,
 )
@@ -209,19 +210,28 @@ async def test_a_down_that_is_forged_frees_nothing(caplog: pytest.LogCaptureFixt
         assert caplog.text.count("resa_refused at=handler kind=Down") == 3
 
 
-@pytest.mark.parametrize("function", ["connect", "stats"])
-async def test_inner_mailboxes_that_are_full_hold_nobody_up(
-    function: str, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+async def flood(to: Any, message: object) -> None:
+    while True:
+        await send(to, message)
+
+
+async def test_full_mailboxes_hold_nobody_up_for_ever(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Garbage to a guessed pid costs requests, which time out, and nothing for ever."""
+    """Else the server would wait for room at the handler, and the handler at the server."""
     caplog.set_level(logging.CRITICAL, "resa")
     async with open_resa("a") as server:
-        client = await server.connected()
-        for inner in (server.handler, server.stats):
-            for _ in range(LIMIT + 100):
-                await send(inner, "garbage")
-        with trio.move_on_after(6):
-            await client.do(function)
+        connect = Request((self(), Ref(node(), 0, 1)), "connect")
+        flooders = []
+        for to, message in ((resa.SERVER, connect), (server.handler, 0), (server.stats, 0)):
+            for _ in range(LIMIT):
+                send_nowait(to, message)
+            flooders += [await spawn(flood, to, message) for _ in range(4)]
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+        for pid in flooders:
+            exit(pid, "kill")
+        await trio.testing.wait_all_tasks_blocked()
         assert await resa.counts() == ("stats", {"free": 1, "allocated": 0})
 
 
