@@ -21,7 +21,8 @@ ERLANG_S = 100.0  # about 4 s here
 TEST_S = 3 * ERLANG_S  # of one test and what it starts
 # Idle schedulers that spin take the processor from ours.
 FLAGS = {"ERL_FLAGS": "+sbwt none +sbwtdcpu none +sbwtdio none"}
-MISSING = [program for program in ("erl", "erlc", "epmd") if shutil.which(program) is None]
+PROGRAMS = ("erl", "erlc", "epmd")
+ERTS = 13  # of OTP 25: the first with `peer`
 
 Outcomes = dict[str, object]
 
@@ -29,8 +30,8 @@ Outcomes = dict[str, object]
 @pytest.fixture(scope="session")
 def beams(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with Erlang's compiled half."""
-    if MISSING:
-        pytest.skip(f"needs {', '.join(MISSING)} of Erlang/OTP (Debian: erlang-base)")
+    if missing := missing_erlang():
+        pytest.skip(missing)
     directory = tmp_path_factory.mktemp("oracle")
     (directory / ".erlang.cookie").write_text("ORACLE")
     (directory / ".erlang.cookie").chmod(0o400)
@@ -38,6 +39,17 @@ def beams(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["erlc", "-Wall", "-Werror", "-o", str(directory), *sources]
     subprocess.run(command, check=True, timeout=ERLANG_S, env=os.environ | FLAGS)
     return directory
+
+
+def missing_erlang() -> str:
+    """What this machine lacks; "" when Erlang's half can run."""
+    if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
+        return f"needs {', '.join(missing)} of Erlang/OTP (Debian: erlang-base)"
+    shown = subprocess.run(["erl", "-version"], capture_output=True, text=True, timeout=ERLANG_S)
+    version = shown.stderr.split()[-1:] or ["0"]
+    if int(version[0].split(".")[0]) < ERTS:
+        return f"needs Erlang/OTP 25 or later; erl -version says {shown.stderr.strip()!r}"
+    return ""
 
 
 def erl(directory: Path, modules: list[str], *options: str, **environment: str) -> Outcomes:

@@ -19,7 +19,7 @@ from drupelet.process import node, self
 from drupelet.process.running import open_runtime, run_main
 from tests.integration.cluster import Cluster, RealNode
 from tests.oracle.cases import SEVERAL_NODES, cut, lost
-from tests.oracle.conftest import MISSING, TEST_S, Outcomes
+from tests.oracle.conftest import TEST_S, Outcomes
 from tests.oracle.distant import FAR
 from tests.oracle.normal import CASES, SAME, Case, forget_roles, normal, role
 
@@ -93,7 +93,6 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
         return trio.run(run_cases, cluster)
 
 
-@pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING} of Erlang/OTP (Debian: erlang-base)")
 def test_every_case_of_erlang_has_its_twin(otp_nodes: Outcomes, ours: Outcomes) -> None:
     assert sorted(set(otp_nodes) ^ set(ours)) == []
     assert sorted(set(ours) ^ {*SCENES, *(case.name for case in REMOTE)}) == []

@@ -12,6 +12,7 @@ from drupelet import (
     IGNORE,
     NOREPLY,
     GenServer,
+    GenStatem,
     NameTaken,
     Pid,
     ProcessDown,
@@ -91,6 +92,19 @@ async def started(starting: Awaitable[object]) -> object:
 @case
 async def server_starts() -> object:
     return is_process_alive(await start())
+
+
+@differs("starts", otp=("ok", "server"), ours="server")
+async def server_start_gives() -> object:
+    return role(await Plain.start(), "server")
+
+
+@differs("starts", otp=("error", "no_reason"), ours=("ProcessDown", "no_reason"))
+async def server_start_gives_no_reason() -> object:
+    try:
+        return await Refuses.start("stop")
+    except ProcessDown as error:
+        return (type(error).__name__, error.reason)
 
 
 @case
@@ -352,6 +366,38 @@ async def call_timeout_spares_the_server() -> object:
     pid = await start()
     await caught(call(pid, "never", timeout=0.02))
     return await call(pid, "get")
+
+
+class Silent(GenStatem):
+    def init(self) -> str:
+        return "off"
+
+    def off(self, kind: Any, content: Any) -> None:
+        self.kept = self.caller
+
+
+class Busy(GenServer):
+    async def handle_cast(self, request: Any) -> None:
+        await receive("never")
+
+
+@differs(
+    "times",
+    otp=(("gave_up", "server"), "nothing"),
+    ours=[("gave_up", "machine"), ("gave_up", "server"), ("gave_up", "stop")],
+)
+async def how_long_calls_wait() -> object:
+    me, server, machine, busy = self(), await start(), await Silent.start(), await Busy.start()
+    await GenServer.cast(busy, "block")
+
+    async def waits(name: str, waiting: Awaitable[object]) -> None:
+        await caught(waiting)
+        await send(me, ("gave_up", name))
+
+    await spawn(lambda: waits("server", call(server, "never")))
+    await spawn(lambda: waits("machine", GenStatem.call(machine, "never")))
+    await spawn(lambda: waits("stop", GenServer.stop(busy)))
+    return sorted(await collect(3))
 
 
 @case

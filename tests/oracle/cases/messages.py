@@ -204,6 +204,12 @@ async def a_ref_survives_a_message() -> object:
     return bool(back == ref)
 
 
+@differs("words", otp=(True, False), ours="str")
+async def a_word_in_a_message() -> object:
+    await send(self(), "hello")
+    return type(await next_message()).__name__
+
+
 @case
 async def refs_are_unique() -> object:
     return a_ref() == a_ref()

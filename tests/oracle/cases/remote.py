@@ -156,6 +156,19 @@ async def rpc_multicall() -> object:
     return (values, [name for name, value in found.items() if isinstance(value, NoConnection)])
 
 
+@differs(
+    "rpc",
+    otp=(["gandalf"], ["nobody"]),
+    ours=[("gandalf", "gandalf"), ("nobody", "NoConnection")],
+)
+async def rpc_multicall_gives() -> object:
+    found = await rpc.multicall([GANDALF, NOBODY], "far", "here")
+    return [
+        (name, type(value).__name__ if isinstance(value, CallError) else value)
+        for name, value in found.items()
+    ]
+
+
 @case
 async def rpc_in_another_process_of_the_system() -> object:
     return await rpc.call(GANDALF, "far", "getpid") == os.getpid()

@@ -32,7 +32,7 @@ from tests.oracle.helpers import (
     next_message,
     quiet,
 )
-from tests.oracle.normal import case, role
+from tests.oracle.normal import case, differs, raised, role
 
 ABC = ("a", "b", "c")
 
@@ -311,6 +311,19 @@ async def which_children() -> object:
 @case
 async def count_children() -> object:
     return await Supervisor.count_children(await start(spec("a"), spec("b"), idle("c")))
+
+
+COUNTED = {"specs": 1, "active": 1, "supervisors": 0, "workers": 1}
+
+
+@differs("pairs", otp=list(COUNTED.items()), ours=COUNTED)
+async def count_children_gives() -> object:
+    return await Supervisor.count_children(await start(spec("a")))
+
+
+@differs("refusals", otp=("error", "not_found"), ours=("raised", "Refused"))
+async def what_a_supervisor_refuses() -> object:
+    return await raised(Supervisor.terminate_child(await start(), "nobody"))
 
 
 @case

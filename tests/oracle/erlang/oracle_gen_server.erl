@@ -30,6 +30,10 @@ starts() -> [
     {"server_starts", fun() ->
         {ok, Pid} = oracle_server:start(plain()), is_process_alive(Pid)
     end},
+    {"server_start_gives", fun() -> {ok, Pid} = oracle_server:start(plain()), {ok, role(Pid, server)} end},
+    {"server_start_gives_no_reason", fun() ->
+        oracle_server:start(#{init => fun() -> {stop, no_reason} end})
+    end},
     {"server_init_gives_the_state", fun() ->
         gen_server:call(start((plain())#{init => fun() -> {ok, fresh} end}), get)
     end},
@@ -137,6 +141,19 @@ failures() -> [
     {"call_timeout_spares_the_server", fun() ->
         Pid = start(plain()), caught(fun() -> gen_server:call(Pid, never, 20) end),
         gen_server:call(Pid, get)
+    end},
+    %% Who still waits after 6 s without having said how long.
+    {"how_long_calls_wait", fun() ->
+        Self = self(), Server = start(plain()),
+        {ok, Machine} = gen_statem:start(oracle_machine,
+            #{event => fun(_, _, _, _) -> keep_state_and_data end}, []),
+        Busy = start((plain())#{cast => fun(_, S) -> receive never -> {noreply, S} end end}),
+        gen_server:cast(Busy, block),
+        [spawn(fun() -> caught(Call), Self ! {gave_up, Name} end) || {Name, Call} <- [
+            {server, fun() -> gen_server:call(Server, never) end},
+            {machine, fun() -> gen_statem:call(Machine, never) end},
+            {stop, fun() -> gen_server:stop(Busy) end}]],
+        First = next(), {First, quiet(1000)}
     end},
     {"a_late_reply_is_dropped", fun() ->
         Self = self(),

@@ -75,6 +75,9 @@ cases() -> [
     {"a_ref_survives_a_message", fun() ->
         Ref = make_ref(), self() ! {ref, Ref}, {ref, Back} = next(), Back =:= Ref
     end},
+    {"a_word_in_a_message", fun() ->
+        self() ! hello, Word = next(), {is_atom(Word), is_binary(Word)}
+    end},
     {"refs_are_unique", fun() -> make_ref() =:= make_ref() end},
     {"a_function_in_a_message", fun() ->
         self() ! fun() -> ok end, receive F when is_function(F) -> delivered end

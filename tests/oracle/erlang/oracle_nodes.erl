@@ -249,6 +249,7 @@ rpcs() -> [
         {Values, Bad} = rpc:multicall([node(), gandalf(), nobody()], ?MODULE, here, []),
         {Values, Bad}
     end},
+    {"rpc_multicall_gives", fun() -> rpc:multicall([gandalf(), nobody()], ?MODULE, here, []) end},
     {"rpc_in_another_process_of_the_system", fun() ->
         rpc:call(gandalf(), os, getpid, []) =:= os:getpid()
     end}

@@ -171,6 +171,10 @@ verbs() -> [
         Sup = start(one_for_one, [spec(a), spec(b), #{id => c, start => {?MODULE, ignoring, [self()]}}]),
         maps:from_list(supervisor:count_children(Sup))
     end},
+    {"count_children_gives", fun() -> supervisor:count_children(start(one_for_one, [spec(a)])) end},
+    {"what_a_supervisor_refuses", fun() ->
+        supervisor:terminate_child(start(one_for_one, []), nobody)
+    end},
     {"start_child", fun() ->
         Sup = start(one_for_one, []), {ok, Pid} = supervisor:start_child(Sup, spec(a)),
         {started(1), pid_of(Sup, a) =:= Pid}
