@@ -8,8 +8,8 @@ server that was handed a message and waits for the next shows where the method f
 begins, another process that waits nowhere in the author's code, or has ended, where its function
 does.
 
-Cost: two calls per step of a task, some 0.5 us of a request and its reply. All else is done when a
-step was too long.
+Cost: two calls per step of a task, 2 us of the 17 us of a request and its reply. All else is done
+when a step was too long.
 Rule: the wall counts, not the processor: a call that waits outside of the loop (a file, a name
 server, `time.sleep`) holds it as well as one that computes.
 
