@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from drupelet.process.supervisor import Supervisor
 
     GenFsm = GenStatem
+    from drupelet.process.gen_event import GenEvent
 
 _MODULES = {  # from drupelet import rpc
     "chan": "drupelet.chan",
@@ -103,6 +104,7 @@ __all__ = [
     "Down",
     "DynamicSupervisor",
     "Exit",
+    "GenEvent",
     "GenServer",
     "GenStatem",
     "Mailbox",
@@ -186,6 +188,7 @@ _HOMES = dict.fromkeys(__all__, "drupelet.process") | {
     "REPEAT_STATE": "drupelet.process.gen_statem",
     "GenStatem": "drupelet.process.gen_statem",
     "GenFsm": "drupelet.process.gen_statem",  # its former name; warns, so it is not in __all__
+    "GenEvent": "drupelet.process.gen_event",
 }
 
 

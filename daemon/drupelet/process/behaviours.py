@@ -292,12 +292,12 @@ async def _stop_within(to: To, reason: object = "normal", *, timeout: float = ST
     await stop(to, reason, timeout=timeout)
 
 
-async def ask_verb(to: To, *request: object) -> Any:
+async def ask_verb(to: To, *request: object, timeout: float = inf) -> Any:
     """Ask a supervisor or an event manager; it takes as long as it takes.
 
-    Raises: `Refused`, `ProcessDown`, `NoConnection`.
+    Raises: `Refused`, `ProcessDown`, `NoConnection`, `Timeout`.
     """
-    match await api.ask(to, request, timeout=inf):
+    match await api.ask(to, request, timeout=timeout):
         case ("ok", value):
             return value
         case ("error", reason):
