@@ -274,15 +274,17 @@ class Ledger:
             reason, told_s = over
             what = f"{receiver} got {number} of {sender} after Down {reason!r} at {told_s}"
             later = reason == NOCONNECTION and (
-                sending.sent_s > told_s or self._anew(receiver, sender, sending.sent_s, told_s)
+                sending.sent_s > told_s
+                or not sending.connected  # it waited for the next connection
+                or self._anew(receiver, sender, sending.sent_s, told_s)
             )
             self.check("after_down", later, f"{what}, sent at {sending.sent_s}")
 
     def _anew(self, receiver: Pid, sender: Pid, sent_s: float, told_s: float) -> bool:
         """Whether it was sent after its node had noticed the break that `receiver` was told of."""
         here, there = runtime_of(receiver), runtime_of(sender)
-        mine = self.breaks.get((here, (*there[:2], 0)), ())
-        since_s = max((at for at in mine if at < told_s - NEAR_S), default=-inf)
+        mine = [at for at in self.breaks.get((here, (*there[:2], 0)), ()) if at <= told_s]
+        since_s = mine[-2] if len(mine) > 1 else -inf  # the one before
         theirs = self.breaks.get((there, (*here[:2], 0)), ())
         return any(since_s < at <= sent_s for at in theirs)
 

@@ -237,12 +237,12 @@ async def _look_for_name(target: Pid) -> None:
     name = _stage.name_of.get(target)
     if name is None or name[1] not in _stage.cluster.daemons:
         return
+    has_ended = _stage.ledger.lives[target].ended_s < inf  # not only out of sight
     try:
         found = await whereis(*name)
     except CallError:
         return
-    life = _stage.ledger.lives[target]
-    if life.ended_s < inf:
+    if has_ended:
         _stage.ledger.check("names", found != target, f"{name} is still {target} after its Down")
 
 
@@ -346,7 +346,8 @@ async def _op_link(operand: int) -> None:
 
 async def _op_unlink(operand: int) -> None:
     other, me = _stage.somebody(operand), self()
-    _stage.ledger.unlinks(me, other)
+    if other in (this_process().links or ()):  # one that is still on its way comes all the same
+        _stage.ledger.unlinks(me, other)
     unlink(other)
 
 

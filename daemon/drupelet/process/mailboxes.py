@@ -62,6 +62,10 @@ class Mailboxes:
         """It has to end."""
         raise NotImplementedError
 
+    def relate(self, process: Process, pid: Pid) -> None:
+        """Remember whom to tell when that node or runtime goes."""
+        raise NotImplementedError
+
     # -- in
 
     def put(self, process: Process, message: object, sender: object = None) -> None:
@@ -218,6 +222,7 @@ class Mailboxes:
             process.silenced = set()
         if sender_runtime not in process.silenced:
             process.silenced.add(sender_runtime)
+            self.relate(process, sender_runtime)  # when it comes back it does not know any more
             names = [[name, self.node] for name in process.names or ()]
             self.transmit(encode_signal(wire.PAUSE, sender_runtime, process.pid, 0, dumps(names)))
 

@@ -33,6 +33,7 @@ from drupelet.process import (
     trap_exit,
     unlink,
 )
+from drupelet.process import exit as exit_
 from drupelet.process.kernel import SYSTEM_LIMIT
 from drupelet.wire.codec import dumps
 from drupelet.wire.messages import processes as wire
@@ -276,6 +277,60 @@ def test_who_was_held_back_goes_on_when_the_slow_one_is_gone(how: str) -> None:
             assert await alice.join(sending) == "normal"
             await settle()
             assert not alice.paused
+
+    virtual(main)
+
+
+def test_who_was_held_back_is_told_again_after_a_break() -> None:
+    """The break made it forget; the receiver, who had no other relation with it, had not."""
+
+    async def main() -> None:
+        async with open_wires() as wires:
+            alice, bob = await wires.attach("alice"), await wires.attach("bob")
+            process = bob.start(trio.sleep_forever, (), mailbox=Mailbox(limit=5))
+
+            async def sender() -> None:
+                for number in range(200):
+                    await send(process.pid, number)
+
+            alice.start(sender, ())
+            await settle()
+            wires.cut("alice", "bob")
+            await settle()
+            assert process.silenced is None
+            wires.heal("alice", "bob")
+            sending = alice.start(sender, ())
+            await settle()
+            assert alice.paused and sending.alive
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_a_link_to_one_that_unwinds_tells_its_end_after_its_last_words(is_local: bool) -> None:
+    async def main() -> None:
+        async with open_wires() as wires:
+            alice, bob = await wires.attach("alice"), await wires.attach("bob")
+
+            async def unwinds(friend: Pid) -> None:
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await trio.sleep(1)
+                        await send(friend, "last")
+
+            async def friend() -> list[object]:
+                trap_exit(True)
+                slow = (alice if is_local else bob).start(unwinds, (self(),))
+                await settle()
+                exit_(slow.pid, "kill")
+                await settle()
+                link(slow.pid)
+                messages = [await receive(), await receive()]
+                return [each.reason if isinstance(each, Exit) else each for each in messages]
+
+            assert await on(alice, friend) == ["last", "killed"]
 
     virtual(main)
 
