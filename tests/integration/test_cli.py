@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -121,10 +122,11 @@ def wait_gone(pidfds: list[int]) -> None:
 
 
 def test_the_commands_that_the_demo_prints_work(demo: Demo) -> None:
-    commands = re.findall(r"^  (\S*drupelet (?!shell).*)$", demo.log, re.MULTILINE)
-    assert len(commands) >= 8
+    lines = re.findall(r"^  (\S*drupelet (?!shell).*)$", demo.log, re.MULTILINE)
+    commands = [command for line in lines for command in line.split("; ")]
+    assert len(commands) >= 11
     for command in commands:
-        code, out, err = demo.run(*command.split()[1:])
+        code, out, err = demo.run(*shlex.split(command)[1:])
         assert (code, bool(out), err) == (0, True, ""), command
 
 
@@ -220,13 +222,78 @@ def test_values_arrive_as_sent(demo: Demo) -> None:
 
 
 def test_shell_from_a_pipe(demo: Demo) -> None:
-    source = (
-        'await call("bilbo", "echo", "echo", ("ok", 1))\n[one["name"] for one in await nodes()]\n'
-    )
-    code, out, err = demo.run("shell", source=source)
-    assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "('ok', 1)"
+    source = 'await call("bilbo", "echo", "echo", ("ok", 1))\nsorted(nodes())\n'
+    assert demo.run("shell", source=source) == (0, "('ok', 1)\n['bilbo', 'frodo']\n", "")
     assert demo.run("shell", source="1 / 0\n")[0] == 1
+
+
+def test_processes_are_found_watched_and_reached_with_what_ps_prints(demo: Demo) -> None:
+    """A pid as `ps` prints it, pasted into bash for `trace`, and into the shell."""
+    code, rows = demo.json("ps")
+    assert isinstance(rows, list)
+    assert code == 0
+    assert {row["pid"].split(".")[0] for row in rows if row["mission"] == "kvs"} == {
+        f"<{name}" for name in NAMES
+    }
+    (line,) = [line for line in demo.run("ps", "bilbo")[1].splitlines() if " kvs.Kvs " in line]
+    pid = line.split()[0]
+    for pasted in (pid, f"'<{pid}>'", "kvs.Kvs@bilbo"):
+        tracing = subprocess.Popen(
+            ["bash", "-c", f"exec {PROGRAM} trace {pasted}"],
+            env=demo.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert tracing.stdout is not None
+        try:
+            assert tracing.stdout.readline() == f"tracing {pid}; Ctrl-C ends it\n"
+            source = f"send({pid}, 'one'); send(<{pid}>, 'two'); self()\n"
+            code, out, err = demo.run("shell", source=source)
+            assert (code, err) == (0, "")
+            me = out.strip()
+            for word in ("one", "two"):
+                wanted = rf" +\d+\.\d+  receive   '{word}'  from {me[1:-1]}\n"
+                assert re.fullmatch(wanted, tracing.stdout.readline())
+        finally:
+            tracing.send_signal(signal.SIGINT)
+            assert tracing.wait(WAIT_S) == 0
+            tracing.stdout.close()
+    code, _, err = demo.run("trace", me[1:-1])  # of a shell that has ended
+    assert (code, "runs any more" in err, "mend: " in err) == (1, True, True)
+    code, _, err = demo.run("trace", "nobody@frodo")
+    assert (code, "registered as 'nobody'" in err) == (1, True)
+    assert demo.run("ps", "nobody")[0] == demo.run("trace", "x@nobody")[0] == 5
+
+
+def test_the_shell_is_a_process_of_the_cluster(demo: Demo) -> None:
+    """Two shells, of two nodes: they find, link and hear each other."""
+    other = subprocess.Popen(
+        [PROGRAM, "--socket", demo.socket_of("bilbo"), "shell"],
+        env=demo.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdin is not None and other.stdout is not None
+    try:
+        other.stdin.write("register('there'); whereis('there') == self()\nreceive()\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "True\n"
+        code, out, err = demo.run(
+            "shell",
+            source="there = whereis('there', 'bilbo'); there.node\n"
+            "ref = monitor(there); send(('there', 'bilbo'), ('hello', self()))\n"
+            "exit(there, 'kill'); receive(Down, timeout=10).reason\n"
+            "whereis('there', 'bilbo'); monitor_node('bilbo'); [row['function'] for row in "
+            "processes('bilbo') if row['runtime'] == 'client']\n",
+        )
+        assert (code, err) == (0, "")
+        assert out.splitlines() == ["'bilbo'", "'killed'", "['drupelet.shell']"]
+    finally:
+        rest = other.communicate(timeout=WAIT_S)[0]
+    assert rest.startswith("('hello', <gandalf.")
+    assert other.returncode == 0  # between two lines the shell's process is another, that is all
 
 
 def test_status_is_quick(demo: Demo) -> None:

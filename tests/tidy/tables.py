@@ -35,7 +35,8 @@ ROOMS: dict[str, set[str]] = {
     # several nodes in one trio loop, for programs: adr/0013
     "ladder": {"errors", "wire", "core", "process", "mission"},
     "cli": _CORE_UP
-    | {"node", "client", "simulator", "ladder", "process", "chan", "mission", "__version__"},
+    | {"node", "client", "simulator", "ladder", "process", "chan", "mission", "__version__"}
+    | {"__init__"},  # the shell offers every public name
 }
 
 # -- which libraries a room may import besides the standard library

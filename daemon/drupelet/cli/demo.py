@@ -10,6 +10,7 @@ Stop (Ctrl-C, SIGTERM, SIGHUP): the nodes in reverse order, bounded.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -260,5 +261,10 @@ def show_what_to_try(pids: dict[str, int]) -> None:
             f"  {me} multicall all node ping",
             f"  kill -9 {pids[last]}          # kill {last}; the others notice",
         ]
-    lines += [f"  {me} shell", "", "Ctrl-C stops all nodes.", ""]
+    lines += [
+        f"  {me} call gandalf ring around '{json.dumps(names)}' 30 100",
+        f"  {me} call gandalf resa start '[\"ab.12.0\"]'; {me} ps",
+        f"  {me} shell          # then: spawn(print, 'hello'); it is as erl",
+    ]
+    lines += ["", "Ctrl-C stops all nodes.", ""]
     output.line("\n".join(lines))

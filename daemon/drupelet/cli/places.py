@@ -34,6 +34,8 @@ LOOPBACK: Final = "127.0.0.1"
 DEMO_MISSIONS: Final = {
     "kvs": ("store", "lookup"),
     "echo": ("echo", "echo_later", "echo_in_thread"),
+    "resa": ("start", "counts"),
+    "ring": ("around",),
 }
 
 

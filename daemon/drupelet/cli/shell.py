@@ -1,48 +1,69 @@
-"""``shell``: a Python prompt where `await` works, connected to the local node.
+"""``shell``: a Python prompt that is a process of the local node, as `erl` is.
 
 The main thread reads lines (so that readline and Ctrl-C work as they should), trio runs in a thread
-of its own, where node events and background calls go on while the prompt waits. A line is compiled
-with top-level await, as in ``python -m asyncio``, and runs in a cancel scope: Ctrl-C cancels it, a
+of its own, where processes, node events and calls go on while the prompt waits. What a line means
+is decided in `awaiting.py`; it runs in the shell's process, in a cancel scope: Ctrl-C cancels it, a
 second one leaves (a line that computes without ever awaiting cannot be cancelled).
+
+Rules
+- The shell is one process: `self()`, its mailbox, links and names stay from line to line. A line
+  that raises changes nothing of that. It ends by ``exit(reason)``, or by an exit signal that it
+  does not trap; then a new one takes over, with the variables, and says so, as in erl.
+- ``exit()`` leaves the shell, as Python has it; with a reason it is OTP's.
+- Every public name of `drupelet` is there, but for what makes missions.
 
 From a pipe: no prompt; results on stdout, what was raised on stderr, exit code 1 if a line raised.
 
 Ideas rejected: reading lines in a thread (readline's history and Ctrl-C need the main one); trio in
-the main thread with `input` in between (nothing else would run meanwhile).
+the main thread with `input` in between (nothing else would run meanwhile); a new process after each
+line that raises, as in erl (who mistypes a word would lose the mailbox).
 """
 
 from __future__ import annotations
 
-import ast
-import codeop
 import contextlib
 import inspect
+import logging
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future
-from types import CodeType, FunctionType
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FunctionType, TracebackType
 from typing import Final, TextIO
 
 import trio
 
-from drupelet.cli import output
+import drupelet
+from drupelet.cli import awaiting, output, ps
+from drupelet.cli.attached import open_attached
 from drupelet.cli.grammar import Request
+from drupelet.cli.pids import parse_pid, shown
 from drupelet.cli.places import state_directory
-from drupelet.client import Client, open_client
-from drupelet.errors import EXIT_DONE, EXIT_FAILED, DrupeletError
+from drupelet.client import Client
+from drupelet.errors import EXIT_DONE, EXIT_FAILED, DrupeletError, ProcessExit
+from drupelet.process import api
+from drupelet.process.nodes import PROMPT
+from drupelet.process.runtime import Runtime
+from drupelet.process.table import Process
+from drupelet.process.tracing import trace
+from drupelet.wire.ids import Pid
 
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
 HISTORY_LINES_MAX: Final = 2_000
 SOURCE_CHARS_MAX: Final = 1_000_000  # of one statement; a file given by mistake stops here
 STOP_S: Final = 3.0  # after Ctrl-C a line has this long to clean up
-_BANNER: Final = (
-    "Connected to {name}. `await` works; ready: node, call, call_many, cast, multicall, "
-    "nodes, ping, trio.\n"
-    '  await call("{name}", "kvs", "lookup", "weather")\n'
-    "Ctrl-C cancels the running line, Ctrl-D leaves."
-)
+_BANNER: Final = """\
+You are process {pid} of {name}.
+As in erl: spawn send receive flush self link monitor exit register whereis nodes i ...;
+besides: call cast multicall. On the line itself no `await` is needed.
+  me = self()
+  spawn(lambda: send(me, "hello"))
+  receive()
+Ctrl-C cancels the running line, Ctrl-D leaves."""
+_FOR_MISSIONS: Final = ("at_start", "become", "cast", "mission", "run", "net_kernel")
 
 
 _CONTINUES: Final = ("else", "elif", "except", "finally", ")", "]", "}")
@@ -50,6 +71,9 @@ _CONTINUES: Final = ("else", "elif", "except", "finally", ")", "]", "}")
 
 def shell(request: Request) -> int:
     """``shell``."""
+    sys.path[:0] = [""]  # the user's own modules, as at Python's prompt
+    sys.path.append(str(Path(drupelet.__file__).parent / "bundled"))  # and ``import resa``
+    logging.getLogger("drupelet.process").addFilter(_not_of_the_shell)
     with open_loop(request.socket) as loop:
         console = Console(loop, debug=request.debug)
         if not sys.stdin.isatty():
@@ -58,8 +82,28 @@ def shell(request: Request) -> int:
             return console.interact()
 
 
+@dataclass(slots=True)
+class Line:
+    """A statement to run. `done` ends with it; cancelling `scope` cancels it."""
+
+    code: CodeType
+    names: dict[str, object]
+    done: Future[None]
+    scope: trio.CancelScope
+
+
+class Ended(Exception):
+    """The shell's process ended in the middle of a line; that was told already."""
+
+
+def _not_of_the_shell(record: logging.LogRecord) -> bool:
+    """The user knows which line computes; of other processes the loop watch tells."""
+    args = record.args
+    return not (isinstance(args, tuple) and len(args) > 1 and args[1] == "drupelet.shell")
+
+
 class Loop:
-    """The trio side, in a thread of its own: a client, and the line that runs.
+    """The trio side, in a thread of its own: a client, a runtime, and the shell's process.
 
     *Owns* the thread; `open_loop` joins it.
     """
@@ -67,22 +111,17 @@ class Loop:
     def __init__(self, socket: str | None) -> None:
         self._socket = socket
         self._stop = trio.Event()
-        self._nursery: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
+        self._send, self._receive = trio.open_memory_channel[Line](1)
+        self._line: Line | None = None
         self.client: Future[Client] = Future()
+        self.pid: Pid | None = None  # of the shell's process
         self.thread = threading.Thread(target=self._run, name="drupelet shell")
 
-    def submit(
-        self,
-        code: CodeType,
-        names: dict[str, object],
-        done: Future[None],
-        scope: trio.CancelScope,
-    ) -> None:
-        """Start a line. `done` ends with the line; cancelling `scope` cancels the line."""
+    def submit(self, line: Line) -> None:
+        """Start a line, from the main thread; one at a time."""
         assert self._token is not None
-        assert self._nursery is not None
-        self._token.run_sync_soon(self._nursery.start_soon, _run_line, code, names, done, scope)
+        self._token.run_sync_soon(self._send.send_nowait, line)
 
     def cancel(self, scope: trio.CancelScope) -> None:
         """Cancel a line, from the main thread."""
@@ -103,12 +142,40 @@ class Loop:
                 self.client.set_exception(error)
 
     async def _serve(self) -> None:
-        async with open_client(self._socket) as node, trio.open_nursery() as nursery:
+        async with open_attached(self._socket) as (client, runtime):
             self._token = trio.lowlevel.current_trio_token()
-            self._nursery = nursery
-            self.client.set_result(node)
+            process = runtime.start(self._evaluate, ())
+            self.pid = process.pid
+            runtime.nursery.start_soon(self._keep_process, runtime, process)
+            self.client.set_result(client)
             await self._stop.wait()
-            nursery.cancel_scope.cancel()
+
+    async def _keep_process(self, runtime: Runtime, process: Process) -> None:
+        """There is always a process that runs the lines."""
+        while True:
+            reason = await runtime.join(process)
+            former, process = process, runtime.start(self._evaluate, ())
+            self.pid = process.pid
+            output.note(
+                f"** process {former.pid} of this shell ended: {shown(reason)}; "
+                f"it goes on as {process.pid}"
+            )
+            line, self._line = self._line, None
+            if line is not None:
+                line.done.set_exception(Ended())
+
+    async def _evaluate(self) -> None:
+        """The shell's process."""
+        async for line in self._receive:
+            self._line = line
+            failure = await _run_line(line)
+            self._line = None
+            if failure is None:
+                line.done.set_result(None)
+            else:
+                line.done.set_exception(failure)
+
+    _evaluate.__module__, _evaluate.__qualname__ = "drupelet", "shell"  # as `ps` shows it
 
 
 @contextlib.contextmanager
@@ -125,24 +192,69 @@ def open_loop(socket: str | None) -> Iterator[Loop]:
         loop.thread.join(STOP_S)
 
 
-async def _run_line(
-    code: CodeType, names: dict[str, object], done: Future[None], scope: trio.CancelScope
-) -> None:
+async def _run_line(line: Line) -> BaseException | None:
+    """Run it; what it raised. An exit of the process itself passes."""
     failure: BaseException | None = None
-    with scope:
+    with line.scope:
         try:
-            value = FunctionType(code, names)()
+            value = FunctionType(line.code, line.names)()
             if inspect.iscoroutine(value):
                 await value
             await trio.lowlevel.checkpoint()  # so that cancelling a line without an await shows too
+        except ProcessExit:
+            raise
         except (Exception, SystemExit) as error:
             failure = error
-    if scope.cancelled_caught:
-        failure = KeyboardInterrupt()
-    if failure is None:
-        done.set_result(None)
-    else:
-        done.set_exception(failure)
+    return KeyboardInterrupt() if line.scope.cancelled_caught else failure
+
+
+class Here:
+    """`node` at the prompt: ``node()`` is this node's name, as in erl; else it is the client."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __call__(self) -> str:
+        return api.node()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._client, name)
+
+
+def leave_or_exit(*args: object) -> None:
+    """``exit()`` leaves the shell; ``exit(reason)`` and ``exit(pid, reason)`` are OTP's."""
+    if not args:
+        raise SystemExit(EXIT_DONE)
+    api.exit(*args)
+
+
+async def show_processes(node: str | None = None) -> None:
+    """``i()``: the processes of a node (None: this one) as a table."""
+    ps.show(ps.rows_of(await api.processes(node)))
+
+
+def shell_names(client: Client) -> dict[str, object]:
+    """What a line finds."""
+    public = {
+        name: getattr(drupelet, name)
+        for name in drupelet.__all__
+        if not name.startswith("_") and name not in _FOR_MISSIONS
+    }
+    return public | {
+        "__name__": PROMPT,
+        awaiting.SETTLE: awaiting.settle,
+        "__pid__": parse_pid,
+        "call": client.call,
+        "call_many": client.call_many,
+        "cast": client.cast,
+        "exit": leave_or_exit,
+        "i": show_processes,
+        "multicall": client.multicall,
+        "node": Here(client),
+        "quit": leave_or_exit,
+        "trace": trace,
+        "trio": trio,
+    }
 
 
 class Console:
@@ -151,26 +263,14 @@ class Console:
     def __init__(self, loop: Loop, *, debug: bool = False) -> None:
         self._loop = loop
         self._debug = debug
-        self._compile = codeop.CommandCompiler()
-        self._compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        self._compile = awaiting.make_compiler()
         self.failed = False
-        node = loop.client.result()
-        self.names: dict[str, object] = {
-            "__name__": "__console__",
-            "node": node,
-            "call": node.call,
-            "call_many": node.call_many,
-            "cast": node.cast,
-            "multicall": node.multicall,
-            "nodes": node.nodes,
-            "ping": node.ping,
-            "trio": trio,
-        }
+        self.names = shell_names(loop.client.result())
         sys.displayhook = self._show
 
     def interact(self) -> int:
         """The prompt, until Ctrl-D."""
-        output.note(_BANNER.format(name=self._loop.client.result().name))
+        output.note(_BANNER.format(pid=self._loop.pid, name=self._loop.client.result().name))
         pending = ""
         while True:
             try:
@@ -208,7 +308,7 @@ class Console:
             self._fail(ValueError(f"a statement has at most {SOURCE_CHARS_MAX} characters"))
             return ""
         try:
-            code = self._compile(source, "<shell>", "single")
+            code = awaiting.compile_line(source, self._compile, self.names)
         except (SyntaxError, ValueError, OverflowError) as error:
             self._fail(error)
             return ""
@@ -221,7 +321,7 @@ class Console:
         done: Future[None] = Future()
         scope = trio.CancelScope()
         try:  # from here on Ctrl-C can come at any point, also before the line has begun
-            self._loop.submit(code, self.names, done, scope)
+            self._loop.submit(Line(code, self.names, done, scope))
             done.result()
         except KeyboardInterrupt:
             self._loop.cancel(scope)
@@ -232,6 +332,8 @@ class Console:
                 raise SystemExit(EXIT_INTERRUPTED) from None
             self.failed = True
             output.note("cancelled")
+        except Ended:
+            self.failed = True
         except Exception as error:
             self._fail(error)
 
@@ -240,18 +342,27 @@ class Console:
         if isinstance(error, DrupeletError) and not self._debug:
             output.note("\n".join(output.explain(error)).removeprefix("drupelet: "))
             return
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename != "<shell>":
-            trace = trace.tb_next  # our own frames say nothing to the user
+        trace = _users_frames(error.__traceback__)
         output.note("".join(traceback.format_exception(type(error), error, trace)).rstrip())
 
     def _show(self, value: object) -> None:
         if value is not None:
             self.names["_"] = value
-            output.line(repr(value))
-            if inspect.iscoroutine(value):
-                value.close()  # or Python warns later, on another line
-                output.note("nothing was called: write `await` before it")
+            output.line(shown(value))
+
+
+def _users_frames(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without our own frames, which say nothing to the user."""
+    frames: list[TracebackType] = []
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if (frames or file == awaiting.FILE) and file != awaiting.__file__:
+            frames.append(trace)
+        trace = trace.tb_next
+    chain: TracebackType | None = None
+    for each in reversed(frames):
+        chain = TracebackType(chain, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return chain
 
 
 @contextlib.contextmanager

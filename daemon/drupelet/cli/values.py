@@ -8,6 +8,7 @@ JSON has no bytes, tuples, NaN or int keys. Decided, and the same in `--json` an
 | NaN, infinities             | ``{"$float": "nan" | "inf" | "-inf"}``                    |
 | datetime, UUID              | ``{"$datetime": "ISO 8601"}``, ``{"$uuid": ...}``         |
 | Pid, Ref                    | ``{"$pid": ...}``, ``{"$ref": ...}``                      |
+| Down and other notices      | ``{"$down": {"ref": ..., "pid": ..., "reason": ...}}``    |
 | map with int keys, or with one key that starts with "$" | ``{"$map": [[key, value], ...]}`` |
 | tuple, list                 | array                                                    |
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 import json
 import math
 
+_NOTICES = "drupelet.wire.notices"
 TEXT_CHARS_MAX = 16 * 1024 * 1024  # an argument; execve(2) stops at 128 KiB a piece anyhow
 
 
@@ -47,6 +49,11 @@ def to_json(value: object) -> object:
 
         return {"$bytes": base64.b64encode(value).decode()}
     name = type(value).__name__.lower()
+    if type(value).__module__ == _NOTICES:
+        import dataclasses
+
+        fields = dataclasses.fields(value)  # type: ignore[arg-type]
+        return {f"${name}": {one.name: to_json(getattr(value, one.name)) for one in fields}}
     isoformat = getattr(value, "isoformat", None)
     return {f"${name}": isoformat() if isoformat is not None else str(value)}
 

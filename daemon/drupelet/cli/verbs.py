@@ -120,14 +120,48 @@ _VERBS: Final = (
         "It stays after a restart, until the operator edits the mission's own file.",
     ),
     Verb(
+        "ps",
+        "List the processes of a node, or of all nodes.",
+        "ps:ps",
+        (Argument("NODE", "a node's name (default: the local node and those that are up)", False),),
+        examples=(
+            "drupelet ps",
+            "drupelet ps bilbo",
+            "drupelet --json ps bilbo",
+        ),
+        notes="MESSAGES wait in its mailbox, RECEIVED came so far, LINKS counts its links;\n"
+        "--json has the linked pids and more. MISSION is where it runs: a mission, or a client.",
+    ),
+    Verb(
+        "trace",
+        "Show every message of a process, in order, while it happens.",
+        "trace:trace",
+        (
+            Argument(
+                "PROCESS", "PID, NAME or NAME@NODE, as `drupelet ps` lists them (in '' with <>)"
+            ),
+        ),
+        examples=(
+            "drupelet trace resa_server",
+            "drupelet trace resa_server@bilbo",
+            "drupelet trace gandalf.17.1099511627777",
+            "drupelet --json trace resa_server@bilbo",
+        ),
+        notes="It ends with the process, or with Ctrl-C. --json: one document for each event.",
+    ),
+    Verb(
         "shell",
-        "A Python prompt where `await` works; `node`, `call`, `nodes` and `ping` are ready.",
+        "A Python prompt that is a process of the local node, as `erl` is.",
         "shell:shell",
         examples=(
             "drupelet shell",
-            'echo \'await call("bilbo", "kvs", "lookup", "weather")\' | drupelet shell',
+            'echo \'call("bilbo", "kvs", "lookup", "weather")\' | drupelet shell',
+            "echo 'spawn(send, self(), 42); receive()' | drupelet shell",
         ),
-        notes="Ctrl-C cancels the running line, Ctrl-D leaves.\n"
+        notes="Ready: spawn send receive flush self link monitor exit register whereis...,\n"
+        "all that `from drupelet import` has, and call, cast, multicall, node, i.\n"
+        "On a line of its own `await` may be left out; inside `async def` it may not.\n"
+        "Ctrl-C cancels the running line, Ctrl-D or exit() leaves.\n"
         "From a pipe: exit code 1 if a line raised.",
         json=False,
     ),

@@ -10,6 +10,7 @@ import pytest
 
 from drupelet.cli.main import main
 from drupelet.errors import CodeMismatch, NoConnection, NotPermitted, RemoteError, Timeout
+from drupelet.wire.ids import Pid
 from tests.unit.client.fake_daemon import FakeDaemon, Silence
 
 Run = Callable[..., tuple[int, str, str]]
@@ -57,6 +58,16 @@ def ship(modules: list[list[object]], mission: str | None) -> object:
     }
 
 
+GANDALF = Pid("gandalf", 17, 42)
+PROCESSES: list[dict[str, object]] = [
+    {"pid": Pid("gandalf", 17, 43), "names": [], "function": "mission_kvs.Kvs", "runtime": "kvs"}
+    | {"status": "receive", "messages": 3, "received": 9, "links": [GANDALF], "parent": GANDALF},
+    {"pid": GANDALF, "names": ["a", "b"], "function": "\x1b[2Jevil", "runtime": "kvs"}
+    | {"status": "running", "messages": 0, "received": 0, "links": [], "parent": None},
+    {"runtime": "echo", "state": "silent"},
+]
+
+
 @pytest.fixture
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
     functions: dict[str, object] = {
@@ -72,6 +83,11 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaem
             {"name": "kvs", "exports": ["store"], "digest": "d", "state": "ready"}
         ],
         "/code/ship": ship,
+        "/process/list": lambda: PROCESSES,
+        "gandalf/process/list": lambda: PROCESSES,
+        "bilbo/process/list": list,
+        "sam/process/list": fail_with(NoConnection("down")),
+        "strange/process/list": lambda: ["nothing"],
         "/node/ping_node": lambda name: (
             {"ok": True, "rtt_ms": 0.25} if name == "bilbo" else {"ok": False, "reason": "no_route"}
         ),

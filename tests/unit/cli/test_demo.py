@@ -92,6 +92,7 @@ def test_what_to_try_starts_with_what_the_user_typed(
     out = capsys.readouterr().out
     assert "  drupelet call gandalf kvs store weather fine\n" in out
     assert "  kill -9 2 " in out
+    assert """  drupelet call gandalf ring around '["gandalf", "bilbo"]' 30 100\n""" in out
 
 
 @pytest.mark.parametrize("count", ["0", str(len(NAMES) + 1)])

@@ -26,7 +26,8 @@ def test_a_demo_node_is_on_loopback_with_its_own_socket(tmp_path: Path) -> None:
     assert found.link.cookie_file == tmp_path / "state" / "drupelet" / "cookie"
     assert (found.portmapper.port, found.mdns.enabled) == (4368, False)
     assert (found.missions.launcher, found.node.environment) == ("subprocess", "dev")
-    assert sorted(one.name for one in found.missions.dir.iterdir()) == ["echo.toml", "kvs.toml"]
+    files = sorted(one.stem for one in found.missions.dir.iterdir())
+    assert files == ["echo", "kvs", "resa", "ring"]
 
 
 def test_the_cookie_is_made_once_and_is_private(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drupelet.cli.values import BadValue, dump, from_json, parse_argument, to_json
-from drupelet.wire.ids import Pid
+from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.notices import Down, Request
 
 SENDABLE = st.recursive(
     st.none()
@@ -82,3 +83,11 @@ def test_what_json_lacks() -> None:
     assert dump(math.nan) == '{"$float": "nan"}'
     assert dump("\ud800") == '"\\ud800"'
     assert isinstance(to_json(Pid("gandalf", 1, 2)), dict)
+
+
+def test_notices_have_their_fields() -> None:
+    pid, ref = Pid("g", 1, 2), Ref("g", 1, 3)
+    assert to_json([Down(ref, pid, "kill"), Request((pid, ref), 7)]) == [
+        {"$down": {"ref": {"$ref": str(ref)}, "pid": {"$pid": str(pid)}, "reason": "kill"}},
+        {"$request": {"caller": [{"$pid": str(pid)}, {"$ref": str(ref)}], "request": 7}},
+    ]
