@@ -152,6 +152,22 @@ class NotPermitted(CallError):
         self.message = message
 
 
+class RateLimited(CallError):
+    """The right is there, and used up for now: try again after `retry_after_s` seconds."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"called too often; try again in {retry_after_s:.3g} s")
+        self.retry_after_s = retry_after_s
+
+
+class Revoked(CallError):
+    """The grant was good once. `word`: ``revoked`` or ``expired``."""
+
+    def __init__(self, word: str = "revoked") -> None:
+        super().__init__(f"the grant is {word}; ask its issuer for a new one")
+        self.word = word
+
+
 class CodeMismatch(CallError):
     """The callee runs other code for this mission than the caller has. Digests in hex."""
 
@@ -219,6 +235,8 @@ _CODE_TIMEOUT: Final = 2
 _CODE_NO_CONNECTION: Final = 3
 _CODE_NOT_PERMITTED: Final = 4
 _CODE_CODE_MISMATCH: Final = 5
+_CODE_RATE_LIMITED: Final = 6
+_CODE_REVOKED: Final = 7
 
 _KIND_CHARS_MAX: Final = 128  # a class name
 _TEXT_CHARS_MAX: Final = 16_384  # a traceback; what is longer is cut at the sender and refused here
@@ -252,6 +270,10 @@ def error_to_fields(error: CallError) -> list[object]:
             return [_CODE_NOT_PERMITTED, _head(error.message, _TEXT_CHARS_MAX)]
         case CodeMismatch():
             return [_CODE_CODE_MISMATCH, error.have, error.want]
+        case RateLimited():
+            return [_CODE_RATE_LIMITED, float(error.retry_after_s)]
+        case Revoked():
+            return [_CODE_REVOKED, error.word]
     raise LocalProtocolError(f"{type(error).__name__} has no wire form")
 
 
@@ -274,6 +296,11 @@ def error_from_fields(fields: object) -> CallError:
         case [5, str(have), str(want)]:
             _check_text(have, want)
             return CodeMismatch(have, want)
+        case [6, float(retry_after_s)] if 0 <= retry_after_s < float("inf"):
+            return RateLimited(retry_after_s)
+        case [7, str(word)]:
+            _check_text(word)
+            return Revoked(word)
     raise RemoteProtocolError("malformed error")
 
 
@@ -286,8 +313,10 @@ def _check_text(*texts: str) -> None:
 def exit_code(error: BaseException) -> int:
     """The command line's exit code for a failure."""
     match error:
-        case NotPermitted() | AuthFail():
+        case NotPermitted() | AuthFail() | Revoked():
             return EXIT_NOT_PERMITTED
+        case RateLimited():
+            return EXIT_RATE_LIMITED
         case NoConnection():
             return EXIT_NO_CONNECTION
         case Timeout():

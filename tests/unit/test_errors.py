@@ -14,8 +14,10 @@ from drupelet.errors import (
     NoConnection,
     NotPermitted,
     NotSendable,
+    RateLimited,
     RemoteError,
     RemoteProtocolError,
+    Revoked,
     Timeout,
     error_from_fields,
     error_to_fields,
@@ -35,6 +37,9 @@ EACH: list[CallError] = [
     NotPermitted(),
     NotPermitted("why"),
     CodeMismatch("ab" * 32, "cd" * 32),
+    RateLimited(2.5),
+    Revoked(),
+    Revoked("expired"),
 ]
 
 
@@ -99,6 +104,12 @@ def test_text_that_is_no_unicode_is_made_so() -> None:
         [3, "down", 0],
         [4, None],
         [5, "a"],
+        [6, -1.0],
+        [6, float("inf")],
+        [6, float("nan")],
+        [6, 1],
+        [7],
+        [7, None],
         ["1", "kind", "message", ""],
     ],
 )

@@ -72,6 +72,10 @@ SHIPPED_MISSIONS_MAX: Final = 64  # that one node keeps shipped code of; each is
 GRANT_LINKS_MAX: Final = 4  # owner, friend, friend's friend, and one more
 GRANT_FUNCTIONS_MAX: Final = 64  # named in one link; a mission with more is several
 GRANT_BYTES_MAX: Final = 8_192  # 64 names of 20 letters in each of four links
+GRANTS_ISSUED_MAX: Final = 4_096  # by one node; 200 bytes each, on disk too
+GRANTS_NARROWED_MAX: Final = 256  # links under one grant whose use is counted
+GRANTS_REVOKED_MAX: Final = 65_536  # ids and keys remembered; 100 bytes each
+GRANT_CALLERS_MAX: Final = 4_096  # callers whose rate is counted; the longest rested goes first
 
 # -- chan, services for guests (wire/guests.py, wire/chan.py, chan/)
 CHAN_TRIES_MAX: Final = 3  # wrong passwords from one address, then ...

@@ -80,6 +80,8 @@ def test_numbers_are_those_of_the_limits() -> None:
         ("no-connection", errors.NoConnection("down")),
         ("not-permitted", errors.NotPermitted()),
         ("code-mismatch", errors.CodeMismatch("a", "b")),
+        ("rate-limited", errors.RateLimited(0.5)),
+        ("revoked", errors.Revoked()),
     ],
 )
 def test_error_arrays(rule: str, error: errors.CallError) -> None:
@@ -88,7 +90,7 @@ def test_error_arrays(rule: str, error: errors.CallError) -> None:
     assert int(written[0]) == fields[0]
     assert len(written) == len(fields)
     for part, field in zip(written[1:], fields[1:], strict=True):
-        assert part.endswith({str: "tstr", bool: "bool"}[type(field)])
+        assert part.endswith({str: "tstr", bool: "bool", float: "float"}[type(field)])
 
 
 def _introduction() -> bytes:
