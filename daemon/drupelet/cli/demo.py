@@ -120,7 +120,7 @@ async def _attend(children: list[Child], run_directory: Path, signals: object) -
             if not await child.wait_ready():
                 state = child.how_it_ended() if child.ended.is_set() else "is not ready yet"
                 raise Failed(f"node {child.name} {state}", mend="its log above has the reason")
-        await _wait_met(children, run_directory)
+        await wait_met(children, run_directory)
         show_what_to_try({child.name: child.pid for child in children})
         async with open_client(_socket_of(run_directory, children[0].name)) as node:
             try:
@@ -138,7 +138,7 @@ async def _attend(children: list[Child], run_directory: Path, signals: object) -
     return code
 
 
-async def _wait_met(children: list[Child], run_directory: Path) -> None:
+async def wait_met(children: list[Child], run_directory: Path) -> None:
     """Wait until every node sees all the others. Raises: `Failed`."""
     others = {child.name: {one.name for one in children} - {child.name} for child in children}
 
