@@ -2,6 +2,7 @@
 
 from tests.oracle.cases import (
     aliases,
+    gen_event,
     gen_server,
     gen_statem,
     groups,
@@ -20,6 +21,7 @@ SEVERAL_NODES = ("nodes", "remote")  # run in one go, on three nodes: test_nodes
 __all__ = [
     "SEVERAL_NODES",
     "aliases",
+    "gen_event",
     "gen_server",
     "gen_statem",
     "groups",

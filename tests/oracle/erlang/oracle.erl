@@ -116,6 +116,7 @@ reason({{nodedown, _}, {_, call, _}}) -> {nodedown, in_call};
 reason({Reason, {gen_server, call, _}}) -> {reason(Reason), in_call};
 reason({Reason, {gen_server, stop, _}}) -> {reason(Reason), in_stop};
 reason({Reason, {gen_statem, call, _}}) -> {reason(Reason), in_call};
+reason({Reason, {gen_event, _, _}}) -> {reason(Reason), in_call};
 reason({Reason, {sys, _, _}}) -> {reason(Reason), in_stop};
 reason(Reason) -> Reason.
 

@@ -2,7 +2,7 @@
 -module(oracle_gen_event).
 -export([cases/0]).
 -import(oracle, [role/2, dead/0, next/0, rest/0, nothing/0, quiet/0, caught/1, collect/1, died/1,
-                 down/1, reason/1, watch/1]).
+                 down/1, reason/1, watch/1, is_gone/1]).
 
 start() -> {ok, Pid} = gen_event:start(), role(Pid, manager).
 
@@ -112,6 +112,63 @@ cases() -> [
         [{terminate, bad, Why}, {gen_event_EXIT, {oracle_handler, Id}, {'EXIT', Told}}] = collect(2),
         {Why, Id, reason(Told)}
     end},
+    {"event_supervised_handler_tells_that_it_was_deleted", fun() ->
+        Pid = start(), ok = gen_event:add_sup_handler(Pid, {oracle_handler, a}, #{}),
+        gen_event:delete_handler(Pid, {oracle_handler, a}, why), told()
+    end},
+    {"event_supervised_handler_tells_that_it_left", fun() ->
+        Pid = start(), ok = gen_event:add_sup_handler(Pid, {oracle_handler, a},
+                                                      #{event => fun(_, _) -> remove_handler end}),
+        gen_event:notify(Pid, hello), told()
+    end},
+    {"event_supervised_handler_tells_of_the_managers_end", fun() ->
+        Pid = start(), ok = gen_event:add_sup_handler(Pid, {oracle_handler, a}, #{}),
+        gen_event:stop(Pid), told()
+    end},
+    {"event_supervised_handler_tells_that_it_was_swapped", fun() ->
+        Pid = start(), ok = gen_event:add_sup_handler(Pid, {oracle_handler, a}, #{}),
+        gen_event:swap_sup_handler(Pid, {{oracle_handler, a}, why}, {{oracle_handler, b}, #{}}),
+        {gen_event_EXIT, {oracle_handler, a}, {swapped, {oracle_handler, New}, Owner}} = next(),
+        {New, Owner, ids(Pid)}
+    end},
+    {"event_supervised_handler_is_linked_to_its_owner", fun() ->
+        Pid = start(), process_flag(trap_exit, true),
+        ok = gen_event:add_sup_handler(Pid, {oracle_handler, a}, #{}), exit(Pid, kill), next()
+    end},
+    {"event_a_handler_hands_over", fun() ->
+        Self = self(),
+        Pid = with([{a, (teller(a))#{event => fun(_, S) ->
+            {swap_handler, why, S, {oracle_handler, b},
+             #{init => fun(#{handed := Handed} = New) -> Self ! {handed, Handed}, {ok, New} end}} end}}]),
+        gen_event:sync_notify(Pid, hello), {rest(), ids(Pid)}
+    end},
+    {"event_sync_notify_the_dead", fun() ->
+        Pid = dead(), caught(fun() -> gen_event:sync_notify(Pid, hello) end)
+    end},
+    {"event_call_the_dead", fun() ->
+        Pid = dead(), caught(fun() -> gen_event:call(Pid, {oracle_handler, a}, question) end)
+    end},
+    {"event_call_timeout", fun() ->
+        Pid = with([{a, #{call => fun(_, _) -> receive never -> ok end end}}]),
+        caught(fun() -> gen_event:call(Pid, {oracle_handler, a}, question, 20) end)
+    end},
+    {"event_name_is_taken", fun() ->
+        {ok, First} = gen_event:start({local, event_name}), role(First, first),
+        gen_event:start({local, event_name})
+    end},
+    {"event_by_name", fun() ->
+        gen_event:start({local, event_named}),
+        ok = gen_event:add_handler(event_named, {oracle_handler, a}, teller(a)),
+        gen_event:notify(event_named, hello), next()
+    end},
+    {"event_manager_ends_with_its_parent", fun() ->
+        Self = self(), Funs = teller(a),
+        boom = died(fun() ->
+            {ok, Pid} = gen_event:start_link(), ok = gen_event:add_handler(Pid, {oracle_handler, a}, Funs),
+            Self ! {manager, Pid}, exit(boom)
+        end),
+        {manager, Pid} = next(), {next(), is_gone(Pid)}
+    end},
     {"event_supervised_handler_goes_with_its_owner", fun() ->
         Pid = start(), Self = self(), Funs = teller(a),
         normal = died(fun() ->
@@ -120,3 +177,5 @@ cases() -> [
         added = next(), {next(), ids(Pid)}
     end}
 ].
+
+told() -> {gen_event_EXIT, {oracle_handler, Id}, Why} = next(), {Id, Why}.
