@@ -3,15 +3,28 @@
     pid = await start("bilbo")
     await rpc(pid, "os", "getpid", [])
 
-As in Armstrong's book ("Programming Erlang", dist_demo.erl). Only members can start it: spawning
-elsewhere is a member's right, and nothing here is a mission's export.
+As in Armstrong's book ("Programming Erlang", dist_demo.erl); new: `rpc` does not wait for the dead.
+Spawning elsewhere is a member's right. `demo` is for the operator's own trials: who may call it may
+run anything there, so grant it to nobody.
 """
 
 from __future__ import annotations
 
 import importlib
 
-from drupelet import ANY, Pid, mission, receive, self, send, spawn
+from drupelet import (
+    Down,
+    Pid,
+    ProcessDown,
+    demonitor,
+    exit,
+    mission,
+    monitor,
+    receive,
+    self,
+    send,
+    spawn,
+)
 
 
 async def start(node: str) -> Pid:
@@ -20,10 +33,24 @@ async def start(node: str) -> Pid:
 
 
 async def rpc(pid: Pid, module: str, function: str, args: list[object]) -> object:
-    """``module.function(*args)`` where `pid` runs: its value, or ("EXIT", reason)."""
+    """``module.function(*args)`` where `pid` runs: its value, or ("EXIT", reason).
+
+    Raises: `ProcessDown` when `pid` ends instead.
+    """
+    ref = monitor(pid)
     await send(pid, ("rpc", self(), module, function, args))
-    _, value = await receive((pid, ANY))
-    return value
+
+    def answer(message: object) -> bool:
+        match message:
+            case (Pid() as sender, _):
+                return sender == pid
+        return isinstance(message, Down) and message.ref == ref
+
+    message = await receive(answer)
+    if isinstance(message, Down):
+        raise ProcessDown(message.reason)
+    demonitor(ref, flush=True)
+    return message[1]
 
 
 async def loop() -> None:
@@ -41,4 +68,8 @@ async def loop() -> None:
 @mission("dist_demo")
 async def demo(node: str, module: str, function: str, args: list[object]) -> object:
     """Start a process on `node`, let it call the function there, and tell what it answered."""
-    return await rpc(await start(node), module, function, args)
+    pid = await start(node)
+    try:
+        return await rpc(pid, module, function, args)
+    finally:
+        exit(pid, "kill")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 
-from drupelet import Pid, mission, receive, self, send, spawn_link
+from drupelet import Pid, exit, mission, receive, self, send, spawn_link, unlink
 
+PROCESSES_MAX = 20_000
 HOPS_MAX = 10_000_000
 
 
@@ -32,20 +33,26 @@ async def link_of_ring(head: Pid, node_names: list[str], count: int) -> None:
 @mission("ring")
 async def around(nodes: list[str], processes: int, rounds: int) -> dict[str, object]:
     """Send a message `rounds` times around `processes` processes on `nodes`; the figures."""
-    if processes < 1 or rounds < 1 or processes * rounds > HOPS_MAX or not nodes:
-        raise ValueError(f"at least one node, process and round; at most {HOPS_MAX:,} hops")
+    if not nodes or not 1 <= processes <= PROCESSES_MAX:
+        raise ValueError(f"a ring has at least one node and 1 to {PROCESSES_MAX:,} processes")
+    if not 1 <= rounds <= HOPS_MAX // processes:
+        raise ValueError(f"at least one round, and at most {HOPS_MAX:,} hops")
     started = time.monotonic()
     first = await spawn_link(
         link_of_ring, self(), list(nodes), processes, node=nodes[processes % len(nodes)]
     )
-    await receive("ready")
-    made = time.monotonic()
-    for index in range(rounds):
-        await send(first, ("token", index))
-        await receive(("token", index))
-    seconds = time.monotonic() - made
-    await send(first, "stop")
-    await receive("stop")
+    try:
+        await receive("ready")
+        made = time.monotonic()
+        for index in range(rounds):
+            await send(first, ("token", index))
+            await receive(("token", index))
+        seconds = time.monotonic() - made
+        await send(first, "stop")
+        await receive("stop")
+    finally:
+        unlink(first)
+        exit(first, "shutdown")  # whoever called gave up: the links take it to the whole ring
     hops = processes * rounds
     return {
         "processes": processes,

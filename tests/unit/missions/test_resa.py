@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from drupelet.bundled import resa
 from drupelet.errors import ProcessDown
+from drupelet.ladder import simulate
 from drupelet.process import (
     Down,
     Pid,
@@ -251,6 +252,42 @@ async def test_a_dead_clients_resources_come_free_at_once(reason: str) -> None:
             exit(first.pid, reason)
         await trio.testing.wait_all_tasks_blocked()
         assert await second.do("allocate") == ("allocated", "a")
+
+
+@pytest.mark.parametrize(("dark", "seconds"), [(False, 0.1), (True, 5.0)])
+def test_a_killed_nodes_resources_come_free_in_time(dark: bool, seconds: float) -> None:
+    """Between simulated nodes; `dark`: nobody says that it is gone."""
+
+    owned = trio.Event()
+
+    async def own() -> None:
+        assert await resa.connect("gandalf") == "connected"
+        assert await resa.allocate("gandalf") == ("allocated", "a")
+        owned.set()
+        await receive()
+
+    async def stay(cluster: Any) -> None:
+        with suppress(RuntimeError):  # the node ends
+            await cluster.on("bilbo", own)
+
+    async def take() -> float:
+        started = trio.current_time()
+        assert await resa.connect("gandalf") == "connected"
+        while await resa.allocate("gandalf") == "no":
+            pass  # it takes some simulated time
+        return trio.current_time() - started
+
+    async def main(cluster: Any) -> None:
+        await cluster.wait_connected()
+        assert await cluster.on("gandalf", resa.start, ["a"]) == "started"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stay, cluster)
+            await owned.wait()
+            cluster.kill("bilbo", dark=dark)
+            assert await cluster.on("frodo", take) <= seconds
+            nursery.cancel_scope.cancel()
+
+    simulate(main, ("gandalf", "bilbo", "frodo"))
 
 
 async def test_nobody_frees_anothers_resource() -> None:
