@@ -9,6 +9,7 @@ from drupelet import (
     GenEvent,
     NameTaken,
     Pid,
+    ProcessDown,
     Refused,
     Stop,
     exit,
