@@ -395,6 +395,9 @@ class Missions:
             self._nursery.start_soon(self._drive, mission)
             try:
                 await self._loaded(mission)
+                # Known there, and answered when its processes are this node's: then others may
+                # spawn its functions.
+                await self._load_in_place(mission, path, digest)
             except CallError:
                 self._remove(mission)
                 raise

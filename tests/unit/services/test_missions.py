@@ -412,6 +412,8 @@ async def test_code_of_no_mission_gets_a_worker_of_its_own(
         assert set(rig.missions.exports) == {b"kvs/store", b"kvs/lookup"}
         if loads:
             assert (outcome, names) == (["loaded"], ["kvs", "tools"])
+            # asked once more: it answers when its processes are the node's
+            assert rig.endpoints[1].loads_asked == [["/new", DIGEST]]
             assert rig.missions.snapshot()[1]["digest"] == DIGEST.hex()
             assert rig.missions.specs() == [SPEC, SPAWNED]
         else:
