@@ -84,6 +84,7 @@ if TYPE_CHECKING:
 
     GenFsm = GenStatem
     from drupelet.process.gen_event import GenEvent
+    from drupelet.process.task import Task, TaskSupervisor
 
 _MODULES = {  # from drupelet import rpc
     "chan": "drupelet.chan",
@@ -122,6 +123,8 @@ __all__ = [
     "Scope",
     "Stop",
     "Supervisor",
+    "Task",
+    "TaskSupervisor",
     "TraceEvent",
     "__version__",
     "ask",
@@ -189,6 +192,8 @@ _HOMES = dict.fromkeys(__all__, "drupelet.process") | {
     "GenStatem": "drupelet.process.gen_statem",
     "GenFsm": "drupelet.process.gen_statem",  # its former name; warns, so it is not in __all__
     "GenEvent": "drupelet.process.gen_event",
+    "Task": "drupelet.process.task",
+    "TaskSupervisor": "drupelet.process.task",
 }
 
 
