@@ -120,12 +120,19 @@ class Incoming(Kernel):
         if process.links is None:
             process.links = set()
         process.links.add(sender)
+        marks = process.link_marks = process.link_marks or {}
+        marks[sender] = (marks.get(sender, (0, 0))[0], signal.ref)
         self.relate(process, sender)
 
     def _on_unlink(self, signal: Signal) -> None:
+        """No link any more; but for one that we made, and they had not heard of then."""
         process = self._receiver(signal)
-        if process is not None and process.links is not None:
-            process.links.discard(signal.sender)
+        sender = signal.sender
+        if process is not None and process.links is not None and sender in process.links:
+            sent, _ = (process.link_marks or {}).get(sender, (0, 0))
+            if sent <= signal.ref:
+                process.links.discard(sender)
+                self.forget_marks(process, sender)
 
     def _on_exit(self, signal: Signal) -> None:
         process = self._receiver(signal)
@@ -133,6 +140,7 @@ class Incoming(Kernel):
         reason = loads(signal.body)
         if process is not None and process.links is not None and sender in process.links:
             process.links.discard(sender)
+            self.forget_marks(process, sender)
             self.exit_signal(process, sender, reason)
 
     def _on_exit_sent(self, signal: Signal) -> None:
@@ -306,6 +314,7 @@ class Incoming(Kernel):
             if process.links is None:
                 break  # the first of them ended it at once: a task that only became a process
             process.links.discard(pid)
+            self.forget_marks(process, pid)
             self.exit_signal(process, pid, reason)
 
     def _watched_here(self, ref: Ref, target: Target) -> bool:

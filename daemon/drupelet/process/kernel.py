@@ -162,7 +162,11 @@ class Kernel(Mailboxes):
         if not self.is_local(pid):
             process.links.add(pid)
             self.relate(process, pid)
-            self.transmit(encode_signal(wire.LINK, pid, process.pid))
+            ref = self.new_ref()
+            if process.link_marks is None:
+                process.link_marks = {}
+            process.link_marks[pid] = (ref, 0)
+            self.transmit(encode_signal(wire.LINK, pid, process.pid, ref))
             return
         other = self.find(pid)
         if other is None:
@@ -182,11 +186,17 @@ class Kernel(Mailboxes):
             return
         process.links.discard(pid)
         if not self.is_local(pid):
-            self.transmit(encode_signal(wire.UNLINK, pid, process.pid))
+            _, seen = self.forget_marks(process, pid)
+            self.transmit(encode_signal(wire.UNLINK, pid, process.pid, seen))
         else:
             other = self.find(pid)
             if other is not None and other.links is not None:
                 other.links.discard(process.pid)
+
+    @staticmethod
+    def forget_marks(process: Process, pid: Pid) -> tuple[int, int]:
+        """The refs of the last LINK to and from `pid`; the link is over."""
+        return (process.link_marks or {}).pop(pid, (0, 0))
 
     def monitor(self, process: Process, target: Target) -> Ref:
         """Watch a process; its `Down` comes exactly once."""
@@ -341,6 +351,7 @@ class Kernel(Mailboxes):
             self.names.pop(name, None)
             self.on_name_freed(name, pid)
         links, process.links = process.links, None
+        process.link_marks = None
         for other_pid in links or ():
             if self.is_local(other_pid):
                 other = self.find(other_pid)

@@ -76,6 +76,7 @@ class Process:
         "exiting",
         "function",
         "limit",
+        "link_marks",
         "links",
         "looked",
         "messages",
@@ -116,6 +117,8 @@ class Process:
         self.senders: deque[Parked] | None = None  # tasks of this runtime that wait for room
         self.silenced: set[Pid] | None = None  # runtimes elsewhere that were told to hold back
         self.links: set[Pid] | None = None
+        # of links to elsewhere: the refs of the last LINK that we sent, and that we got
+        self.link_marks: dict[Pid, tuple[int, int]] | None = None
         self.monitors: dict[Ref, Pid | tuple[str, str]] | None = None  # who we watch
         self.watchers: dict[object, Pid] | None = None  # who watches us, by their ref
         self.names: list[str] | None = None

@@ -15,8 +15,9 @@ Addresses
 - ``count`` 0 is the runtime itself; number 0 is the daemon.
 - With a `to_name` the receiver is a registered name (or, for SPAWN, a module) on `to_node`, and
   `to_incarnation` and `to_number` are 0.
-- `ref` is the number of a Ref. It was made by the node of `from` in MONITOR, DEMONITOR, ASK and
-  SPAWN, and by the node of `to` in DOWN, REPLY and SPAWNED; 0 elsewhere.
+- `ref` is the number of a Ref. It was made by the node of `from` in LINK, MONITOR, DEMONITOR, ASK
+  and SPAWN, and by the node of `to` in UNLINK, DOWN, REPLY and SPAWNED; 0 elsewhere. That of an
+  UNLINK is of the last LINK that `from` got and 0 for none: a later one has crossed it and holds.
 
 | kind      | body                               | meaning                                         |
 |-----------|------------------------------------|-------------------------------------------------|
