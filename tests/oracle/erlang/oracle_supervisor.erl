@@ -1,7 +1,8 @@
 %% supervisor: strategies, kinds of children, intensity, and what can be asked of one.
 -module(oracle_supervisor).
 -behaviour(supervisor).
--export([cases/0, init/1, child/3, failing/1, ignoring/1]).
+-export([cases/0, init/1, child/3, failing/1, ignoring/1, spec/1, spec/2, start/2, start/3, started/1,
+         pid_of/2, fell/3, alive/1, seen/3]).
 -import(oracle, [role/2, next/0, rest/0, nothing/0, quiet/0, collect/1, down/1, reason/1, watch/1,
                  died/1, is_gone/1]).
 
