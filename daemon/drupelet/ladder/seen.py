@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from drupelet.ladder.trace import Trace
+from drupelet.process.behaviours import shown_of
 from drupelet.process.kernel import Target
 from drupelet.process.runtime import Function, Runtime, To, function_name
 from drupelet.process.table import DEFAULT_MAILBOX, Mailbox, Process
@@ -45,6 +46,7 @@ class SeenRuntime(Runtime):
     """A runtime whose processes' doings are in a trace."""
 
     trace_to: Trace
+    _shown: object = None
 
     @property
     def _is_seen(self) -> bool:
@@ -146,10 +148,12 @@ class SeenRuntime(Runtime):
     def new_process(self, function: object, mailbox: Mailbox = DEFAULT_MAILBOX) -> Process:
         process = super().new_process(function, mailbox)
         if self._is_seen:
-            self.trace_to.event("start", process.pid, function_name(function))
+            shown, self._shown = self._shown or function, None
+            self.trace_to.event("start", process.pid, function_name(shown))
         return process
 
     def start(self, function: Function, args: Sequence[object], **fields: Any) -> Process:
+        self._shown = shown_of(function, args)  # of a GenServer: its class
         process = super().start(function, args, **fields)
         parent = fields.get("parent")
         if parent is not None and self.is_local(parent):

@@ -27,7 +27,7 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from types import CoroutineType
 from typing import Any, Final, Protocol, cast
@@ -229,6 +229,11 @@ class Startable:
             mailbox=mailbox,
             timeout=timeout,
         )
+
+
+def shown_of(function: object, args: Sequence[object]) -> object:
+    """What a process that is started so is shown as: a behaviour's class, else the function."""
+    return args[2] if function is _first else function
 
 
 async def _first(

@@ -48,6 +48,7 @@ from drupelet.process.behaviours import (
     run_callback,
     run_terminate,
     shown_as,
+    shown_of,
     start_behaviour,
     start_watched,
     stop,
@@ -55,6 +56,7 @@ from drupelet.process.behaviours import (
     value_of,
 )
 from drupelet.process.current import this_process
+from drupelet.process.runtime import Runtime
 
 
 async def _echo(started: Started) -> None:
@@ -404,3 +406,25 @@ def test_the_killed_have_no_last_words() -> None:
 def test_what_is_shown_is_the_class() -> None:
     shown = shown_as(Started, start_behaviour)
     assert (shown.__module__, shown.__qualname__) == (Started.__module__, "Started")
+
+
+def test_what_starts_is_known_by_its_class_before_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(
+        self: Runtime, function: object, args: tuple[object, ...], **fields: object
+    ) -> object:
+        shown.append(shown_of(function, args))
+        return real(self, function, args, **fields)  # type: ignore[arg-type]
+
+    async def body(started: Started) -> None:
+        started()
+
+    async def main() -> None:
+        await start_behaviour(Started, body, link=False)
+        await spawn_monitor(is_orderly, "normal")
+
+    real, shown = Runtime.start, list[object]()
+    monkeypatch.setattr(Runtime, "start", start)
+    run(main)
+    assert shown[1:] == [Started, is_orderly]
