@@ -84,6 +84,7 @@ if TYPE_CHECKING:
 
     GenFsm = GenStatem
     from drupelet.process.gen_event import GenEvent
+    from drupelet.process.registry import Registry
     from drupelet.process.task import Task, TaskSupervisor
 
 _MODULES = {  # from drupelet import rpc
@@ -119,6 +120,7 @@ __all__ = [
     "ReceiveTimeout",
     "Ref",
     "Refused",
+    "Registry",
     "Request",
     "Scope",
     "Stop",
@@ -194,6 +196,7 @@ _HOMES = dict.fromkeys(__all__, "drupelet.process") | {
     "GenEvent": "drupelet.process.gen_event",
     "Task": "drupelet.process.task",
     "TaskSupervisor": "drupelet.process.task",
+    "Registry": "drupelet.process.registry",
 }
 
 
