@@ -83,6 +83,7 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "portmap": {"effects"},
     "admission": {"effects"},
     "guests": {"admission"},
+    "grants": {"buckets"},
     "processes": {"lines", "signals"},
     "signals": {"lines"},
 }

@@ -24,6 +24,7 @@ the link before. A link's content is a deterministic CBOR map:
 | 10 | seconds from its signing (first), or from its first use (further ones) | all |
 | 11 | how many links may follow; absent: none | all |
 | 12 | true: the holder's secret key is in the file; whoever has that may call | all |
+| 13 | sequence: 1, 2, ... of the issuer's grants | first |
 
     id         = BLAKE2b-128(id of the link before, or 16 zero bytes; content)
     signature  over "drupelet/grant/1", a zero byte, the id of the link before (or zeros), content
@@ -73,6 +74,7 @@ _NO_ID: Final = bytes(ID_BYTES)
 _COUNT_TOP: Final = 1_000_000  # calls; no Pi answers more
 _PERIOD_TOP_S: Final = 86_400
 _SPAN_TOP_S: Final = 10 * 366 * 86_400
+_SEQUENCE_TOP: Final = 2**62  # no counter gets there
 _TOPS: Final = {  # field -> the largest value that says something
     "burst": _COUNT_TOP,
     "concurrent": 1_024,
@@ -117,6 +119,7 @@ class Grant:
 
     data: bytes
     mission: str
+    sequence: int
     links: tuple[Link, ...]
 
     @property
@@ -161,9 +164,16 @@ class Grant:
 
 
 def issue(
-    seed: bytes, holder: bytes, mission: str, terms: Terms, nonce: bytes, *, bearer: bool = False
+    seed: bytes,
+    holder: bytes,
+    mission: str,
+    terms: Terms,
+    nonce: bytes,
+    *,
+    sequence: int,
+    bearer: bool = False,
 ) -> Grant:
-    """A grant by the identity of `seed`. `nonce`: 8 random bytes.
+    """A grant by the identity of `seed`. `nonce`: 8 random bytes; `sequence`: above the last one's.
 
     Raises: `ValueError` with what is wrong, for a person.
     """
@@ -172,7 +182,7 @@ def issue(
         problem = f"a grant has at most {GRANT_LINKS_MAX} links: delegable is at most 3"
     if problem:
         raise ValueError(problem)
-    first = {1: sodium.ed25519_public(seed), 4: mission}
+    first = {1: sodium.ed25519_public(seed), 4: mission, 13: sequence}
     return _extended(b"", _NO_ID, first, seed, holder, terms, nonce, bearer)
 
 
@@ -237,7 +247,7 @@ def decode_grant(data: bytes) -> Grant:
     if len(parts) > 2 * GRANT_LINKS_MAX:
         raise RemoteProtocolError(f"a grant has at most {GRANT_LINKS_MAX} links")
     links: list[Link] = []
-    mission = ""
+    mission, sequence = "", 0
     left = Terms()
     parent = _NO_ID
     for content, signature in zip(parts[::2], parts[1::2], strict=True):
@@ -251,6 +261,7 @@ def decode_grant(data: bytes) -> Grant:
         else:
             signer = _key(fields.pop(1, None))
             mission = _mission(fields.pop(4, None))
+            sequence = _sequence(fields.pop(13, None))
         link = _decode_link(fields, signer, parent, content)
         verify(Signed(parent + content, signer, signature), GRANT_DOMAIN, GRANT_BYTES_MAX)
         if links:
@@ -262,7 +273,7 @@ def decode_grant(data: bytes) -> Grant:
             left = link.terms
         parent = link.id
         links.append(link)
-    return Grant(data, mission, tuple(links))
+    return Grant(data, mission, sequence, tuple(links))
 
 
 def _decode_link(
@@ -323,6 +334,12 @@ def _mission(value: object) -> str:
     problem = mission_problem(value)
     if problem or not isinstance(value, str):
         raise RemoteProtocolError(f"grant: {problem}")
+    return value
+
+
+def _sequence(value: object) -> int:
+    if type(value) is not int or not 0 < value < _SEQUENCE_TOP:
+        raise RemoteProtocolError("grant: sequence number out of range")
     return value
 
 

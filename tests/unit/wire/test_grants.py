@@ -46,7 +46,7 @@ TERMS = st.builds(
 
 
 def granted(terms: Terms = Terms(delegable=3)) -> Grant:  # noqa: B008
-    return issue(ALICE, KEY[BOB], "kitchen", terms, NONCE)
+    return issue(ALICE, KEY[BOB], "kitchen", terms, NONCE, sequence=7)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -56,6 +56,7 @@ def test_what_is_issued_is_read_back(terms: Terms) -> None:
     again = decode_grant(grant.data)
     assert again == grant
     assert (again.issuer, again.holder, again.mission) == (KEY[ALICE], KEY[BOB], "kitchen")
+    assert again.sequence == 7
     assert again.terms == terms
     assert describe(again).endswith(".")
 
@@ -86,9 +87,9 @@ def test_narrowing_never_adds(first: Terms, second: Terms) -> None:
 
 def forge(grant: Grant, signer: bytes, holder: bytes, terms: Terms) -> Grant:
     """What a holder who does not ask `narrow` would make."""
-    alone = issue(signer, KEY[holder], "kitchen", terms, NONCE)
+    alone = issue(signer, KEY[holder], "kitchen", terms, NONCE, sequence=7)
     fields = loads_canonical(loads_canonical(alone.data)[0])
-    del fields[1], fields[4]
+    del fields[1], fields[4], fields[13]
     content = dumps(fields)
     signature = sign(signer, GRANT_DOMAIN, grant.id + content).signature
     return decode_grant(dumps([*loads_canonical(grant.data), content, signature]))
@@ -125,7 +126,7 @@ def test_only_the_holder_narrows() -> None:
 
 def test_a_link_does_not_fit_another_chain() -> None:
     one = granted()
-    other = issue(ALICE, KEY[BOB], "kitchen", Terms(delegable=3), b"another!")
+    other = issue(ALICE, KEY[BOB], "kitchen", Terms(delegable=3), b"another!", sequence=8)
     assert one.id != other.id
     tail = loads_canonical(narrow(one, BOB, KEY[CHARLIE], Terms(), NONCE).data)[2:]
     with pytest.raises(RemoteProtocolError, match="verify"):
@@ -156,7 +157,7 @@ FIELDS: list[tuple[object, object]] = [
     (5, ["b", "a"]), (5, ["a", "a"]), (5, ["__import__ os"]), (5, [1]), (5, "boil"), (6, [0, 1]),
     (6, [1, 0]), (6, [1, 1, 1]), (6, [True, 1]), (6, 5), (7, 0), (7, 10_000_000), (8, -1),
     (9, BODY_BYTES_MAX + 1), (10, 2**62), (10, True), (11, 0), (11, 4), (12, False), (12, 1),
-    (13, "unknown"), ("2", KEY[DAVE]),
+    (13, 0), (13, 2**62), (13, True), (13, None), (14, "unknown"), ("2", KEY[DAVE]),
 ]  # fmt: skip
 
 
@@ -215,9 +216,9 @@ def test_terms_that_make_no_sense(terms: Terms, words: str) -> None:
 def test_a_mission_of_the_daemon_is_not_for_strangers() -> None:
     for mission in ("node", "process", "code", "no such name", ""):
         with pytest.raises(ValueError, match="name"):
-            issue(ALICE, KEY[BOB], mission, Terms(), NONCE)
+            issue(ALICE, KEY[BOB], mission, Terms(), NONCE, sequence=1)
     with pytest.raises(ValueError, match="a key 32"):
-        issue(ALICE, b"short", "kitchen", Terms(), NONCE)
+        issue(ALICE, b"short", "kitchen", Terms(), NONCE, sequence=1)
 
 
 def test_one_plain_sentence() -> None:
@@ -232,7 +233,9 @@ def test_one_plain_sentence() -> None:
         "bob may call every function of the mission kitchen on alice, once in 90 seconds, 2 at the "
         "same time, with arguments of at most 10 bytes, until it is revoked."
     )
-    bearer = issue(ALICE, KEY[BOB], "kitchen", Terms(rate=(5, 1), burst=9), NONCE, bearer=True)
+    bearer = issue(
+        ALICE, KEY[BOB], "kitchen", Terms(rate=(5, 1), burst=9), NONCE, sequence=1, bearer=True
+    )
     assert describe(bearer).startswith("Whoever has this file may call every function")
     assert "5 times a second and 9 at once" in describe(bearer)
 
