@@ -28,7 +28,7 @@ LIMIT = timeout --kill-after=10
 help: ## this list
 	@echo 'Drupelet: a cluster of Raspberry Pis. Targets:'
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo 'Variables: SEED=17 (sim), RUNS=1000000 (fuzz), NODES=3 (run), ARGS=... (pytest, bench).'
+	@echo 'Variables: SEED=17 (sim), RUNS=1000000 (fuzz), NODES=3 (run), ARGS=... (pytest, bench, sim).'
 
 venv: $(VENV)/.run ## .venv with what the daemon needs
 
@@ -38,7 +38,7 @@ run: $(VENV)/.run ## a cluster of three nodes on this machine, in the foreground
 	$(BIN)/drupelet demo -n $(NODES)
 
 test: $(VENV)/.dev ## every test that needs no root and no other program
-	$(LIMIT) $(TEST_S) $(PYTEST) $(wildcard tests/unit tests/tidy tests/sim) $(ARGS)
+	$(LIMIT) $(TEST_S) $(PYTEST) $(wildcard tests/unit tests/tidy tests/sim tests/ladder) $(ARGS)
 
 check: $(VENV)/.dev ## formatting, lint, types, and the rules of the house
 	$(BIN)/ruff format --check .
@@ -56,14 +56,15 @@ bench: $(VENV)/.bench ## ours and other systems, side by side
 fuzz: $(VENV)/.fuzz ## junk into every parser, RUNS executions each
 	$(LIMIT) $(FUZZ_S) $(BIN)/python tests/fuzz/run_all.py --runs $(RUNS)
 
-sim: $(VENV)/.run ## a whole cluster in virtual time; SEED replays a run exactly
+sim: $(VENV)/.run ## whole clusters, and their processes, in virtual time; SEED replays a run exactly
 	$(LIMIT) $(SIM_S) $(BIN)/python -m drupelet.simulator --seed $(SEED)
+	$(LIMIT) $(SIM_S) $(BIN)/python -m tests.sim.process_seeds --seed $(SEED)000 --seeds 500 $(ARGS)
 
 real: $(VENV)/.dev ## tests with real processes, and with Erlang where it is installed
-	$(LIMIT) $(REAL_S) $(PYTEST) tests/integration $(wildcard tests/oracle) $(ARGS)
+	$(LIMIT) $(REAL_S) $(PYTEST) tests/integration $(wildcard tests/oracle) tests/ladder --ladder 2 $(ARGS)
 
 netns: $(VENV)/.dev ## tests in network namespaces; needs root
-	$(LIMIT) $(NETNS_S) $(PYTEST) tests/netns $(ARGS)
+	$(LIMIT) $(NETNS_S) $(PYTEST) tests/netns tests/ladder --ladder 3 $(ARGS)
 
 # -- the environment
 

@@ -283,7 +283,8 @@ class Ledger:
     def _anew(self, receiver: Pid, sender: Pid, sent_s: float, told_s: float) -> bool:
         """Whether it was sent after its node had noticed the break that `receiver` was told of."""
         here, there = runtime_of(receiver), runtime_of(sender)
-        mine = [at for at in self.breaks.get((here, (*there[:2], 0)), ()) if at <= told_s]
+        breaks = self.breaks.get((here, (*there[:2], 0)), ())
+        mine = sorted({at for at in breaks if at <= told_s})  # who was stalled reads all at once
         since_s = mine[-2] if len(mine) > 1 else -inf  # the one before
         theirs = self.breaks.get((there, (*here[:2], 0)), ())
         return any(since_s < at <= sent_s for at in theirs)
