@@ -30,7 +30,10 @@ def one_input(data: bytes) -> None:
         return
     what, rest = data[0] % 4, data[1:]
     if what == 3:
-        trio.run(_to_runtime, rest)
+        try:
+            trio.run(_to_runtime, rest)
+        except ExceptionGroup as group:  # of the runtime's nursery
+            raise group.exceptions[0] from None
         return
     router = ProcessRouter(OWN, OWN_LIFE)
     serials = [router.attach(label, {label: b"digest"}, 0.0) for label in ("kvs", "ring")]
@@ -104,18 +107,12 @@ class _Wire:
 
 async def _to_runtime(data: bytes) -> None:
     wire = _Wire()
-    failure: BaseException | None = None
     async with open_runtime(wire) as runtime:
         runtime.attached(OWN, OWN_LIFE, 1, [PEER])
-        try:
-            with contextlib.suppress(RemoteProtocolError):
-                runtime.receive(data)
-            await trio.lowlevel.checkpoint()
-            _well_formed(runtime, wire)
-        except BaseException as error:  # a nursery would hide it in a group
-            failure = error
-    if failure is not None:
-        raise failure
+        with contextlib.suppress(RemoteProtocolError):
+            runtime.receive(data)
+        await trio.lowlevel.checkpoint()
+        _well_formed(runtime, wire)
 
 
 def _well_formed(runtime: Runtime, wire: _Wire) -> None:
