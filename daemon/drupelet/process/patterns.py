@@ -32,7 +32,7 @@ import datetime
 import uuid
 from collections.abc import Callable
 from types import UnionType
-from typing import Final, cast, get_origin
+from typing import Final, cast
 
 from drupelet.wire.ids import Pid, Ref
 
@@ -69,16 +69,21 @@ def runs_code(pattern: object) -> bool:
         return any([runs_code(each) for each in cast(dict[object, object], pattern).values()])
     if kind is UnionType:
         return any([runs_code(each) for each in cast(UnionType, pattern).__args__])
-    if get_origin(pattern) is not None:
-        raise TypeError(
-            f"{pattern!r} is no pattern: a type takes its instances, whatever they hold; write "
-            "[int, int] for a list of two, or a function"
-        )
+    _check_alias(pattern)
     return True
 
 
+def _check_alias(pattern: object) -> None:
+    """It could be called, and would make a list of any message."""
+    if hasattr(pattern, "__origin__"):
+        raise TypeError(
+            f"{pattern!r} is no pattern: a type takes its instances, whatever they hold; write "
+            "list, [int, int] for a list of two, or a function"
+        )
+
+
 def fits(pattern: object, message: object) -> bool:
-    """Whether `pattern` takes `message`. Raises what a function in it raises."""
+    """Whether `pattern` takes `message`. Raises what a function in it does, and as `runs_code`."""
     if pattern is ANY:
         return True
     kind = pattern.__class__
@@ -104,5 +109,6 @@ def fits(pattern: object, message: object) -> bool:
     if isinstance(pattern, type):
         return isinstance(message, pattern)
     if callable(pattern):
+        _check_alias(pattern)
         return bool(pattern(message))
     return message.__class__ is kind and message == pattern

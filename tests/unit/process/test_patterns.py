@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any, Protocol
+from typing import Any, Optional, Protocol
 
 import pytest
 from hypothesis import assume, given, settings
@@ -124,6 +124,12 @@ def test_nan_is_taken_by_its_type_only() -> None:
 def test_what_looks_like_a_type_and_is_none(pattern: object) -> None:
     with pytest.raises(TypeError, match="is no pattern: a type takes its instances"):
         runs_code(pattern)
+
+
+@pytest.mark.parametrize("pattern", [list[int], list[str], Optional[int]])  # noqa: UP045
+def test_it_takes_nothing_either(pattern: object) -> None:
+    with pytest.raises(TypeError, match="is no pattern"):
+        fits(pattern, "abc")
 
 
 class Sized(abc.ABC):
