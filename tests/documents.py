@@ -4,6 +4,7 @@ A console block is a shell session: ``$ `` starts a command, the lines after it 
 which ``...`` stands for anything (within a line, or lines of its own). No lines: any output. A
 command that stays in the foreground (`FOREGROUND`) is left running until the document ends.
 A ```python block that begins with ``# NAME.py`` is that file, in the folder the commands run in.
+One that ends with comments is a program, and they are what it prints.
 A block below ``<!-- not run: why -->`` is not run.
 """
 
@@ -17,6 +18,7 @@ _FENCE = re.compile(
     r"(?P<before>[^\n]*)\n+```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^```", re.M | re.S
 )
 _EXCUSED = re.compile(r"\s*<!-- not run: \S.* -->\s*")
+_PRINTED = re.compile(r"(^#[^\n]*\n)+\Z", re.M)
 _FILE = re.compile(r"# (\w+\.py)\n")
 
 
@@ -54,6 +56,28 @@ def files(document: str) -> dict[str, str]:
     """The files that a document shows, by name."""
     bodies = [block["body"] for block in _blocks(document, "python")]
     return {name[1]: body for body in bodies if (name := _FILE.match(body))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """An example that runs as it stands; `line` is its place in the document."""
+
+    line: int
+    text: str
+    output: str
+
+
+def programs(document: str) -> list[Program]:
+    """The programs of a document in their order."""
+    found = []
+    for block in _blocks(document, "python"):
+        text = block["body"]
+        tail = _PRINTED.search(text)
+        if tail is not None and not _FILE.match(text):
+            line = document.count("\n", 0, block.start("body")) + 1
+            output = "\n".join(row.removeprefix("#").strip() for row in tail[0].split("\n"))
+            found.append(Program(line=line, text=text, output=output.strip()))
+    return found
 
 
 def _blocks(document: str, language: str) -> list[re.Match[str]]:
