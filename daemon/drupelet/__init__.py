@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from drupelet.process.supervisor import Supervisor
 
     GenFsm = GenStatem
+    from drupelet.process.application import Application
     from drupelet.process.gen_event import GenEvent
     from drupelet.process.registry import Registry
     from drupelet.process.task import Task, TaskSupervisor
@@ -102,6 +103,7 @@ __all__ = [
     "KEEP_STATE",
     "NOREPLY",
     "REPEAT_STATE",
+    "Application",
     "Child",
     "Down",
     "DynamicSupervisor",
@@ -197,6 +199,7 @@ _HOMES = dict.fromkeys(__all__, "drupelet.process") | {
     "Task": "drupelet.process.task",
     "TaskSupervisor": "drupelet.process.task",
     "Registry": "drupelet.process.registry",
+    "Application": "drupelet.process.application",
 }
 
 

@@ -45,7 +45,7 @@ class Registry:
 
     @staticmethod
     async def start_link(keys: str = UNIQUE, *, name: str | None = None) -> Pid:
-        """Start one, linked, of "unique" or "duplicate" keys. Raises: `ProcessDown`, `NameTaken`."""
+        """Start one, linked. `keys`: "unique", "duplicate". Raises: `ProcessDown`, `NameTaken`."""
         return await Entries.start_link(keys, name=name)
 
     @staticmethod

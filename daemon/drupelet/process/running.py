@@ -46,7 +46,8 @@ def run(main: Callable[..., Any], *args: object, clock: trio.abc.Clock | None = 
                 return await run_main(runtime, main, *args)
             except Exception as error:  # a nursery would make a group of it
                 failure = error
-        assert failure is not None
+        if failure is None:  # an application that must not end has ended
+            raise RuntimeError("the program was ended from within: see the log")
         raise failure
 
     return trio.run(first, clock=clock)
