@@ -419,18 +419,23 @@ def read_timer(ref: Ref) -> float | None:
 
 
 def is_process_alive(pid: Pid) -> bool:
-    """Whether a process of this program runs and was not told to end."""
-    process = this_runtime().find(_pid(pid))
+    """Whether a process of this program runs and was not told to end.
+
+    Raises: `ValueError` for one of elsewhere, of which nobody here knows: watch it with `monitor`.
+    """
+    process = _own(pid)
     return process is not None and process.alive
 
 
 def process_info(pid: Pid | None = None) -> dict[str, Any]:
-    """What is known of a process of this program (None: this one). Raises: `ProcessDown`."""
-    runtime = this_runtime()
-    process = this_process() if pid is None else runtime.find(_pid(pid))
+    """What is known of a process of this program (None: this one).
+
+    Raises: `ProcessDown`; `ValueError` for one of elsewhere.
+    """
+    process = this_process() if pid is None else _own(pid)
     if process is None:
         raise ProcessDown(NOPROC)
-    return runtime.describe(process) | {"state": shown_state(process.state)}
+    return this_runtime().describe(process) | {"state": shown_state(process.state)}
 
 
 async def processes(node: str | None = None) -> list[dict[str, Any]]:
@@ -482,3 +487,11 @@ def _ref(ref: object) -> Ref:
     if not isinstance(ref, Ref):
         raise TypeError(f"that takes a Ref, not {ref!r:.100}")
     return ref
+
+
+def _own(pid: object) -> Process | None:
+    runtime = this_runtime()
+    process = runtime.find(_pid(pid))
+    if process is None and not runtime.is_local(cast(Pid, pid)):
+        raise ValueError(f"{pid} is a process of elsewhere; this program knows only its own")
+    return process

@@ -1,7 +1,8 @@
 """Messages that are sent later: `send_after`, `cancel_timer`, `read_timer`.
 
 Decides what happens when one is due: it goes to whoever has the pid or the name then; nobody waits
-for room in a full mailbox, so there it is dropped and counted.
+for room in a full mailbox, so there it is dropped and counted. A timer whose receiver, a process
+of this runtime, has ended is over: as in OTP, nobody is told that seconds are left.
 
 Rule: what could not be sent is refused when it is asked for, in the sender.
 Reference: `erlang:send_after/3`.
@@ -19,7 +20,7 @@ from drupelet.errors import MailboxFull, NotSendable, ProcessDown
 from drupelet.process.data import copy_data
 from drupelet.process.nodes import Nodes
 from drupelet.process.table import BLOCK, Process
-from drupelet.process.timers import Timers, check_seconds
+from drupelet.process.timers import Entry, Timers, check_seconds
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.limits import TIMERS_MAX
@@ -34,6 +35,7 @@ class Later(Nodes):
     def __init__(self) -> None:
         super().__init__()
         self.timers = Timers()
+        self.sends_due: dict[Ref, tuple[Entry, To]] = {}
 
     def target(self, to: To) -> Process | Pid | tuple[str, str]:
         """Where `to` is: a process here, or an address elsewhere."""
@@ -62,7 +64,7 @@ class Later(Nodes):
             self.sends_due.pop(ref, None)
             self._send_due(to, message)
 
-        self.sends_due[ref] = self.timers.add(trio.current_time() + seconds, fire)
+        self.sends_due[ref] = (self.timers.add(trio.current_time() + seconds, fire), to)
         return ref
 
     def _send_due(self, to: To, message: object) -> None:
@@ -89,15 +91,19 @@ class Later(Nodes):
 
     def timer_left(self, ref: Ref) -> float | None:
         """Seconds until a `send_after` is due; None when it is over."""
-        entry = self.sends_due.get(ref)
+        entry, to = self.sends_due.get(ref, (None, ""))
         if entry is None:
+            return None
+        if isinstance(to, Pid) and self.is_local(to) and self.find(to) is None:
+            del self.sends_due[ref]
+            self.timers.cancel(entry)
             return None
         return max(cast(float, entry[0]) - trio.current_time(), 0.0)
 
     def cancel_timer(self, ref: Ref) -> float | None:
-        """It is not sent any more; the seconds that were left, None when it was sent."""
+        """It is not sent any more; the seconds that were left, None when it was over."""
         left = self.timer_left(ref)
-        entry = self.sends_due.pop(ref, None)
-        if entry is not None:
+        if left is not None:
+            entry, _ = self.sends_due.pop(ref)
             self.timers.cancel(entry)
         return left

@@ -30,6 +30,7 @@ from drupelet.errors import (
 )
 from drupelet.process.incoming import Incoming
 from drupelet.process.kernel import NONODE, Ask
+from drupelet.process.outside import Outside
 from drupelet.process.table import DEFAULT_MAILBOX, Process
 from drupelet.process.transport import Transport
 from drupelet.wire.codec import dumps, loads
@@ -81,10 +82,12 @@ class Nodes(Incoming):
         self.nodes: dict[str, int] = {}  # connected nodes, with their incarnation
         self.runtimes: set[Pid] = set()  # of all nodes, this one's included, without ourselves
         self.node_watchers: dict[str, dict[Process, int]] = {}  # how often each asked
-        self.sends_due: dict[Ref, list[object]] = {}
         self.resolve: Resolve = resolve_loaded
         self.digest_of: Callable[[str], bytes] = lambda module: b""
         self.stream_error_count = 0
+        self.outside: Outside | None = (
+            None  # what processes that are older than our node are called
+        )
         self._cutter = SignalCutter()
         self.nobody = Process(self, Pid(self.node, 0, 0), None, DEFAULT_MAILBOX)
         self.nobody.exiting = True
@@ -101,6 +104,8 @@ class Nodes(Incoming):
         position = 0
         while position < len(data):
             signal, position = decode_signal(data, position)
+            if self.outside is not None:
+                signal = self.outside.inward(signal)
             try:
                 self.receive_signal(signal)
             except RemoteProtocolError:
@@ -109,10 +114,14 @@ class Nodes(Incoming):
     def attached(self, node: str, incarnation: int, serial: int, nodes: Sequence[str] = ()) -> None:
         """This runtime is part of a node now; UP signals tell of the others."""
         self.attach(node, incarnation, serial)
+        if self.processes:
+            older = [process.pid for process in self.processes.values()]
+            self.outside = Outside(older, self.pid)
 
     def detached(self, reason: str = NOCONNECTION) -> None:
         """The daemon is gone: so are all nodes and runtimes but this one."""
         self.transport = None
+        self.outside = None
         self._cutter = SignalCutter()
         gone = {(self.node, self.incarnation), *self.nodes.items(), *self.remote}
         for name, incarnation in sorted(gone):
