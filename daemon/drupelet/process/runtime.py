@@ -120,7 +120,7 @@ class Runtime(Later):
 
     def transmit(self, signal: bytes) -> None:
         if self.transport is not None:
-            self.transport.send(signal)
+            self.transport.send(self.outside.outward(signal) if self.outside else signal)
         else:
             self.answer_alone(signal)
 
