@@ -42,6 +42,10 @@ async def answers() -> None:
                 await send(sender, ("answer", "node", node()))
             case ("ask", sender, question):
                 await send(sender, ("answer", question))
+            case ("join", group):
+                pg.join(group)
+            case ("leave", group):
+                pg.leave(group)
             case ("exit", reason):
                 exit(reason)
 
@@ -190,6 +194,11 @@ async def named(name: str) -> Pid:
 @mission("far")
 async def where(name: str) -> Pid | None:
     return await whereis(name)
+
+
+@mission("far")
+def members(group: str, local: bool = False) -> list[Pid]:
+    return pg.get_local_members(group) if local else pg.get_members(group)
 
 
 @mission("far")

@@ -10,6 +10,7 @@ from drupelet import (
     link,
     monitor,
     monitor_node,
+    pg,
     ping,
     self,
     send,
@@ -27,11 +28,13 @@ NAMES = (
     "nodedown",
     "exit_of_each_link",
     "down",
+    "leaves_the_groups",
     "tells_nothing_twice",
     "comes_back",
     "tells_the_other_side",
     "takes_who_was_linked",
     "spares_who_was_not",
+    "is_in_the_groups_again",
     "can_be_watched_and_linked_again",
     "nothing_is_left",
 )
@@ -48,6 +51,9 @@ async def scene() -> list[tuple[str, object]]:
     await monitor_node(GANDALF)
     for pid in (linked, watched):
         await ask_it(pid, "sync")
+    group, _ = pg.monitor("cut_group")
+    await send(watched, ("join", "cut_group"))
+    await next_message((group, "join", "cut_group", list))
     outcomes: list[tuple[str, object]] = [
         ("unknown", await disconnect_node(NOBODY)),
         ("gives", await disconnect_node(GANDALF)),
@@ -56,6 +62,9 @@ async def scene() -> list[tuple[str, object]]:
     outcomes.append(("nodedown", "nodedown" if told != "silence" else told))
     outcomes.append(("exit_of_each_link", [await exit_of(pid) for pid in (linked, keeping)]))
     outcomes.append(("down", await down(ref)))
+    _, _, _, left = await next_message((group, "leave", "cut_group", list))
+    outcomes.append(("leaves_the_groups", left))
+    pg.demonitor(group)
     outcomes.append(("tells_nothing_twice", await quiet()))
     return outcomes + await later(linked, watched, keeping)
 
@@ -75,6 +84,11 @@ async def later(linked: Pid, watched: Pid, keeping: Pid) -> list[tuple[str, obje
     outcomes.append(("tells_the_other_side", (both, more)))
     outcomes.append(("takes_who_was_linked", await is_gone(linked)))
     outcomes.append(("spares_who_was_not", await ask_it(watched, "still_here")))
+    again, members = pg.monitor("cut_group")
+    if not members:
+        await next_message((again, "join", "cut_group", list))
+    pg.demonitor(again)
+    outcomes.append(("is_in_the_groups_again", pg.get_members("cut_group")))
     ref = monitor(watched)
     link(watched)
     await ask_it(watched, "sync")

@@ -27,12 +27,15 @@ from drupelet import (
     send,
     spawn,
     trap_exit,
+    whereis,
 )
+from drupelet.errors import Timeout
 from tests.oracle.helpers import (
     collect,
     dead,
     died,
     down,
+    is_gone,
     next_message,
     quiet,
     rest,
@@ -135,6 +138,8 @@ class Refuses(GenServer):
                 return IGNORE
             case "exit":
                 exit("boom")
+            case "normal":
+                exit("normal")
         raise ValueError("bad")
 
 
@@ -162,6 +167,61 @@ async def server_init_error() -> object:
 async def server_init_stop_when_linked() -> object:
     trap_exit(True)
     return (await started(Refuses.start_link("stop")), await next_message())
+
+
+@case
+async def server_init_ends_normally() -> object:
+    return await started(Refuses.start("normal"))
+
+
+@case
+async def server_start_timeout() -> object:
+    class Slow(GenServer):
+        async def init(self, to: Pid) -> None:
+            await send(to, ("init", self_pid()))
+            await receive("never")
+
+    try:
+        gave = await started(Slow.start(self(), timeout=0.02))
+    except Timeout:
+        gave = ("error", "timeout")
+    _, pid = await next_message()
+    return (gave, await is_gone(pid))
+
+
+@case
+async def server_start_monitor() -> object:
+    pid, ref = await Plain.start_monitor()
+    exit(pid, "boom")
+    return await down(ref)
+
+
+@case
+async def server_start_monitor_of_one_that_does_not_start() -> object:
+    return (await started(Refuses.start_monitor("stop")), await quiet())
+
+
+@case
+async def server_name_is_free_after_a_bad_start() -> object:
+    await started(Refuses.start("stop", name="short_lived"))
+    return await whereis("short_lived")
+
+
+@case
+async def server_has_its_name_in_init() -> object:
+    class Named(GenServer):
+        async def init(self, to: Pid) -> None:
+            await send(to, ("named", await whereis("named_early")))
+
+    pid = await Named.start(self(), name="named_early")
+    return ("named", pid) == await next_message()
+
+
+@case
+async def server_name_is_free_after_a_stop() -> object:
+    await Plain.start(name="stopped_name")
+    await GenServer.stop("stopped_name")
+    return await whereis("stopped_name")
 
 
 @differs("refusals", otp=("error", ("already_started", "first")), ours="NameTaken")

@@ -9,6 +9,8 @@ from drupelet import (
     ReceiveTimeout,
     Ref,
     cancel_timer,
+    exit,
+    monitor,
     node,
     read_timer,
     receive,
@@ -21,9 +23,11 @@ from drupelet import (
 from tests.oracle.helpers import (
     OVER_S,
     SOON_S,
+    answering,
     collect,
     dead,
     died,
+    down,
     next_message,
     nothing,
     quiet,
@@ -292,6 +296,44 @@ async def reading_a_timer() -> object:
         isinstance(cancel_timer(timer), float),
         read_timer(timer),
     )
+
+
+@case
+async def cancel_a_timer_of_another() -> object:
+    me, timer = self(), send_after(SOON_S, self(), "tick")
+
+    async def child() -> None:
+        await send(me, isinstance(cancel_timer(timer), float))
+
+    assert await died(child) == "normal"
+    return (await next_message(), await quiet(OVER_S))
+
+
+@differs("timers", otp=False, ours=None)
+async def a_timer_of_who_died_is_over() -> object:
+    pid = await answering()
+    timer = send_after(60, pid, "tick")
+    exit(pid, "kill")
+    await down(monitor(pid))
+    return read_timer(timer)
+
+
+@differs("timers", otp=False, ours=None)
+async def a_timer_of_the_dead_is_over() -> object:
+    return read_timer(send_after(60, await dead(), "tick"))
+
+
+@differs("timers", otp=("error", "timeout_value"), ours="timeout")
+async def receive_timeout_below_0() -> object:
+    return await received_or_timeout(None, -1)
+
+
+@differs("refusals", otp=("error", "badarg"), ours="ValueError")
+async def timer_below_0() -> object:
+    try:
+        return send_after(-1, self(), "tick")
+    except ValueError as error:
+        return type(error).__name__
 
 
 @case

@@ -5,15 +5,20 @@ They run as processes of a program that is attached to a third node, in one go (
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from drupelet import (
+    Pid,
     demonitor,
     exit,
     is_alive,
+    is_process_alive,
     link,
     monitor,
     monitor_node,
     nodes,
     ping,
+    process_info,
     self,
     send,
     spawn,
@@ -36,7 +41,7 @@ from tests.oracle.helpers import (
     quiet,
     rest,
 )
-from tests.oracle.normal import case, differs, done, role
+from tests.oracle.normal import case, differs, done, raised, role
 
 # -- distribution
 
@@ -64,6 +69,23 @@ async def node_nodes() -> object:
 @case
 async def node_of_a_remote_pid() -> object:
     return (await there()).node
+
+
+def refused(ask: Callable[[Pid], object], pid: Pid) -> object:
+    try:
+        return ask(pid)
+    except ValueError as error:
+        return type(error).__name__
+
+
+@differs("refusals", otp=("error", "badarg"), ours="ValueError")
+async def is_process_alive_of_a_remote_pid() -> object:
+    return refused(is_process_alive, await there())
+
+
+@differs("refusals", otp=("error", "badarg"), ours="ValueError")
+async def process_info_of_a_remote_pid() -> object:
+    return refused(process_info, await there())
 
 
 @case
@@ -143,6 +165,20 @@ async def remote_whereis() -> object:
 async def a_name_is_of_its_node() -> object:
     await named("of_its_node")
     return await whereis("of_its_node")
+
+
+@differs("spawn", otp="undef", ours=("raised", "RemoteError"))
+async def remote_spawn_of_an_unknown_function() -> object:
+    def no_such_function() -> None: ...
+
+    no_such_function.__module__ = far.__name__
+    no_such_function.__qualname__ = "no_such_function"
+    return await raised(spawn_monitor(no_such_function, node=GANDALF))
+
+
+@differs("data", otp=("from", "gandalf"), ours=("raised", "NotSendable"))
+async def remote_spawn_of_a_function_in_a_variable() -> object:
+    return await raised(spawn(lambda: None, node=GANDALF))
 
 
 @differs("spawn", otp="noconnection", ours=("raised", "NoConnection"))

@@ -89,6 +89,32 @@ async def pg_member_of_another_node() -> object:
     return (joined, len(members), pid in members, pg.get_local_members("remote_group"))
 
 
+async def joined(group: str) -> Pid:
+    """An answering process of gandalf that is in this group, which we are told of."""
+    ref, _ = pg.monitor(group)
+    pid = role(await spawn(far.member, group, node=GANDALF), "child")
+    await next_message((ref, "join", group, [pid]))
+    return pid
+
+
+@case
+async def pg_member_of_another_node_leaves() -> object:
+    pid = await joined("remote_group_3")
+    await send(pid, ("leave", "remote_group_3"))
+    _, what, group, left = await next_message()
+    return (what, group, left, pg.get_members("remote_group_3"), pg.which_groups() == [])
+
+
+@case
+async def pg_members_seen_from_another_node() -> object:
+    pg.join("remote_group_4")
+    pid = await joined("remote_group_4")
+    seen = await rpc.call(GANDALF, "far", "members", ("remote_group_4",))
+    local = await rpc.call(GANDALF, "far", "members", ("remote_group_4", True))
+    pg.leave("remote_group_4")
+    return (sorted(seen, key=str) == sorted([self(), pid], key=str), local)
+
+
 @case
 async def pg_member_of_another_node_dies() -> object:
     pg.monitor("remote_group_2")

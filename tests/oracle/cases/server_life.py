@@ -11,12 +11,17 @@ from drupelet import (
     Pid,
     ProcessDown,
     exit,
+    is_process_alive,
+    link,
     monitor,
+    receive,
     self,
     send,
     send_nowait,
+    spawn,
     trap_exit,
 )
+from drupelet.errors import Timeout
 from tests.oracle.cases.gen_server import BAD, Plain, call, self_pid, start
 from tests.oracle.helpers import OVER_S, SOON_S, dead, died, down, is_gone, next_message, quiet
 from tests.oracle.normal import case, caught, differs, done
@@ -152,6 +157,120 @@ async def stop_with_a_reason() -> object:
     ref = monitor(pid)
     gave = await GenServer.stop(pid, "because", timeout=1)
     return ("ok" if done(gave) else gave, await next_message(), await down(ref))
+
+
+class Blocks(Plain):
+    """A cast "block" waits for "go"."""
+
+    async def handle_cast(self, request: Any) -> None:
+        match request[0]:
+            case "block":
+                await receive("go")
+            case "stop":
+                self.stop()
+
+
+@case
+async def stop_takes_too_long() -> object:
+    pid = await start(Blocks)
+    await GenServer.cast(pid, "block")
+    ref = monitor(pid)
+    try:
+        gave: object = await GenServer.stop(pid, timeout=0.02)
+    except Timeout:
+        gave = ("exit", "timeout")
+    await send(pid, "go")
+    return (gave, await down(ref))
+
+
+@case
+async def stop_when_it_ends_otherwise() -> object:
+    class Worse(Plain):
+        def terminate(self, reason: Any) -> None:
+            exit("worse")
+
+    try:
+        return await GenServer.stop(await start(Worse))
+    except ProcessDown as error:
+        return ("exit", error.reason)
+
+
+@case
+async def continue_that_fails() -> object:
+    class Continues(GenServer):
+        def init(self) -> None:
+            self.continue_with("x")
+
+        async def handle_continue(self, argument: Any) -> None:
+            await receive("go")
+            exit("boom")
+
+    pid = await start(Continues)
+    ref = monitor(pid)
+    await send(pid, "go")
+    return await down(ref)
+
+
+@case
+async def what_waits_at_a_stop_is_lost() -> object:
+    pid, me = await start(Blocks), self()
+    await GenServer.cast(pid, "block")
+    await GenServer.cast(pid, "stop")
+
+    async def asks() -> None:
+        await send(me, "asked")
+        await send(me, await caught(call(pid, "get")))
+
+    await spawn(asks)
+    assert (await next_message(), await quiet()) == ("asked", "nothing")
+    await send(pid, "go")
+    return await next_message()
+
+
+@case
+async def terminate_when_the_parent_ends_normally() -> object:
+    me = self()
+    assert await died(lambda: Telling.start_link(me, True, "state")) == "normal"
+    return await next_message()
+
+
+@case
+async def an_exit_of_another_does_not_end_a_trapping_server() -> object:
+    class Traps(Plain):
+        def init(self) -> None:
+            super().init()
+            trap_exit(True)
+
+        def handle_info(self, message: Any) -> None:
+            self.state = [message.reason, *self.state]
+
+    pid = await start(Traps)
+
+    async def links_and_ends() -> None:
+        link(pid)
+        exit("boom")
+
+    await died(links_and_ends)
+    return await call(pid, "get")
+
+
+@case
+async def terminate_that_waits_for_itself() -> object:
+    class Slow(Plain):
+        def init(self, to: Any) -> None:
+            self.to = to
+
+        async def terminate(self, reason: Any) -> None:
+            await send(self.to, ("ending", self_pid()))
+            await receive("go")
+
+    pid = await start(Slow, self())
+    ref = monitor(pid)
+    await spawn(lambda: GenServer.stop(pid))
+    await next_message(("ending", pid))
+    before = is_process_alive(pid)
+    await send(pid, "go")
+    return (before, await down(ref))
 
 
 @case

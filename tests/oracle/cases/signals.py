@@ -9,6 +9,7 @@ from drupelet import (
     ProcessExit,
     Ref,
     exit,
+    is_process_alive,
     link,
     monitor,
     receive,
@@ -20,6 +21,7 @@ from drupelet import (
     trap_exit,
     unlink,
 )
+from tests.oracle.cases.messages import a_ref
 from tests.oracle.cases.processes import ends
 from tests.oracle.helpers import (
     answering,
@@ -441,6 +443,59 @@ async def clean_up_after_a_signal() -> object:
     exit(pid, "boom")
     await down(monitor(pid))
     return await quiet()
+
+
+@case
+async def unlink_leaves_an_exit_that_came() -> object:
+    trap_exit(True)
+    pid = role(await spawn_link(ends, "boom"), "child")
+    await down(monitor(pid))
+    unlink(pid)
+    return await next_message()
+
+
+@case
+async def an_exit_in_the_clean_up_is_the_reason() -> object:
+    def child() -> None:
+        try:
+            exit("boom")
+        finally:
+            exit("worse")
+
+    return await died(child)
+
+
+@case
+async def exit_with_a_pid_and_a_ref_as_reason() -> object:
+    return await died(lambda: exit(([self()], a_ref(), {1: 2.5})))
+
+
+@differs("finally", otp="boom", ours="killed")
+async def exit_sent_with_kill_to_who_ends_already() -> object:
+    pid = await spawn(forever)
+    ref = monitor(pid)
+    exit(pid, "boom")
+    exit(pid, "kill")
+    return await down(ref)
+
+
+@case
+async def who_traps_does_not_end_by_its_childs_kill() -> object:
+    trap_exit(True)
+    exit(role(await spawn_link(forever), "child"), "kill")
+    return (await next_message(), await quiet())
+
+
+@case
+async def a_link_of_two_who_trap() -> object:
+    right = role(await trapping(), "right")
+
+    def child() -> None:
+        link(right)
+        exit("boom")
+
+    await died(child)
+    return ((await next_message()).reason, is_process_alive(right))
 
 
 @case

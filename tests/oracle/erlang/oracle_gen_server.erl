@@ -55,6 +55,35 @@ starts() -> [
         process_flag(trap_exit, true),
         {oracle_server:start_link(#{init => fun() -> {stop, no_reason} end}), next()}
     end},
+    {"server_init_ends_normally", fun() -> oracle_server:start(#{init => fun() -> exit(normal) end}) end},
+    {"server_start_timeout", fun() ->
+        Self = self(),
+        Gave = gen_server:start(oracle_server, #{init => fun() ->
+            Self ! {init, self()}, receive never -> {ok, []} end end}, [{timeout, 20}]),
+        {init, Pid} = next(), {Gave, is_gone(Pid)}
+    end},
+    {"server_start_monitor", fun() ->
+        {ok, {Pid, Ref}} = gen_server:start_monitor(oracle_server, plain(), []),
+        exit(Pid, boom), down(Ref)
+    end},
+    {"server_start_monitor_of_one_that_does_not_start", fun() ->
+        {gen_server:start_monitor(oracle_server, #{init => fun() -> {stop, no_reason} end}, []),
+         quiet()}
+    end},
+    {"server_name_is_free_after_a_bad_start", fun() ->
+        oracle_server:start(short_lived, #{init => fun() -> {stop, no_reason} end}),
+        whereis(short_lived)
+    end},
+    {"server_has_its_name_in_init", fun() ->
+        Self = self(),
+        {ok, Pid} = oracle_server:start(named_early, #{init => fun() ->
+            Self ! {named, whereis(named_early)}, {ok, []} end}),
+        {named, Pid} =:= next()
+    end},
+    {"server_name_is_free_after_a_stop", fun() ->
+        oracle_server:start(stopped_name, plain()), gen_server:stop(stopped_name),
+        whereis(stopped_name)
+    end},
     {"server_name_is_taken", fun() ->
         {ok, First} = oracle_server:start(server_name, plain()), role(First, first),
         oracle_server:start(server_name, plain())
@@ -254,6 +283,47 @@ ends() -> [
     {"stop_with_a_reason", fun() ->
         Pid = start(telling(self())), Ref = watch(Pid),
         {gen_server:stop(Pid, because, 1000), next(), down(Ref)}
+    end},
+    {"stop_takes_too_long", fun() ->
+        Pid = start((plain())#{cast => fun(_, S) -> receive go -> {noreply, S} end end}),
+        gen_server:cast(Pid, block), Ref = watch(Pid),
+        Gave = caught(fun() -> gen_server:stop(Pid, normal, 20) end), Pid ! go,
+        {Gave, down(Ref)}
+    end},
+    {"stop_when_it_ends_otherwise", fun() ->
+        Pid = start((plain())#{terminate => fun(_, _) -> exit(worse) end}),
+        caught(fun() -> gen_server:stop(Pid) end)
+    end},
+    {"continue_that_fails", fun() ->
+        Pid = start(#{init => fun() -> receive go -> {ok, [], {continue, x}} after 0 ->
+                          {ok, [], {continue, x}} end end,
+                      continue => fun(_, _) -> receive go -> exit(boom) end end}),
+        Ref = watch(Pid), Pid ! go, down(Ref)
+    end},
+    {"what_waits_at_a_stop_is_lost", fun() ->
+        Pid = start((plain())#{cast => fun(block, S) -> receive go -> {noreply, S} end;
+                                          (stop, S) -> {stop, normal, S} end}),
+        gen_server:cast(Pid, block), gen_server:cast(Pid, stop), Self = self(),
+        spawn(fun() -> Self ! caught(fun() -> Self ! asked, gen_server:call(Pid, get) end) end),
+        asked = next(), nothing = quiet(), Pid ! go, next()
+    end},
+    {"terminate_when_the_parent_ends_normally", fun() ->
+        Self = self(),
+        Funs = (telling(Self))#{init => fun() -> process_flag(trap_exit, true), {ok, state} end},
+        normal = died(fun() -> {ok, _} = oracle_server:start_link(Funs) end), next()
+    end},
+    {"an_exit_of_another_does_not_end_a_trapping_server", fun() ->
+        Pid = start((plain())#{
+            init => fun() -> process_flag(trap_exit, true), {ok, []} end,
+            info => fun({'EXIT', _, Reason}, S) -> {noreply, [Reason | S]} end}),
+        died(fun() -> link(Pid), exit(boom) end), gen_server:call(Pid, get)
+    end},
+    {"terminate_that_waits_for_itself", fun() ->
+        Self = self(),
+        Pid = start((plain())#{terminate => fun(_, _) -> Self ! {ending, self()},
+                                               receive go -> ok end end}),
+        Ref = watch(Pid), spawn(fun() -> gen_server:stop(Pid) end),
+        {ending, Pid} = next(), Before = is_process_alive(Pid), Pid ! go, {Before, down(Ref)}
     end},
     {"stop_the_dead", fun() -> Pid = dead(), caught(fun() -> gen_server:stop(Pid) end) end},
     {"terminate_after_a_stop", fun() ->

@@ -2,7 +2,7 @@
 -module(oracle_messages).
 -export([cases/0]).
 -include("oracle.hrl").
--import(oracle, [role/2, dead/0, next/0, rest/0, nothing/0, quiet/0, quiet/1, caught/1, collect/1, died/1]).
+-import(oracle, [role/2, dead/0, next/0, rest/0, nothing/0, quiet/0, quiet/1, caught/1, collect/1, died/1, answering/0, down/1]).
 
 cases() -> [
     {"send_keeps_order", fun() ->
@@ -114,6 +114,22 @@ cases() -> [
         Left = erlang:read_timer(Timer),
         {Left > 4000, is_integer(erlang:cancel_timer(Timer)), erlang:read_timer(Timer)}
     end},
+    {"cancel_a_timer_of_another", fun() ->
+        Self = self(), Timer = erlang:send_after(?SOON_MS, self(), tick),
+        normal = died(fun() -> Self ! is_integer(erlang:cancel_timer(Timer)) end),
+        {next(), quiet(?OVER_MS)}
+    end},
+    {"a_timer_of_who_died_is_over", fun() ->
+        Pid = answering(), Timer = erlang:send_after(60000, Pid, tick),
+        exit(Pid, kill), down(erlang:monitor(process, Pid)), erlang:read_timer(Timer)
+    end},
+    {"a_timer_of_the_dead_is_over", fun() ->
+        erlang:read_timer(erlang:send_after(60000, dead(), tick))
+    end},
+    {"receive_timeout_below_0", fun() ->
+        After = -1, caught(fun() -> receive M -> M after After -> timeout end end)
+    end},
+    {"timer_below_0", fun() -> caught(fun() -> erlang:send_after(-1, self(), tick) end) end},
     {"timer_to_the_dead", fun() ->
         erlang:send_after(0, dead(), tick), erlang:send_after(5, self(), later), next()
     end},

@@ -88,6 +88,12 @@ distribution() -> [
     {"node_ping_unknown", fun() -> net_adm:ping(nobody()) end},
     {"node_nodes", fun() -> lists:sort(nodes()) end},
     {"node_of_a_remote_pid", fun() -> node(there()) end},
+    {"is_process_alive_of_a_remote_pid", fun() ->
+        Pid = there(), caught(fun() -> is_process_alive(Pid) end)
+    end},
+    {"process_info_of_a_remote_pid", fun() ->
+        Pid = there(), caught(fun() -> process_info(Pid) end)
+    end},
     {"node_monitor_an_unknown_node", fun() ->
         monitor_node(nobody(), true), next()
     end},
@@ -121,6 +127,12 @@ sending() -> [
         Pid = named(remote_whereis), rpc:call(gandalf(), erlang, whereis, [remote_whereis]) =:= Pid
     end},
     {"a_name_is_of_its_node", fun() -> named(of_its_node), whereis(of_its_node) end},
+    {"remote_spawn_of_an_unknown_function", fun() ->
+        {_, Ref} = spawn_monitor(gandalf(), ?MODULE, no_such_function, []), down(Ref)
+    end},
+    {"remote_spawn_of_a_function_in_a_variable", fun() ->
+        Self = self(), spawn(gandalf(), fun() -> Self ! {from, node()} end), next()
+    end},
     {"remote_spawn_on_an_unknown_node", fun() ->
         {_, Ref} = spawn_monitor(nobody(), ?MODULE, answers, []), down(Ref)
     end}
@@ -267,6 +279,19 @@ groups() -> [
         Members = pg:get_members(remote_group),
         {Joined, length(Members), lists:member(Pid, Members), pg:get_local_members(remote_group)}
     end},
+    {"pg_member_of_another_node_leaves", fun() ->
+        Pid = there(), {Ref, _} = pg:monitor(remote_group_3),
+        ok = rpc:call(gandalf(), pg, join, [remote_group_3, Pid]), {Ref, join, _, _} = next(),
+        ok = rpc:call(gandalf(), pg, leave, [remote_group_3, Pid]), {Ref, What, Group, Left} = next(),
+        {What, Group, Left, pg:get_members(remote_group_3), pg:which_groups() =:= []}
+    end},
+    {"pg_members_seen_from_another_node", fun() ->
+        pg:join(remote_group_4, self()), Pid = there(), {Ref, _} = pg:monitor(remote_group_4),
+        ok = rpc:call(gandalf(), pg, join, [remote_group_4, Pid]), {Ref, join, _, _} = next(),
+        Seen = rpc:call(gandalf(), pg, get_members, [remote_group_4]),
+        Local = rpc:call(gandalf(), pg, get_local_members, [remote_group_4]),
+        pg:leave(remote_group_4, self()), {lists:sort(Seen) =:= lists:sort([self(), Pid]), Local}
+    end},
     {"pg_member_of_another_node_dies", fun() ->
         Pid = there(), pg:monitor(remote_group_2),
         ok = rpc:call(gandalf(), pg, join, [remote_group_2, Pid]), next(), Pid ! {exit, boom},
@@ -332,11 +357,14 @@ cut() ->
     Keeping = role(spawn(Gandalf, ?MODULE, keeps, [Self]), keeping), {ready, Keeping} = next(),
     Ref = watch(Watched), monitor_node(Gandalf, true),
     [ask(Pid, sync) || Pid <- [Linked, Watched]],
+    {Group, _} = pg:monitor(cut_group), ok = rpc:call(Gandalf, pg, join, [cut_group, Watched]),
+    {Group, join, cut_group, _} = next(),
     Unknown = erlang:disconnect_node(nobody()),
     Gave = erlang:disconnect_node(Gandalf),
     Nodedown = receive {nodedown, Gandalf} -> nodedown after ?DOWN_MS -> silence end,
     Exits = [receive {'EXIT', Pid, Why} -> Why after ?DOWN_MS -> silence end || Pid <- [Linked, Keeping]],
-    Down = down(Ref), Nothing = quiet(),
+    Down = down(Ref), {Group, leave, cut_group, Left} = next(), pg:demonitor(Group),
+    Nothing = quiet(),
     Back = back(Gandalf),
     Keeping ! {told, Self},
     Told = receive {told, Both, More} -> {Both, More} after ?DOWN_MS -> silence end,
@@ -345,11 +373,16 @@ cut() ->
      {"cut_node_nodedown", Nodedown},
      {"cut_node_exit_of_each_link", Exits},
      {"cut_node_down", Down},
+     {"cut_node_leaves_the_groups", Left},
      {"cut_node_tells_nothing_twice", Nothing},
      {"cut_node_comes_back", Back},
      {"cut_node_tells_the_other_side", Told},
      {"cut_node_takes_who_was_linked", is_gone(Linked)},
      {"cut_node_spares_who_was_not", ask(Watched, still_here)},
+     {"cut_node_is_in_the_groups_again", begin
+         {MoreRef, _} = pg:monitor(cut_group),
+         case pg:get_members(cut_group) of [] -> next(); _ -> ok end,
+         pg:demonitor(MoreRef), pg:get_members(cut_group) end},
      {"cut_node_can_be_watched_and_linked_again", begin
          Again = watch(Watched), link(Watched), ask(Watched, sync), Watched ! {exit, boom},
          {down(Again), next()} end},

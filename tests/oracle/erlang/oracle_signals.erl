@@ -201,6 +201,29 @@ cases() -> [
         end),
         ready = next(), exit(Pid, boom), down(watch(Pid)), quiet()
     end},
+    {"unlink_leaves_an_exit_that_came", fun() ->
+        trap(), Pid = role(spawn_link(fun() -> exit(boom) end), child), down(watch(Pid)),
+        unlink(Pid), next()
+    end},
+    {"an_exit_in_the_clean_up_is_the_reason", fun() ->
+        died(fun() -> try exit(boom) after exit(worse) end end)
+    end},
+    {"exit_with_a_pid_and_a_ref_as_reason", fun() ->
+        died(fun() -> exit({[self()], make_ref(), #{1 => 2.5}}) end)
+    end},
+    {"exit_sent_with_kill_to_who_ends_already", fun() ->
+        Pid = spawn(fun() -> receive never -> ok end end), Ref = watch(Pid),
+        exit(Pid, boom), exit(Pid, kill), down(Ref)
+    end},
+    {"who_traps_does_not_end_by_its_childs_kill", fun() ->
+        trap(), Pid = role(spawn_link(fun() -> receive never -> ok end end), child),
+        exit(Pid, kill), {next(), quiet()}
+    end},
+    {"a_link_of_two_who_trap", fun() ->
+        Self = self(), Right = role(trapping(Self), right),
+        died(fun() -> link(Right), exit(boom) end),
+        {'EXIT', _, Reason} = next(), {Reason, is_process_alive(Right)}
+    end},
     {"what_waited_is_lost_with_the_process", fun() ->
         Self = self(),
         Pid = spawn(fun() -> receive go -> ok end, receive {say, What} -> Self ! What end end),
