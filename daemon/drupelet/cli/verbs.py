@@ -207,6 +207,29 @@ _VERBS: Final = (
         json=False,
     ),
     Verb(
+        "lesson",
+        "Run one of twelve lessons about processes, check it, and draw who said what.",
+        "lesson:lesson",
+        (
+            Argument("N", "1 to 12 (default: list them)", False),
+            Argument("FILE", "your own copy of its program: the exercises are checked too", False),
+        ),
+        (
+            Option("copy", "copy the lesson's program into a folder, to edit it there", "DIR"),
+            Option("simulated", "only in the simulator, not on real nodes"),
+            Option("seed", "which simulated run (default 1)", "S"),
+        ),
+        (
+            "drupelet lesson",
+            "drupelet lesson 3",
+            "drupelet lesson 3 --copy .",
+            "drupelet lesson 3 lesson03_counter.py --simulated",
+        ),
+        "Real nodes are the cluster of this machine's node, such as that of `drupelet demo`;\n"
+        "without one the lesson starts three and stops them. Its code is shipped to all of them.\n"
+        "Exit code 0 when every check holds. daemon/docs/TUTORIAL.md tells the story.",
+    ),
+    Verb(
         "chan",
         "Serve processes to guests who know a password, as a conf lists them.",
         "chan:chan",

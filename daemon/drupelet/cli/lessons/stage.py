@@ -1,8 +1,8 @@
 """A stage: where a lesson's program runs, simulated or real, and what is found out there.
 
-Decides the order of a performance: `main` as a process of the first node, what broke is mended,
-the diagram is drawn, then each check runs as a process of the first node too. So a check can start
-the program's functions and talk to them, on a real cluster as in the simulator.
+Decides the order of a performance: `main` as a process of the first node, the diagram, what broke
+is mended, then each check runs as a process of the first node too. So a check can start the
+program's functions and talk to them, on a real cluster as in the simulator.
 
 `Stage` is also the `cluster` that a program's ``main(cluster)`` gets: the hand that breaks things.
 What "kill" and "cut" are made of is the stage's; `notes` say so where it is less than that.
@@ -30,6 +30,7 @@ from drupelet.cli.lessons.program import Loaded
 from drupelet.errors import DrupeletError
 from drupelet.ladder import Trace, draw
 
+LAST_WORDS_S: Final = 0.01  # for what is on its way when main ends
 LOG_LINES_MAX: Final = 20
 _LOGGER: Final = "drupelet.process"
 
@@ -93,7 +94,15 @@ async def perform(
     with _log_caught(found.log):
         found.problem = await _run_main(stage, program)
         program.printed = []  # what the checks make it print is not shown
+        await trio.sleep(LAST_WORDS_S)
         found.diagram = draw(stage.trace)
+        try:
+            with trio.fail_after(stage.limit_s):
+                await stage.heal()
+        except (trio.TooSlowError, DrupeletError) as error:
+            problem = f"the nodes did not find each other again: {error or 'too slow'}"
+            found.problem = found.problem or problem
+            return found
         run = Run(program, tuple(found.printed), stage)
         for check in checks:
             found.verdicts.append(await _run_check(stage, run, check))
@@ -108,18 +117,14 @@ async def _run_main(stage: Stage, program: Loaded) -> str:
     """How it failed, or ""."""
     args = (stage,) if program.takes_cluster else ()
     try:
-        try:
-            with trio.fail_after(stage.limit_s):
-                await stage.run(program.main, *args)
-        finally:
-            with trio.move_on_after(stage.limit_s):
-                await stage.heal()
+        with trio.fail_after(stage.limit_s):
+            await stage.run(program.main, *args)
     except trio.TooSlowError:
         return (
             f"main did not end within {stage.limit_s:g} seconds: it waits for a message that does "
             "not come; the last lines of the diagram show who had spoken last"
         )
-    except (Exception, ExceptionGroup) as error:  # the learner's
+    except Exception as error:  # the learner's
         return f"main ended with {program.program.where(error)}"
     return ""
 
