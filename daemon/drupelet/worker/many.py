@@ -58,9 +58,9 @@ class Outcomes:
         """For asynchronous functions; gives the answer."""
         import trio  # only missions with such functions have it
 
-        async def one(index: int, awaitable: Awaitable[object]) -> None:
+        async def one(index: int, args: list[object]) -> None:
             try:
-                value = await awaitable
+                value = await cast(Awaitable[object], self._target.function(*args))
             except (Exception, SystemExit) as error:  # the function's, told to its caller
                 self.fail(index, error)
             else:
@@ -69,9 +69,27 @@ class Outcomes:
         async with trio.open_nursery() as nursery:
             for index, each in enumerate(calls):
                 args = self.check(index, each)
-                if args is not None:  # a server gets them in their order: tasks have none
-                    awaitable = cast(Awaitable[object], self._target.function(*args))
-                    nursery.start_soon(one, index, awaitable)
+                if args is not None:
+                    nursery.start_soon(one, index, args)
+        return self.answer()
+
+    async def run_in_server(self, calls: list[object]) -> list[object]:
+        """For a GenServer, which gets them in their order; gives the answer."""
+        slot = self._target.slot
+        if slot is None:
+            self._target.function()  # raises: it is not started
+        else:
+            fitting = [
+                (index, args)
+                for index, each in enumerate(calls)
+                if (args := self.check(index, each)) is not None
+            ]
+            outcomes = await slot.ask_all(self._target.verb, [args for _, args in fitting])
+            for (index, _), (value, error) in zip(fitting, outcomes, strict=True):
+                if error is None:
+                    self.values[index] = value
+                else:
+                    self.fail(index, error)
         return self.answer()
 
     def answer(self) -> list[object]:
@@ -84,7 +102,9 @@ def many_target(target: Target, calls: object, as_error: AsError) -> Target | No
     if not isinstance(calls, list) or len(calls) > MANY_CALLS_MAX:
         return None
     outcomes = Outcomes(target, len(calls), as_error)
-    run = outcomes.run_at_once if target.how == TASK else outcomes.run_in_turn
+    run: Callable[..., object] = outcomes.run_in_turn
+    if target.how == TASK:
+        run = outcomes.run_in_server if target.server else outcomes.run_at_once
     combined = Target(target.name, run, owner=target.owner)
     combined.how = IN_THREAD if target.how == IN_THREAD else TASK if target.how == TASK else INLINE
     return combined

@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, Final, Protocol, cast
 
@@ -215,7 +215,7 @@ class Slot:
         args: list[object],
     ) -> None:
         """Answer a call (ident -1: a cast) when its value comes."""
-        verb = target.name.rpartition(".")[2]
+        verb = target.verb
         if ident < 0:
             self.submit(verb, args, None)
             session.finish(ident, target, None)
@@ -234,29 +234,33 @@ class Slot:
         if ident in session.running:
             session.running[ident] = give_up
 
-    def ask(self, verb: str, *args: object) -> Coroutine[Any, Any, object]:
-        """The request is made when this returns; wait for its value. Raises: `CallError`."""
+    async def ask_all(
+        self, verb: str, calls: Sequence[Sequence[object]]
+    ) -> list[tuple[object, CallError | None]]:
+        """Many requests in their order, all made at once: the value or error of each."""
+        outcomes: list[tuple[object, CallError | None]] = [(None, None)] * len(calls)
         answered = trio.Event()
-        outcome: list[Any] = []
+        left = len(calls)
 
-        def done(value: object, error: CallError | None) -> None:
-            outcome[:] = [value, error]
-            answered.set()
+        def make_done(index: int) -> Done:
+            def done(value: object, error: CallError | None) -> None:
+                nonlocal left
+                outcomes[index] = (value, error)
+                left -= 1
+                if not left:
+                    answered.set()
 
-        give_up = self.submit(verb, args, done)
+            return done
 
-        async def wait() -> object:
-            try:
+        give_up = [self.submit(verb, args, make_done(index)) for index, args in enumerate(calls)]
+        try:
+            if left:
                 await answered.wait()
-            finally:
-                if not outcome:
-                    give_up()
-            value, error = outcome
-            if error is not None:
-                raise error
-            return value
-
-        return wait()
+        finally:
+            if left:
+                for each in give_up:
+                    each()
+        return outcomes
 
 
 _GIVEN_UP: Final = -1
@@ -288,8 +292,7 @@ class Servers:
         for targets in code.missions.values():
             for target in targets.values():
                 if target.server:
-                    target.slot = slot = self.slots[target.server]
-                    target.function = _asking(slot, target.name.rpartition(".")[2])
+                    target.slot = self.slots[target.server]
 
     async def run(self, started: Callable[[], None]) -> str:
         """Until it fails, which it tells: a first start, or too many restarts."""
@@ -360,10 +363,3 @@ class Servers:
             return self._starts[key]()
 
         return start
-
-
-def _asking(slot: Slot, verb: str) -> Callable[..., object]:
-    def ask(*args: object) -> Coroutine[Any, Any, object]:
-        return slot.ask(verb, *args)
-
-    return ask

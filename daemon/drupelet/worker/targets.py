@@ -82,6 +82,11 @@ class Target:
         if server:
             self.function = _not_started
 
+    @property
+    def verb(self) -> str:
+        """What a server is asked for: ``heat`` of ``Oven.heat``."""
+        return self.name.rpartition(".")[2]
+
 
 def _not_started(*_: object) -> NoReturn:
     raise RemoteError("mission_backoff", "the server is not started yet; try again")

@@ -57,6 +57,33 @@ async def test_asynchronous_functions_run_at_once() -> None:
     assert kinds(await combined.function(CALLS)) == EXPECTED  # type: ignore[misc]
 
 
+class FakeSlot:
+    """A server that takes requests and answers them all."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+
+    async def ask_all(self, verb: str, calls: list[list[int]]) -> list[tuple[object, object]]:
+        await trio.lowlevel.checkpoint()
+        self.asked.append((verb, calls))
+        return [
+            (value // 2, None) if value % 2 == 0 else (None, ValueError("odd"))
+            for (value,) in calls
+        ]
+
+
+async def test_a_server_gets_all_that_fit_in_their_order() -> None:
+    target = Target("Maths.half", half, server="m.Maths")
+    combined = many_target(target, CALLS, as_error)
+    assert combined is not None
+    assert combined.how == TASK
+    with pytest.raises(RemoteError, match="mission_backoff"):  # it is not started
+        await combined.function(CALLS)  # type: ignore[misc]
+    target.slot = slot = FakeSlot()  # type: ignore[assignment]
+    assert kinds(await combined.function(CALLS)) == EXPECTED  # type: ignore[misc]
+    assert slot.asked == [("half", [[2], [3], [4]])]
+
+
 def test_the_maximum_and_one_above_and_other_shapes() -> None:
     target = Target("m.half", half)
     assert many_target(target, [[2]] * MANY_CALLS_MAX, as_error) is not None
