@@ -73,8 +73,6 @@ class Cluster:
         missions: Callable[[str], Exports] | Exports | None,
         modules: Sequence[str] = (),
     ) -> None:
-        if not 1 <= len(set(names)) == len(names) <= NODES_MAX:
-            raise ValueError(f"1 to {NODES_MAX} different names of nodes, not {names!r:.200}")
         self.names = tuple(names)
         self.conditions = conditions
         self.network = Network(Random(f"{seed} network"))
@@ -257,7 +255,11 @@ async def open_cluster(
     missions: Callable[[str], Exports] | Exports | None = None,
     modules: Sequence[str] = (),
 ) -> AsyncIterator[Cluster]:
-    """A cluster in the running trio loop, whatever its clock; it ends with the block."""
+    """A cluster in the running trio loop, whatever its clock; it ends with the block.
+
+    Raises: `ValueError` for nodes that cannot be.
+    """
+    _check_nodes(nodes)
     async with trio.open_nursery() as nursery:
         cluster = Cluster(nursery, nodes, seed, conditions, missions, modules)
         nursery.start_soon(cluster.network.timers.run)
@@ -285,12 +287,16 @@ def simulate(
     restart;
     `missions`: mission -> function -> what a call runs, or a function that makes them for a node;
     `modules`: those whose functions can be spawned elsewhere; that of `main` is one.
-    Raises what `main` raises, `trio.TooSlowError` after `limit_s`.
+    Raises what `main` raises, `trio.TooSlowError` after `limit_s`, `ValueError` for nodes or faults
+    that cannot be.
     """
-
+    _check_nodes(nodes)
+    for fault in faults:
+        _check_fault(fault)
     modules = (main.__module__, *modules)
 
     async def first() -> Any:
+        failure: Exception | None = None
         with trio.fail_after(limit_s):
             async with (
                 open_cluster(
@@ -300,23 +306,37 @@ def simulate(
             ):
                 for fault in faults:
                     nursery.start_soon(_cause, cluster, fault)
-                value = await main(cluster)
+                try:
+                    value = await main(cluster)
+                except Exception as error:  # a nursery would make a group of it
+                    failure = error
                 nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         return value
 
     return run_virtual(first, seed)
 
 
+VERBS: Final = ("cut", "heal", "drop_links", "pause", "resume", "kill", "restart")
+
+
+def _check_nodes(names: Sequence[str]) -> None:
+    if not 1 <= len(set(names)) == len(names) <= NODES_MAX:
+        raise ValueError(f"1 to {NODES_MAX} different names of nodes, not {names!r:.200}")
+
+
+def _check_fault(fault: Fault) -> None:
+    if len(fault) < 2 or fault[1] not in VERBS or not isinstance(fault[0], int | float):
+        raise ValueError(f"a fault is (after_s, verb, *names) with one of {VERBS}, not {fault!r}")
+
+
 async def _cause(cluster: Cluster, fault: Fault) -> None:
     after_s, verb, *names = fault
     await trio.sleep(float(after_s))  # type: ignore[arg-type]
-    match verb:
-        case "cut" | "heal" | "drop_links" | "pause" | "resume" | "kill":
-            getattr(cluster, verb)(*names)
-        case "restart":
-            await cluster.restart(str(names[0]))
-        case _:
-            raise ValueError(f"no fault {verb!r}; see simulate")
+    done = getattr(cluster, str(verb))(*names)
+    if verb == "restart":
+        await done
 
 
 def run_virtual(main: Callable[[], Awaitable[Any]], seed: int) -> Any:
