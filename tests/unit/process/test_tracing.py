@@ -136,6 +136,25 @@ def test_a_trace_changes_nothing_and_sees_no_later_change() -> None:
     run(main)
 
 
+def test_a_request_is_shown_as_it_was() -> None:
+    async def grow() -> None:
+        while True:
+            message = await receive(Request)
+            if isinstance(message.request, list):
+                message.request.append("changed")
+            await reply(message.caller, None)
+
+    async def main() -> None:
+        pid = await spawn(grow)
+        async with trace(pid) as events:
+            await ask(pid, [1])
+            await ask(pid, 2)
+            seen = [each.message for each in events.read() if each.kind == "receive"]
+            assert [each.request for each in seen if isinstance(each, Request)] == [[1], 2]
+
+    run(main)
+
+
 def test_the_end_of_a_trace() -> None:
     async def main() -> None:
         pid = await spawn(server)
