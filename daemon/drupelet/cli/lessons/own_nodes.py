@@ -1,8 +1,8 @@
 """Three nodes of a lesson's own, where no cluster runs on this machine: started, killed, stopped.
 
 Decides that they are as those of `drupelet demo` (same names, same cookie, and the demo's lock, so
-that there is never more than one such cluster), but with no missions and a state of their own,
-which is removed at each start.
+that there is never more than one such cluster), but with no missions, a port mapper for themselves,
+and a state of their own, which is removed at each start.
 
 *Owns* the processes. *Cancellation*: they are stopped first, in the reverse order, bounded.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -114,12 +115,18 @@ def write_node(name: str, mapper_port: int) -> Path:
     return file
 
 
+def free_port() -> int:
+    """For a port mapper that only they use: nobody looks for them at epmd's."""
+    with socket.create_server((places.LOOPBACK, 0)) as server:
+        return int(server.getsockname()[1])
+
+
 @asynccontextmanager
 async def open_own_nodes() -> AsyncIterator[OwnNodes]:
     """Nodes as long as the block lasts. Raises: `Failed`."""
     with places.demo_lock() as lock:
         places.make_cookie()
-        mapper_port = await demo.choose_mapper_port(0, NAMES)
+        mapper_port = free_port()
         places.note_mapper(lock, mapper_port)
         async with trio.open_nursery() as nursery:
             nodes = OwnNodes(nursery, mapper_port)

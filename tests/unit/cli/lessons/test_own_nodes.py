@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,14 @@ import pytest
 import trio
 
 from drupelet.cli import places
-from drupelet.cli.lessons.own_nodes import NAMES, OwnNodes, QuietChild, open_own_nodes, write_node
+from drupelet.cli.lessons.own_nodes import (
+    NAMES,
+    OwnNodes,
+    QuietChild,
+    free_port,
+    open_own_nodes,
+    write_node,
+)
 from drupelet.cli.output import Failed
 from drupelet.config import load
 
@@ -63,6 +71,11 @@ def test_a_log_is_kept_short() -> None:
     for number in range(9):
         child.say(str(number))
     assert list(child.last) == ["4", "5", "6", "7", "8"]
+
+
+def test_the_port_of_their_mapper_is_free() -> None:
+    with socket.create_server(("127.0.0.1", free_port())):
+        pass
 
 
 async def test_never_beside_a_demo() -> None:
