@@ -38,7 +38,7 @@ Addresses
 | TRACE     | bool                               | `from` wants a copy of every message of `to`    |
 | UP        | name of what runs there            | runtime or (number 0) node `from` is there      |
 | GONE      | [reason, [name, ...]]              | runtime or (number 0) node `from` is gone       |
-| GROUP     | see process/pg.py                  | process groups, from runtime to runtime         |
+| GROUP     | see process/groups.py              | process groups, from runtime to runtime         |
 
 To ``number 0`` (a daemon) goes ASK with ``["register", name, pid]``, ``["unregister", name]``,
 ``["whereis", name]`` or ``["registered"]``; it answers null or ``["error", text]``; null; a pid or
