@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from drupelet.errors import RemoteProtocolError
+from drupelet.ladder import Cluster, Conditions, simulate
 from drupelet.process import groups as groups_module
 from drupelet.process.groups import PIECE, QUIET_S, RETRY_MAX_S, RETRY_S, Groups
 from drupelet.process.kernel import NONODE
@@ -443,3 +444,45 @@ def test_the_maxima_of_what_comes_from_elsewhere(monkeypatch: pytest.MonkeyPatch
             check_tables(bob)
 
     virtual(main)
+
+
+# -- with the real daemons' routers and lines, and the time that links take (ladder/)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_cluster_agrees_within_a_second_of_a_heal(seed: int) -> None:
+    """Five nodes are split for a minute, in which everybody joins and leaves. MODEL-8."""
+    names = ("alice", "bob", "carol", "dave", "erin")
+    conditions = Conditions(latency_s=0.02, jitter_s=0.01)  # a bad home network
+
+    async def main(cluster: Cluster) -> None:
+        runtimes = {name: runtime_of(cluster, name) for name in names}
+        for runtime in runtimes.values():
+            of(runtime).join("pg", "g", [start(runtime).pid])
+        await agreed(list(runtimes.values()))
+        cluster.split(names[:2])
+        await trio.sleep(60)
+        for runtime in runtimes.values():
+            of(runtime).join("pg", "g", [start(runtime).pid])
+            of(runtime).leave("pg", "g", of(runtime).members("pg", "g")[:1])
+        near, far = [runtimes[n] for n in names[:2]], [runtimes[n] for n in names[2:]]
+        assert max(await agreed(near), await agreed(far)) <= CONVERGED_S
+        cluster.heal()
+        await cluster.wait_connected()
+        assert await agreed(list(runtimes.values())) <= CONVERGED_S
+
+    simulate(main, names, seed=seed, conditions=conditions)
+
+
+def runtime_of(cluster: Cluster, name: str) -> Runtime:
+    [attachment] = cluster.daemon(name).attachments.values()
+    return attachment.runtime
+
+
+async def agreed(runtimes: list[Runtime]) -> float:
+    """Until all of them know the same; the seconds that took, to 10 ms."""
+    started = trio.current_time()
+    while any(known(each) != truth(runtimes) for each in runtimes):
+        await trio.sleep(0.01)
+        assert trio.current_time() - started < 2 * CONVERGED_S
+    return trio.current_time() - started
