@@ -179,7 +179,7 @@ def _show(where: str, found: Performance, *, whole: bool) -> None:
     for line in found.printed or ["(nothing)"]:
         output.line(f"  {output.plain(line, None)}")
     if found.log:
-        output.line("the log says:")
+        output.line("the log has:")
         for line in found.log:
             output.line(f"  {output.plain(line, None)}")
     if found.diagram:
@@ -189,7 +189,8 @@ def _show(where: str, found: Performance, *, whole: bool) -> None:
     for note in found.notes:
         output.line(textwrap.fill(f"note: {note}", 96, subsequent_indent="      "))
     if found.problem:
-        output.line(f"  FAILED  {output.plain(found.problem, None)}")
+        words = f"  FAILED  {output.plain(found.problem, None)}"
+        output.line(textwrap.fill(words, 96, subsequent_indent=" " * 10))
     _show_verdicts(found.verdicts, "ok", "FAILED")
 
 

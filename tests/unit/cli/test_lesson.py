@@ -84,7 +84,7 @@ def test_a_file_that_cannot_run(run: Run, tmp_path: Path) -> None:
 
 def test_a_crash_and_its_log_are_shown(run: Run) -> None:
     out = run("lesson", "6", "--simulated", "--seed", "5")[1]
-    assert "the log says:" in out
+    assert "the log has:" in out
     assert "ValueError: I cannot do that" in out
     assert "seed 5" in out
 

@@ -26,7 +26,7 @@ from typing import Any, Final
 import trio
 
 from drupelet.cli.lessons.checks import Check, Run, Verdict, Wrong
-from drupelet.cli.lessons.program import Loaded
+from drupelet.cli.lessons.program import MODULE, Loaded
 from drupelet.errors import DrupeletError
 from drupelet.ladder import Trace, draw
 
@@ -91,7 +91,7 @@ async def perform(
     started = time.monotonic()
     found = Performance(nodes=stage.names)
     program.printed = found.printed
-    with _log_caught(found.log):
+    with _log_caught(found.log, program):
         found.problem = await _run_main(stage, program)
         program.printed = []  # what the checks make it print is not shown
         await trio.sleep(LAST_WORDS_S)
@@ -105,9 +105,9 @@ async def perform(
             return found
         run = Run(program, tuple(found.printed), stage)
         for check in checks:
-            found.verdicts.append(await _run_check(stage, run, check))
+            found.verdicts.append(await _run_check(stage, run, check, found.log))
         for check in exercises:
-            found.exercises.append(await _run_check(stage, run, check))
+            found.exercises.append(await _run_check(stage, run, check, found.log))
     found.notes = list(dict.fromkeys(stage.notes))
     found.seconds = time.monotonic() - started
     return found
@@ -129,7 +129,9 @@ async def _run_main(stage: Stage, program: Loaded) -> str:
     return ""
 
 
-async def _run_check(stage: Stage, run: Run, check: Check) -> Verdict:
+async def _run_check(stage: Stage, run: Run, check: Check, log: list[str]) -> Verdict:
+    """What came of it; what crashed meanwhile belongs to it and not to `log`."""
+    before = len(log)
     try:
         with trio.fail_after(stage.limit_s):
             await stage.run(check.test, run)
@@ -145,21 +147,27 @@ async def _run_check(stage: Stage, run: Run, check: Check) -> Verdict:
         expected, seen = "no exception", run.program.program.where(error)
     else:
         return Verdict(what=check.what, ok=True)
+    finally:
+        crashed = log[before:]
+        del log[before:]
+    seen = "; ".join([seen, *crashed])
     return Verdict(what=check.what, ok=False, expected=expected, seen=seen, hint=check.hint)
 
 
 @contextmanager
-def _log_caught(lines: list[str]) -> Iterator[None]:
-    """What processes log goes into `lines`."""
+def _log_caught(lines: list[str], program: Loaded) -> Iterator[None]:
+    """What processes log goes into `lines`: a crash as what crashed, why, and in which line."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if len(lines) < LOG_LINES_MAX:
-                words = record.getMessage()
-                if record.exc_info and record.exc_info[1] is not None:
-                    error = record.exc_info[1]
-                    words += f": {type(error).__name__}: {error}"
-                lines.append(words)
+            if len(lines) >= LOG_LINES_MAX:
+                return
+            match record.args, record.exc_info:
+                case (_, str(function)), (_, BaseException() as error, _):
+                    name = function.removeprefix(f"{MODULE}.")
+                    lines.append(f"{name} crashed: {program.program.where(error)}")
+                case _:
+                    lines.append(record.getMessage())
 
     logger = logging.getLogger(_LOGGER)
     handler = Handler(logging.WARNING)

@@ -13,6 +13,7 @@ from drupelet.cli.lessons.program import Program
 from drupelet.cli.lessons.stage import LOG_LINES_MAX, Performance, Stage, perform
 from drupelet.errors import NoConnection
 from drupelet.ladder import Trace
+from drupelet.process import receive, spawn_monitor
 from drupelet.process.running import open_runtime, run_main
 
 
@@ -152,4 +153,18 @@ def test_the_log_is_caught_and_bounded(tmp_path: Path) -> None:
     )
     found, _ = performance(text, tmp_path)
     assert len(found.log) == LOG_LINES_MAX
-    assert all(line.endswith("ValueError: boom") for line in found.log)
+    assert set(found.log) == {"crash crashed: ValueError: boom  (line 3: raise ValueError('boom'))"}
+
+
+def test_what_crashes_in_a_check_is_told_with_it(tmp_path: Path) -> None:
+    async def starts_it(run: Run) -> None:
+        await spawn_monitor(run.program.crash)
+        await receive()
+        raise Wrong("life", "nothing")
+
+    text = HELLO + "async def crash():\n    raise ValueError('boom')\n"
+    found, _ = performance(text, tmp_path, starts_it)
+    assert found.log == []
+    assert found.verdicts[0].seen == (
+        "nothing; crash crashed: ValueError: boom  (line 4: raise ValueError('boom'))"
+    )
