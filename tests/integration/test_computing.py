@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,16 @@ async def abandoned():
 async def kill(pid):
     exit(pid, "kill")
 
+def hold(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+@mission("service")
+async def hold_the_loop():
+    pid, ref = await spawn_monitor(hold, 0.2)
+    return (await receive(Down, timeout=30)).reason
+
 async def echo():
     while True:
         match await receive():
@@ -105,7 +116,7 @@ def add(cluster: Cluster, name: str, *known: RealNode) -> RealNode:
     helper = f"{name}_helper"
     (folder / f"{helper}.py").write_text(HELPER)
     (folder / "service.py").write_text(SERVICE.format(helper=helper))
-    functions = ["compute", "reason", "start", "abandon", "abandoned", "kill", "start_echo"]
+    functions = re.findall(r'@mission\("service"\)\nasync def (\w+)', SERVICE)
     exports = ", ".join(f'"{each}"' for each in functions)
     (folder / "service.toml").write_text(f'module = "service.py"\nexports = [{exports}]\n')
     node.start()
@@ -176,6 +187,19 @@ async def test_a_program_ends_with_its_process_and_with_its_worker(cluster: Clus
     node.kill()
     assert not await trio.to_thread.run_sync(wait_gone, {worker, *programs}, WAIT_S)
     assert not any(map(is_running, programs))
+
+
+async def test_who_holds_the_loop_of_a_worker_is_named_in_the_log(cluster: Cluster) -> None:
+    node = add(cluster, "alice")
+    async with open_client(node.socket_path) as client:
+        assert await client.call("", "service", "hold_the_loop", timeout=WAIT_S) == "normal"
+    line = SERVICE.split("\n").index("def hold(seconds):") + 1
+    wanted = re.compile(
+        rf"loop_held pid=<alice\S+> function=service\.hold place=service\.py:{line} ms=\d+ "
+    )
+    with trio.fail_after(WAIT_S):
+        while not wanted.search(node.log):  # noqa: ASYNC110  (another program's file)
+            await trio.sleep(0.01)
 
 
 async def test_shipped_code_computes_where_no_file_has_it(cluster: Cluster) -> None:
