@@ -24,6 +24,7 @@ import json
 from typing import Final
 
 from drupelet.ladder.trace import Event, Message, Trace
+from drupelet.process.behaviours import CAST
 from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.messages.processes import COUNT_MASK
 from drupelet.wire.notices import Down, Exit, NodeDown, NodeUp, Request
@@ -231,9 +232,13 @@ class _Drawing:
     # -- words
 
     def _words(self, message: Message) -> str:
-        value = "" if message.what is None else self._value(message.what)
-        if message.kind != "send":
-            value = f"{message.kind} {value}".rstrip()
+        kind, what = message.kind, message.what
+        match what:
+            case (str(word), request) if kind == "send" and word == CAST:  # GenServer.cast
+                kind, what = "cast", request
+        value = "" if what is None else self._value(what)
+        if kind != "send":
+            value = f"{kind} {value}".rstrip()
         elif not value:
             value = "None"
         if self._lanes and isinstance(self._lanes[0], str):

@@ -37,6 +37,13 @@ def test_the_same_seed_is_the_same_run() -> None:
     assert perform(last.file, last, 5).diagram == perform(last.file, last, 5).diagram
 
 
+def test_a_genserver_is_shown_by_its_class_and_a_cast_as_such() -> None:
+    diagram = perform(lesson(4).file, lesson(4)).diagram
+    assert diagram.splitlines()[1].split() == ["main", "Counter"]
+    assert diagram.count(' cast ("more",) ') == 3
+    assert diagram.count(' ask ("get",) ') == 1
+
+
 def run_text(text: str, folder: Path) -> Performance:
     file = folder / "mine.py"
     file.write_text(text)
