@@ -13,7 +13,8 @@ The problems carry the names that WTD (seed 004) gave them, each with file and l
 | `function_not_exported` | listed, but not marked for this mission                                |
 
 A marked class that is a GenServer is a process (`servers.py`), started when its mission is, whether
-its verbs are listed or not; other classes are one object each.
+its verbs are listed or not; other classes are one object each. ``Oven.heat`` is the name of a
+method, or ``heat`` where the class was marked with ``prefix=False``.
 
 Rules: the digest is of exactly the bytes that were compiled. Bundled modules are the files beside
 this package (`drupelet/bundled`, in a checkout a link to ``daemon/missions``). A module given by

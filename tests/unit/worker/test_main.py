@@ -150,18 +150,47 @@ def test_a_call_of_a_server_that_is_given_up(oven: WorkerOrder) -> None:
 
 
 def test_new_code_takes_over_the_state(oven: WorkerOrder, tmp_path: Path) -> None:
-    path = ship(tmp_path, zzo=OVEN.format(10))
-    digest = shipped_digest(decode_bundle(content_of_kept(Path(path).read_bytes())))
     with serving(oven, cluster=True) as daemon:
         daemon.start()
         daemon.ask(call(2, "m/Oven.heat", 1), call(4, "m/Oven.bake"), count=1)
-        answers = daemon.ask(call(6, "/load", path, digest), call(8, "m/Oven.heat", 1), count=1)
+        answers = daemon.ask(
+            load_call(6, tmp_path, OVEN.format(10)), call(8, "m/Oven.heat", 1), count=1
+        )
         assert isinstance(decode_hello(answers.values[6]), WorkerHello)  # type: ignore[arg-type]
         assert set(answers.values) == {2, 6}  # the old verb is under way
         answers = daemon.ask(call(10, "m/take_out"), count=3)
         assert answers.values[4] == "by version 1"
         assert answers.values[8] == 31  # 20 + 1 + 10
         assert daemon.close() == EXIT_DONE
+
+
+PLAIN = """
+@mission("m")
+def heat(by: int) -> int: return 20 + by
+"""
+
+
+def test_new_code_has_the_first_server_or_none_any_more(tmp_path: Path) -> None:
+    """A worker without an event loop gets one; what is left without servers goes on with it."""
+    order = WorkerOrder(mission="m", modules=(write(tmp_path, "zzo", PLAIN),))
+    with serving(order) as daemon:
+        daemon.start()
+        first, second = load_call(4, tmp_path, OVEN.format(1)), load_call(10, tmp_path, PLAIN)
+        answers = daemon.ask(call(2, "m/heat", 1), first, call(6, "m/Oven.heat", 5))
+        assert (answers.values[2], answers.values[6]) == (21, 25)
+        answers = daemon.ask(call(8, "m/Oven.heat", 5), second, call(12, "m/heat", 1))
+        assert (answers.values[12], answers.errors) == (21, {})
+        assert daemon.ask(call(14, "m/Oven.heat", 5)).errors[14].kind == "undef"
+        answers = daemon.ask(load_call(16, tmp_path, OVEN.format(2)), call(18, "m/Oven.heat", 5))
+        assert answers.values[18] == 30  # another process, with a new state
+        assert daemon.close() == EXIT_DONE
+
+
+def load_call(ident: int, directory: Path, text: str) -> bytes:
+    """The daemon's order to take new code."""
+    path = ship(directory, zzo=text)
+    digest = shipped_digest(decode_bundle(content_of_kept(Path(path).read_bytes())))
+    return call(ident, "/load", path, digest)
 
 
 def test_a_server_is_restarted_and_too_often_is_the_end(
