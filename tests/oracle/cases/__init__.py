@@ -2,6 +2,7 @@
 
 from tests.oracle.cases import (
     aliases,
+    applications,
     gen_event,
     gen_server,
     gen_statem,
@@ -22,6 +23,7 @@ SEVERAL_NODES = ("nodes", "remote")  # run in one go, on three nodes: test_nodes
 __all__ = [
     "SEVERAL_NODES",
     "aliases",
+    "applications",
     "gen_event",
     "gen_server",
     "gen_statem",

@@ -69,8 +69,8 @@ async def ignoring(to: Pid) -> None:
     await send(to, "tried")
 
 
-def spec(id: str, *, traps: bool = False, **options: Any) -> Child:
-    return Child(id, (start_calls(child), (self(), id, traps)), **options)
+def spec(id: str, *, traps: bool = False, to: Pid | None = None, **options: Any) -> Child:
+    return Child(id, (start_calls(child), (to or self(), id, traps)), **options)
 
 
 def idle(id: str) -> Child:
