@@ -119,7 +119,9 @@ def _begins(definition: object, message: object) -> str:
         methods = [getattr(definition, name, None) for name in _callbacks(message)]
         methods += vars(definition).values()
         codes = (getattr(each, "__code__", None) for each in methods)
-        code = next((each for each in codes if each is not None), None)
+        code = next(
+            (each for each in codes if each and not each.co_filename.startswith(_OWN_FILES)), None
+        )
     else:
         code = getattr(definition, "__code__", None)
     if not isinstance(code, CodeType):

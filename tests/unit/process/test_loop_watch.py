@@ -14,7 +14,7 @@ import trio.lowlevel
 
 from drupelet import GenServer
 from drupelet.mission import cast
-from drupelet.process import loop_watch, receive, run, self, send, spawn
+from drupelet.process import behaviours, loop_watch, receive, run, self, send, spawn
 from drupelet.process.current import this_runtime
 from drupelet.process.loop_watch import HELD_S, PLACES_MAX, QUIET_S, LoopWatch, watch_loop
 from drupelet.process.running import open_runtime
@@ -165,6 +165,15 @@ def test_a_server_shows_the_method(wall: Wall, caplog: pytest.LogCaptureFixture)
         line_of(Oven.handle_info),
         line_of(Oven.handle_call),
     ]
+
+
+def test_a_method_that_it_does_not_have_is_not_ours() -> None:
+    class Small(GenServer):
+        def verb(self) -> None: ...
+
+    for message in ("anything", ("$gen_cast", 5), None):
+        assert loop_watch._begins(Small, message) == line_of(Small.verb)
+    assert loop_watch._CAST == behaviours.CAST
 
 
 def test_a_task_that_is_no_process(wall: Wall, caplog: pytest.LogCaptureFixture) -> None:
