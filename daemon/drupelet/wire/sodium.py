@@ -23,6 +23,7 @@ immutable object); opening from an offset instead of a slice (0.1 us slower for 
 from __future__ import annotations
 
 from collections import deque
+from hashlib import blake2b
 from typing import Final
 
 from nacl import bindings
@@ -43,6 +44,7 @@ except (ImportError, AttributeError):  # pragma: no cover - another PyNaCl than 
 
 KEY_BYTES: Final = 32  # of every key here: AEAD, X25519, Ed25519 public key and seed
 SIGNATURE_BYTES: Final = 64
+SEAL_BYTES: Final = 48  # a key and a tag
 COUNTER_MAX: Final = 2**64 - 1  # reserved for rekeying (Noise revision 34, section 5.1)
 
 _FAILURES: Final = (CryptoError, ValueError, TypeError, RuntimeError)
@@ -201,3 +203,31 @@ def verify(public: bytes, message: bytes, signature: bytes) -> None:
         bindings.crypto_sign_open(signature + message, public)
     except _FAILURES:
         raise RemoteProtocolError("signature does not verify") from None
+
+
+def seal(ephemeral: bytes, public_key: bytes, message: bytes) -> bytes:
+    """`message` for the X25519 key `public_key` alone: what libsodium's crypto_box_seal makes.
+
+    `ephemeral`: 32 fresh random bytes, for this message only. 48 bytes longer. 75 us.
+    Raises: `RemoteProtocolError` for a key that is none.
+    """
+    _check_key(ephemeral)
+    if len(public_key) != KEY_BYTES:
+        raise RemoteProtocolError("malformed key")
+    try:
+        own = bindings.crypto_scalarmult_base(ephemeral)
+        nonce = blake2b(own + public_key, digest_size=24).digest()
+        return own + bindings.crypto_box_easy(message, nonce, public_key, ephemeral)
+    except _FAILURES:
+        raise RemoteProtocolError("a key of low order") from None
+
+
+def open_sealed(private_key: bytes, public_key: bytes, sealed: bytes) -> bytes:
+    """The reverse, with both halves of the key. Raises: `RemoteProtocolError`. 45 us."""
+    _check_key(private_key)
+    if len(sealed) < SEAL_BYTES:
+        raise RemoteProtocolError("sealed message too short")
+    try:
+        return bindings.crypto_box_seal_open(sealed, public_key, private_key)
+    except _FAILURES:
+        raise RemoteProtocolError("sealed message does not open") from None
