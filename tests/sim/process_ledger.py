@@ -311,12 +311,11 @@ class Ledger:
         """The exit signal of a link, as a message."""
         self.exits[watcher, sender] += 1
         semantic = "partition" if reason == NOCONNECTION else "links"
-        what = f"{watcher} got an exit signal of {sender}, to whom it was not linked"
-        self.check(semantic, self.links.get((watcher, sender)), what)
+        what = f"{watcher} got an exit signal of {sender}, from whom it had unlinked"
+        self.check(semantic, self.links.get((watcher, sender), True), what)
         count = self.linkings[watcher, sender] + self.linkings[sender, watcher]
         what = f"{self.exits[watcher, sender]} exit signals of {sender} at {watcher}"
         self.check(semantic, self.exits[watcher, sender] <= count, f"{what}, {count} links")
-        self.links[watcher, sender] = False
         self._gone(watcher, sender, reason, now, semantic)
 
     def _gone(self, watcher: Pid, target: Pid, reason: object, now: float, semantic: str) -> None:
@@ -447,7 +446,7 @@ class Ledger:
         lost = runtime_of(kill.killer) in self.crashed_runtimes or not kill.connected
         if not lost and not self._broken(kill.killer, kill.target, kill.at_s, inf):
             what = f"{kill.killer} killed {kill.target} at {kill.at_s}, and it lives"
-            self.check("kill", life.ended_s < inf, what)
+            self.check("kill", min(life.ended_s, life.told_s) < inf, what)
 
     def _check_spawn(self, token: int, spawning: Spawning) -> None:
         what = f"spawn {token} on {spawning.node}"

@@ -287,7 +287,7 @@ class ProcessRouter(Signals):
         peer.told_pause = False
         self._tell_all(GONE, peer.pid, _NOCONNECTION_BODY)
         for runtime in self._runtimes.values():
-            runtime.fenced[peer.node_bytes] = runtime.fenced.get(peer.node_bytes, 0) + 1
+            runtime.fenced.setdefault(peer.node_bytes, []).append(peer.incarnation)
             gone = {each for each in runtime.silenced if each.node == peer.name}
             runtime.silenced -= gone
 

@@ -131,7 +131,7 @@ class Runtime:
     modules: tuple[str, ...] = ()
     congested: bool = False
     silenced: set[Pid] = field(default_factory=set)  # runtimes that were told to pause
-    fenced: dict[bytes, int] = field(default_factory=dict)  # nodes whose GONE it has not read yet
+    fenced: dict[bytes, list[int]] = field(default_factory=dict)  # GONEs not read: incarnations
 
 
 @dataclass(slots=True)
@@ -245,13 +245,16 @@ class Signals:
                         self._elsewhere(signal, data[position:following])
             position = following
 
-    def _fenced(self, signal: Signal, fenced: dict[bytes, int]) -> None:
+    def _fenced(self, signal: Signal, fenced: dict[bytes, list[int]]) -> None:
         """From a runtime that has not read the GONE of that node, unless this is its answer."""
-        if signal.kind != GONE:
-            self._dropped += 1
-            return
         node = signal.to_node.encode()
-        fenced[node] -= 1
+        if signal.kind != GONE:
+            if signal.to_incarnation in (0, *fenced[node]):
+                self._dropped += 1  # the GONE tells its sender
+            else:  # a pid of the node's next life, heard of from a third node: it does not
+                self._absent(signal, NOCONNECTION)
+            return
+        del fenced[node][0]
         if not fenced[node]:
             del fenced[node]
 

@@ -140,7 +140,9 @@ class Incoming(Kernel):
         reason = loads(signal.body)
         if process is not None and process.links is not None and sender in process.links:
             process.links.discard(sender)
-            self.forget_marks(process, sender)
+            _, seen = self.forget_marks(process, sender)
+            if reason == NOPROC:  # of a spawn that nobody waits for any more: that one may live
+                self.transmit(encode_signal(wire.UNLINK, sender, process.pid, seen))
             self.exit_signal(process, sender, reason)
 
     def _on_exit_sent(self, signal: Signal) -> None:

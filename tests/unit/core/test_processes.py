@@ -454,6 +454,25 @@ def test_what_was_sent_before_the_end_of_a_node_was_read_goes_nowhere() -> None:
     assert world.routers["alice"].statistics().forged_count == forged + 1
 
 
+def test_a_pid_of_a_life_that_the_unread_end_does_not_cover_is_answered() -> None:
+    """Heard of from a third node, before our runtime read that the former life is over."""
+    world = World("alice", "bob")
+    a = world.attach("alice")
+    world.join("alice", "bob")
+    world.answers_gone = False
+    gone = world.incarnation("bob")
+    world.part("alice", "bob")
+    a.clear()
+    for incarnation in (gone, gone + 1):
+        pid = Pid("bob", incarnation, 1 << SERIAL_SHIFT | 5)
+        for kind, ref in ((LINK, 0), (MONITOR, 1), (ASK, 2), (SEND, 0)):
+            world.tell(a, kind, pid, dumps(None), ref=ref)
+    world.settle()
+    answers = [(each.kind, each.ref, each.from_incarnation) for each in a.inbox]
+    assert answers == [(EXIT, 0, gone + 1), (DOWN, 1, gone + 1), (DOWN, 2, gone + 1)]
+    assert {loads(each.body) for each in a.inbox} == {"noconnection"}
+
+
 def test_two_ends_of_a_node_are_answered_twice() -> None:
     world = World("alice", "bob")
     a, b = world.attach("alice"), world.attach("bob")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import trio
 
@@ -302,6 +304,30 @@ def test_who_was_held_back_is_told_again_after_a_break() -> None:
             sending = alice.start(sender, ())
             await settle()
             assert alice.paused and sending.alive
+
+    virtual(main)
+
+
+def test_an_end_as_noproc_ends_the_link_on_the_living_side_too() -> None:
+    """Of a spawn that nobody waits for any more; its child had linked to its spawner besides."""
+
+    async def main() -> None:
+        async with open_wires() as wires:
+            alice, bob = await wires.attach("alice"), await wires.attach("bob")
+            spawner = alice.start(trio.sleep_forever, ())
+
+            async def child() -> Exit:
+                trap_exit(True)
+                link(spawner.pid)
+                return cast(Exit, await receive(Exit))
+
+            process = bob.start(child, ())
+            await settle()
+            assert spawner.links == {process.pid}
+            noproc = encode_signal(wire.EXIT, process.pid, spawner.pid, 0, dumps("noproc"))
+            alice.transmit(noproc)
+            await settle()
+            assert not spawner.links and not bob.processes and spawner.alive
 
     virtual(main)
 
