@@ -264,6 +264,7 @@ def show_what_to_try(pids: dict[str, int]) -> None:
     lines += [
         f"  {me} call gandalf ring around '{json.dumps(names)}' 30 100",
         f"  {me} call gandalf resa start '[\"ab.12.0\"]'; {me} ps",
+        f"  {me} lesson 1",
         f"  {me} shell          # then: spawn(print, 'hello'); it is as erl",
     ]
     lines += ["", "Ctrl-C stops all nodes.", ""]
