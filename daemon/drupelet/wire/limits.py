@@ -73,6 +73,7 @@ GRANT_LINKS_MAX: Final = 4  # owner, friend, friend's friend, and one more
 GRANT_FUNCTIONS_MAX: Final = 64  # named in one link; a mission with more is several
 GRANT_BYTES_MAX: Final = 8_192  # 64 names of 20 letters in each of four links
 REQUEST_BYTES_MAX: Final = 262_144  # signed and sealed, through a relay: wire/requests.py
+REQUEST_TIMEOUT_MS_MAX: Final = 86_400_000  # a day: a mailbox at a relay
 REPLAY_IDS_MAX: Final = 65_536  # requests in two minutes: 500 a second; 100 bytes each
 GRANTS_ISSUED_MAX: Final = 4_096  # by one node; 200 bytes each, on disk too
 GRANTS_NARROWED_MAX: Final = 256  # links under one grant whose use is counted

@@ -50,6 +50,7 @@ from drupelet.wire.limits import (
     BODY_BYTES_MAX,
     GRANT_BYTES_MAX,
     REQUEST_BYTES_MAX,
+    REQUEST_TIMEOUT_MS_MAX,
     TARGET_BYTES_MAX,
 )
 from drupelet.wire.sodium import KEY_BYTES, SEAL_BYTES, SIGNATURE_BYTES
@@ -59,7 +60,6 @@ REPLY_DOMAIN: Final = b"drupelet/reply/1"
 TOKEN_BYTES: Final = 16
 ID_BYTES: Final = 16
 HASH_BYTES: Final = 32
-TIMEOUT_MS_MAX: Final = 86_400_000
 
 _PROTECTED: Final = dumps({1: -8})
 _ENVELOPE_BYTES_MAX: Final = 256  # of a signed message beside its payload
@@ -194,8 +194,8 @@ def _problem(request: SignedRequest) -> str:
         return "the target is mission/function"
     if len(request.arguments) > REQUEST_BYTES_MAX - GRANT_BYTES_MAX - 1_024:
         return f"arguments of {len(request.arguments)} bytes; use a direct link for so many"
-    if not 0 < request.timeout_ms <= TIMEOUT_MS_MAX:
-        return f"the timeout is 1 to {TIMEOUT_MS_MAX} ms"
+    if not 0 < request.timeout_ms <= REQUEST_TIMEOUT_MS_MAX:
+        return f"the timeout is 1 to {REQUEST_TIMEOUT_MS_MAX} ms"
     return ""
 
 
