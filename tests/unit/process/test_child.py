@@ -170,4 +170,6 @@ def test_ctrl_c_is_the_parents_affair(tmp_path: Path) -> None:
         program.send_signal(signal.SIGINT)
         program.stdin.close()
         assert program.stdout.read() == b""
-        assert program.wait(WAIT_S) == child.EXIT_ALONE  # and not by the signal
+        assert program.wait(WAIT_S) == child.EXIT_ALONE
+        assert program.stderr is not None
+        assert program.stderr.read() == b""  # no KeyboardInterrupt

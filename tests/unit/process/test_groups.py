@@ -260,6 +260,24 @@ def test_whatever_happens_all_agree_within_a_second(seed: int) -> None:
     assert happened["join"] and happened["leave"]
 
 
+def test_the_next_change_shows_a_gap_at_once() -> None:
+    async def main() -> None:
+        async with open_wires() as wires:
+            alice, bob = await wires.attach("alice"), await wires.attach("bob")
+            await settle()
+            pid = start(alice).pid
+            wires.lose = lambda signal: signal.kind == wire.GROUP
+            of(alice).join("pg", "g", [pid])
+            await settle()
+            wires.lose = lambda signal: False
+            of(alice).join("pg", "h", [pid])
+            await settle()  # no time has passed
+            assert wires.lost == 1
+            assert known(bob) == {"g": Counter([pid]), "h": Counter([pid])}
+
+    virtual(main)
+
+
 def test_a_state_with_a_missing_piece_is_asked_for_again() -> None:
     async def main() -> None:
         async with open_wires() as wires:
