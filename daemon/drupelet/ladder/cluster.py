@@ -267,6 +267,7 @@ async def open_cluster(
         try:
             yield cluster
         finally:
+            cluster.trace.is_closed = True
             nursery.cancel_scope.cancel()
 
 

@@ -184,7 +184,7 @@ class _Drawing:
         if self._words_at < self._columns:
             self._write(cells, self._words_at, words, _WORDS_COLUMNS)
         else:
-            words = _cut(f" {words} ", high - low - 5)
+            words = _cut(f" {words} ", high - low - 4)
             at = low + 1 + (high - low - 1 - len(words)) // 2
             cells[at : at + len(words)] = words
         return "".join(cells)

@@ -55,6 +55,7 @@ class Trace:
     def __init__(self) -> None:
         self.entries: list[Message | Event] = []
         self.left_off = 0
+        self.is_closed = False  # the program is over: what ends now ends with it
         self._under_way: dict[object, deque[Message]] = {}
         self._digest = hashlib.sha256()
 
@@ -81,6 +82,8 @@ class Trace:
 
     def delivered(self, message: Message, taker: Pid | None) -> None:
         """That message arrived."""
+        if self.is_closed:
+            return
         message.taker = taker
         message.arrived_s = now = trio.current_time()
         self._digest.update(f"{now!r} arrived {message.kind} {message.receiver}".encode())
@@ -91,6 +94,8 @@ class Trace:
         self._note(entry, f"{entry.at_s!r} {kind} {where} {what!r}")
 
     def _note(self, entry: Message | Event, line: str) -> None:
+        if self.is_closed:
+            return
         self._digest.update(line.encode())
         if len(self.entries) < EVENTS_MAX:
             self.entries.append(entry)
