@@ -266,6 +266,7 @@ def show_what_to_try(pids: dict[str, int]) -> None:
         f"  {me} call gandalf resa start '[\"ab.12.0\"]'; {me} ps",
         f"  {me} lesson 1",
         f"  {me} shell          # then: spawn(print, 'hello'); it is as erl",
+        f"  {me} lesson         # twelve lessons about processes",
     ]
     lines += ["", "Ctrl-C stops all nodes.", ""]
     output.line("\n".join(lines))

@@ -141,6 +141,10 @@ async def _real(
                 else "no node listens there",
                 mend="start more, or leave --socket out: the lesson then starts nodes of its own",
             )
+        if count and not json:
+            output.line(
+                f"\nThe lesson needs {chosen.nodes} nodes; this machine's cluster has {count}."
+            )
         return await _on_own_nodes(chosen, program, loaded, json=json)
 
 
