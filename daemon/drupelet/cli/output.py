@@ -55,6 +55,7 @@ KIND_MENDS: Final = {
     "mission_crashed": "its log has the reason; it is restarted",
     "mission_stuck": "try again: it starts anew; look for a loop without end, or one that waits",
     "mission_backoff": "wait, it starts again by itself; that node's log has the reason",
+    "process_down": "`drupelet ps` lists the processes; who monitors one is told why it ended",
     "too_large": "send it in pieces",
     "file_wont_compile": "mend the line and ship it again; the old code serves",
     "superseded": "ship it again: that puts it on top",

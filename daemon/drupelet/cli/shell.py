@@ -71,8 +71,8 @@ _CONTINUES: Final = ("else", "elif", "except", "finally", ")", "]", "}")
 
 def shell(request: Request) -> int:
     """``shell``."""
-    sys.path[:0] = [""]  # the user's own modules, as at Python's prompt
-    sys.path.append(str(Path(drupelet.__file__).parent / "bundled"))  # and ``import resa``
+    bundled = str(Path(drupelet.__file__).parent / "bundled")
+    sys.path += [bundled, ""]  # ``import resa``, and what lies here; last: it replaces nothing
     logging.getLogger("drupelet.process").addFilter(_not_of_the_shell)
     with open_loop(request.socket) as loop:
         console = Console(loop, debug=request.debug)
