@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from drupelet.errors import RemoteProtocolError
 from drupelet.ladder import Cluster, Conditions, simulate
@@ -385,6 +388,43 @@ def test_nobody_speaks_for_another() -> None:
                     of(bob).receive(signal)
             assert known(bob) == {}
             check_tables(bob)
+
+    virtual(main)
+
+
+WORDS = st.sampled_from(["state", "join", "leave", "at", "again", "what"])
+NUMBERS = st.integers(-2, 3) | st.booleans()
+PIDS = st.integers(1, 4).map(lambda number: Pid("alice", INCARNATION, (1 << 40) + number))
+NAMES = st.sampled_from(["pg", "other", "no name", "", 1, 1.0, ("a", 1), float("nan"), None, ["g"]])
+THINGS = st.recursive(
+    WORDS | NUMBERS | PIDS | NAMES | st.just(Pid("bob", INCARNATION, 1 << 41)),
+    lambda inner: st.lists(inner, max_size=5),
+    max_leaves=12,
+)
+CHANGES = st.tuples(WORDS, NUMBERS, NAMES, NAMES, st.lists(PIDS, max_size=4)).map(list)
+STATES = st.tuples(
+    st.just("state"),
+    NUMBERS,
+    NUMBERS,
+    st.booleans(),
+    st.lists(st.tuples(NAMES, NAMES, st.lists(PIDS, max_size=4)).map(list), max_size=3),
+).map(list)
+
+
+@given(bodies=st.lists(THINGS | CHANGES | STATES, max_size=12))
+def test_whatever_another_says_the_tables_agree(bodies: list[object]) -> None:
+    async def main() -> None:
+        async with open_wires() as wires:
+            alice, bob = await wires.attach("alice"), await wires.attach("bob")
+            await settle()
+            for body in bodies:
+                with contextlib.suppress(RemoteProtocolError):
+                    of(bob).receive(group_signal(bob, alice, body))
+                check_tables(bob)
+            wires.kill(alice)
+            await settle()
+            check_tables(bob)
+            assert of(bob)._by_key == {}
 
     virtual(main)
 
