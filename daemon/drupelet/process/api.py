@@ -125,7 +125,13 @@ async def _spawn(
 ) -> tuple[Pid, Ref | None]:
     runtime = this_runtime()
     process = this_process() if link or monitor else process_var.get(None)
-    _check_spawn(function, scope, mailbox, name)
+    if (
+        not callable(function)
+        or scope is not None
+        or mailbox is not DEFAULT_MAILBOX
+        or name is not None
+    ):
+        _check_spawn(function, scope, mailbox, name)
     await runtime.breathe(process)
     if isinstance(function, str) and node in (None, runtime.node):
         function = runtime.named_function(function)
@@ -156,22 +162,20 @@ async def _spawn(
     if process is not None and process.tracers is not None:
         runtime.trace(process, "spawn", function_name(function), started.pid)
     ref = None
-    if link:
-        assert process is not None
-        runtime.link(process, started.pid)
-    if monitor:
-        assert process is not None
-        ref = runtime.monitor(process, started.pid)
-    if name is not None:
-        try:
+    try:
+        if link:
+            runtime.link(this_process(), started.pid)
+        if monitor:
+            ref = runtime.monitor(this_process(), started.pid)
+        if name is not None:
             await _register(name, started)
-        except BaseException:  # the spawner hears of it here, and not by an exit signal
-            if link:
-                runtime.unlink(this_process(), started.pid)
+    except BaseException:  # the spawner hears of it here, and not by an exit signal
+        if process is not None:
+            runtime.unlink(process, started.pid)
             if ref is not None:
-                runtime.demonitor(this_process(), ref)
-            runtime.exit_process(started, "killed")
-            raise
+                runtime.demonitor(process, ref)
+        runtime.exit_process(started, "killed")
+        raise
     return started.pid, ref
 
 

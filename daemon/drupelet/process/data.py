@@ -52,13 +52,18 @@ def _copy(value: object, depth: int) -> object:
         for item in values:
             if item.__class__ not in _ATOMS:
                 depth -= 1
-                return tuple([_copy(item, depth) for item in values])
+                return tuple(
+                    [item if item.__class__ in _ATOMS else _copy(item, depth) for item in values]
+                )
         return value
     elif kind is list:
         if not depth:
             raise NotSendable("too deep")
         depth -= 1
-        return [_copy(item, depth) for item in cast(list[object], value)]
+        return [
+            item if item.__class__ in _ATOMS else _copy(item, depth)
+            for item in cast(list[object], value)
+        ]
     elif kind is dict:
         if not depth:
             raise NotSendable("too deep")
@@ -68,7 +73,10 @@ def _copy(value: object, depth: int) -> object:
             if key.__class__ is not str:
                 dumps(dict.fromkeys(items))  # the rules of other keys are the codec's
                 break
-        return {key: _copy(item, depth) for key, item in items.items()}
+        return {
+            key: item if item.__class__ in _ATOMS else _copy(item, depth)
+            for key, item in items.items()
+        }
     elif kind in _NOTICES:
         return _copy_notice(cast(Notice, value), depth)
     elif kind is bytearray or kind is memoryview:

@@ -27,8 +27,15 @@ from typing import Any, Final, Protocol, cast
 
 from drupelet.errors import NotSendable, RemoteError
 from drupelet.process.data import copy_data, data_or_text
-from drupelet.process.mailboxes import LOOK, Mailboxes
-from drupelet.process.table import DEFAULT_MAILBOX, RELATIONS_MAX, SLACK, Mailbox, Process
+from drupelet.process.mailboxes import LOOK, Mailboxes, Parked
+from drupelet.process.table import (
+    BLOCK,
+    DEFAULT_MAILBOX,
+    RELATIONS_MAX,
+    SLACK,
+    Mailbox,
+    Process,
+)
 from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, Ref, make_pid, make_ref
 from drupelet.wire.limits import PROCESSES_MAX, TRACERS_MAX
@@ -55,13 +62,14 @@ class Waiter(Protocol):
 class Ask:
     """One request under way. `task`: a trio task, or a `Waiter`."""
 
-    __slots__ = ("target", "task", "timer")
+    __slots__ = ("parked", "target", "task", "timer")
     is_spawn = False
 
     def __init__(self, target: Target, task: object) -> None:
         self.target = target
         self.task = task
         self.timer: list[object] | None = None
+        self.parked: Parked | None = None  # it waits for room, or did
 
 
 class Kernel(Mailboxes):
@@ -156,7 +164,7 @@ class Kernel(Mailboxes):
         """
         if pid == process.pid or (process.links is not None and pid in process.links):
             return
-        self._check_relations(process)
+        self.check_relations(process)
         if process.links is None:
             process.links = set()
         if not self.is_local(pid):
@@ -200,7 +208,7 @@ class Kernel(Mailboxes):
 
     def monitor(self, process: Process, target: Target) -> Ref:
         """Watch a process; its `Down` comes exactly once."""
-        self._check_relations(process)
+        self.check_relations(process)
         ref = self.ref(self.new_ref())
         if process.monitors is None:
             process.monitors = {}
@@ -226,11 +234,11 @@ class Kernel(Mailboxes):
         if other is None:
             self.down(process, ref, target, NOPROC)
             return
-        if other.relations >= RELATIONS_MAX:
-            self.down(process, ref, target, SYSTEM_LIMIT)
-            return
         if other.watchers is None:
             other.watchers = {}
+        elif other.relations >= RELATIONS_MAX:
+            self.down(process, ref, target, SYSTEM_LIMIT)
+            return
         other.watchers[ref] = watcher
 
     def demonitor(self, process: Process, ref: Ref) -> bool:
@@ -288,8 +296,11 @@ class Kernel(Mailboxes):
             self.remote.setdefault(key, set()).add(process)
 
     @staticmethod
-    def _check_relations(process: Process) -> None:
-        if process.relations >= RELATIONS_MAX:
+    def check_relations(process: Process) -> None:
+        """Raises: `ValueError` for one that has as many as may be."""
+        if (process.links or process.monitors or process.watchers) and (
+            process.relations >= RELATIONS_MAX
+        ):
             raise ValueError(f"a process has at most {RELATIONS_MAX:,} links and monitors")
 
     # -- exit signals
@@ -409,10 +420,13 @@ class Kernel(Mailboxes):
             process.watchers = {}
         process.watchers[number] = caller
         message = Request((caller, self.ref(number)), request)
-        if self.full(process):
-            self.overflow(process, message, caller)
-        else:
+        if not self.full(process, message):
             self.put(process, message, caller)
+        elif process.policy == BLOCK:
+            parked = self.asks[number].parked = Parked(None, message, caller)
+            self.park(process, parked)
+        else:
+            self.overflow(process, message, caller)
 
     def reply(self, replier: Pid, caller: Pid, ref: Ref, value: object) -> None:
         """The answer to a request, from whichever process. Too late is nothing."""
@@ -433,17 +447,22 @@ class Kernel(Mailboxes):
         self.forget_ask(number, ask, answered_by=replier)
         self.wake(ask.task, value)
 
-    def forget_ask(self, number: int, ask: Ask, answered_by: Pid | None = None) -> None:
-        """The monitor of a request is over."""
+    def forget_ask(self, number: int, ask: Ask, answered_by: Pid | None = None) -> bool:
+        """The monitor of a request is over. Whether it never came into the mailbox."""
         target = ask.target
         if ask.is_spawn:  # its monitor is the spawner's
-            return
+            return False
         if isinstance(target, Pid) and self.is_local(target):
             process = self.find(target)
-            if process is not None and process.watchers is not None:
-                process.watchers.pop(number, None)
+            if process is not None:
+                if process.watchers is not None:
+                    process.watchers.pop(number, None)
+                if ask.parked is not None and process.senders and ask.parked in process.senders:
+                    process.senders.remove(ask.parked)
+                    return True
         elif target != answered_by:  # who answers for itself has dropped it
             self.unwatch(self.pid, self.ref(number), target)
+        return False
 
     def ask_down(self, number: int, reason: object) -> None:
         """Who was asked is gone."""

@@ -27,13 +27,13 @@ from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import encode_signal
 from drupelet.wire.notices import Down, Exit, NodeDown, NodeUp
 
-LOOK: Final = object()  # woken to look into the mailbox itself; as a message: none yet
+LOOK: Final = object()  # woken to look into the mailbox itself; as a message: any
 
 _NOTICES: Final = frozenset({Down, Exit, NodeUp, NodeDown})
 
 
 class Parked:
-    """A task of this runtime that waits for room. `message`: LOOK when it only wants to know."""
+    """A message of this runtime that waits for room. `task`: woken when it came in; or None."""
 
     __slots__ = ("message", "sender", "task")
 
@@ -78,14 +78,14 @@ class Mailboxes:
         task = process.waiting
         if task is not None:
             wanted = process.wanted
-            if process.wants_code:
-                process.waiting = None
-                self.wake(task, LOOK)
-            elif wanted is None or patterns.fits(wanted, message):
+            if wanted is None or (not process.wants_code and patterns.fits(wanted, message)):
                 process.waiting = None
                 process.received_count += 1
                 self.wake(task, message)
                 return
+            if process.wants_code:
+                process.waiting = None
+                self.wake(task, LOOK)
         messages = process.messages
         if messages is None:
             messages = process.messages = deque()
@@ -154,12 +154,13 @@ class Mailboxes:
         assert process.senders is not None
         for index, parked in enumerate(process.senders):
             message = parked.message
-            if message is not LOOK and patterns.fits(pattern, message):
+            if patterns.fits(pattern, message):
                 del process.senders[index]
                 if process.tracers is not None:
                     self.trace(process, "receive", message, parked.sender)
                 process.received_count += 1
-                self.wake(parked.task, None)
+                if parked.task is not None:
+                    self.wake(parked.task, None)
                 return message
         return LOOK
 
@@ -167,20 +168,20 @@ class Mailboxes:
         length = len(process.messages or ())
         while process.senders and length < process.limit:
             parked = process.senders.popleft()
-            if parked.message is not LOOK:
-                self.put(process, parked.message, parked.sender)
-            self.wake(parked.task, None)
+            self.put(process, parked.message, parked.sender)
+            if parked.task is not None:
+                self.wake(parked.task, None)
             length += 1
         if process.silenced and length <= process.limit // 2:
             self._unsilence(process)
 
     def park(self, process: Process, parked: Parked) -> None:
-        """Wait for room in this mailbox; woken when the message came in, or could."""
+        """Wait for room in this mailbox."""
         if process.senders is None:
             process.senders = deque()
         process.senders.append(parked)
         task = process.waiting
-        if task is not None and process.wants_code and parked.message is not LOOK:
+        if task is not None and process.wants_code:
             process.waiting = None
             self.wake(task, LOOK)
 
@@ -188,7 +189,8 @@ class Mailboxes:
         """Nobody waits for room any more: it ends."""
         senders, process.senders = process.senders, None
         for parked in senders or ():
-            self.wake(parked.task, None)
+            if parked.task is not None:
+                self.wake(parked.task, None)
 
     # -- from elsewhere
 

@@ -342,7 +342,7 @@ class Nodes(Incoming):
         if not on:
             self._unwatch_node(node, process)
             return
-        self._check_relations(process)
+        self.check_relations(process)
         watchers = self.node_watchers.setdefault(node, {})
         if watchers.get(process, 0) >= NODE_WATCHES_MAX:
             raise ValueError(f"{NODE_WATCHES_MAX:,} NodeDown of {node} to one process are enough")

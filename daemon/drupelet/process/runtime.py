@@ -60,6 +60,7 @@ from drupelet.wire.codec import dumps
 from drupelet.wire.ids import Pid, make_pid
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import NOCONNECTION, encode_signal
+from drupelet.wire.notices import Request
 
 _log = logging.getLogger("drupelet.process")
 _Value = outcome.Value
@@ -254,7 +255,7 @@ class Runtime(Later):
 
     async def receive_message(self, process: Process, pattern: object, timeout: float) -> object:
         """The next message that fits. Raises: `ReceiveTimeout`."""
-        if timeout.__class__ is not float or timeout != timeout:
+        if timeout is not inf and (timeout.__class__ is not float or timeout != timeout):
             timeout = check_seconds(timeout)
         await self.breathe(process)
         looked = 0
@@ -406,7 +407,7 @@ class Runtime(Later):
         raise TypeError(f"a process is a Pid, a name or (name, node), not {to!r:.100}")
 
     async def _wait_room(self, process: Process | None, receiver: Process, message: object) -> None:
-        """Until `message` was taken, or (LOOK) there is room; or the receiver ends."""
+        """Until `message` was taken, or the receiver ends."""
         if receiver is process:
             raise MailboxFull("this process's own mailbox is full, and it is the one to empty it")
 
@@ -415,12 +416,10 @@ class Runtime(Later):
             receiver.senders.remove(parked)
             return Abort.SUCCEEDED
 
-        while not receiver.exiting:
+        if not receiver.exiting:
             parked = Parked(current_task(), message, process)
             self.park(receiver, parked)
             await wait_task_rescheduled(abort)
-            if message is not LOOK or not self.full(receiver):
-                return
 
     @staticmethod
     async def _park(queue: deque[object]) -> None:
@@ -500,7 +499,7 @@ class Runtime(Later):
                 raise ProcessDown("calling_self")
             request = copy_data(request)
             if self.full(receiver):
-                timeout = await self._room_in_time(process, receiver, timeout)
+                self._refuse_ask(receiver, request)
             if process is not None and process.tracers is not None:
                 self.trace(process, "ask", request, receiver.pid)
             number = self.new_ref()
@@ -512,7 +511,7 @@ class Runtime(Later):
                 raise NoConnection("no_daemon")
             if self.paused or self.transport.congested:
                 started = trio.current_time()
-                with trio.move_on_after(timeout) as scope:
+                with trio.move_on_after(max(timeout, 0)) as scope:
                     await self._wait_path(place)
                 if scope.cancelled_caught:
                     raise Timeout(maybe_ran=False)
@@ -547,30 +546,22 @@ class Runtime(Later):
             if ask.timer is not None:
                 self.timers.cancel(ask.timer)
 
-    async def _room_in_time(
-        self, process: Process | None, receiver: Process, timeout: float
-    ) -> float:
-        """Until a request fits; what is left of the timeout then."""
+    def _refuse_ask(self, receiver: Process, request: object) -> None:
+        """A full mailbox: as its policy has it, the asker is told (or, "block", waits)."""
+        if not self.full(receiver, Request((self.pid, self.ref(0)), request)):
+            return
         if receiver.policy == DROP_NEW:
             receiver.dropped_count += 1
             raise MailboxFull(f"{receiver.pid} has {receiver.limit:,} messages")
-        started = trio.current_time()
-        if receiver.policy == BLOCK:
-            with trio.move_on_after(timeout) as scope:
-                await self._wait_room(process, receiver, LOOK)
-            if scope.cancelled_caught:
-                raise Timeout(maybe_ran=False)
-        elif receiver.policy == EXIT:
+        if receiver.policy == EXIT:
             self.exit_process(receiver, "mailbox_full")
-        if receiver.exiting:
             raise ProcessDown(receiver.exit_reason)
-        return timeout - (trio.current_time() - started)
 
     def _ask_timeout(self, number: int) -> None:
         ask = self.asks.pop(number, None)
         if ask is not None:
-            self.forget_ask(number, ask)
-            self.wake_error(ask.task, Timeout(maybe_ran=True))
+            never_came = self.forget_ask(number, ask)
+            self.wake_error(ask.task, Timeout(maybe_ran=not never_came))
 
     async def ask_pid(self, pid: Pid, request: object) -> object:
         return await self.ask(None, pid, request, ASK_S)

@@ -185,6 +185,23 @@ def test_a_name_that_is_taken_is_told_by_the_error_alone(
     alone(main)
 
 
+@pytest.mark.parametrize("start", [spawn_link, spawn_monitor])
+def test_one_more_than_a_process_may_have(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drupelet.process.kernel.RELATIONS_MAX", 2)
+
+    async def main() -> None:
+        await start(trio.sleep_forever)  # the other one is with who waits for the first process
+        ran: list[int] = []
+        with pytest.raises(ValueError, match="a process has at most 2 links and monitors"):
+            await start(ran.append, 1)
+        await settle()
+        assert not ran and len(this_runtime().processes) == 2
+
+    alone(main)
+
+
 def test_spawn_link_and_spawn_monitor_hold_from_the_first_moment() -> None:
     async def main() -> None:
         trap_exit(True)

@@ -439,3 +439,78 @@ def test_messages_of_one_sender_arrive_in_order_and_before_its_end() -> None:
         assert await receive(("done", ANY), timeout=5) == ("done", {})
 
     alone(main)
+
+
+@pytest.mark.parametrize("code", [False, True])
+def test_an_ask_that_is_waited_for_comes_by_a_full_mailbox(code: bool) -> None:
+    """A server that takes requests only, and a mailbox full of other messages."""
+
+    async def main() -> None:
+        async def server() -> None:
+            while True:
+                request = await receive((lambda m: isinstance(m, Request)) if code else Request)
+                await reply(request.caller, request.request)
+
+        for asked_first in (False, True):
+            pid = await spawn(server, mailbox=Mailbox(limit=1))
+            await settle()
+            await send(pid, "other")
+            if asked_first:  # the server is busy, and looks at the parked when it is not
+                await trio.lowlevel.checkpoint()
+            else:
+                await settle()
+            assert await ask(pid, 1, timeout=5) == 1
+            assert await ask(pid, 2, timeout=5) == 2
+            exit(pid, "kill")
+
+    alone(main)
+
+
+def test_an_ask_that_waits_for_room_and_is_given_up_never_comes() -> None:
+    async def main() -> None:
+        pid = await spawn(trio.sleep_forever, mailbox=Mailbox(limit=1))
+        process = this_runtime().find(pid)
+        assert process is not None
+        await send(pid, "first")
+        asker = await spawn(ask, pid, "killed")
+        await settle()
+        assert len(process.senders or ()) == 1 and len(process.watchers or ()) == 1
+        exit(asker, "kill")
+        await settle()
+        assert not process.senders and not process.watchers
+        with trio.move_on_after(1):
+            await ask(pid, "cancelled")
+        for seconds in (0, -3, 1):
+            with pytest.raises(Timeout) as caught:
+                await ask(pid, "too late", timeout=seconds)
+            assert not caught.value.maybe_ran
+        assert not process.senders and not process.watchers
+        assert this_runtime().take(process, None) == "first"
+        assert not process.messages
+
+    alone(main)
+
+
+def test_asks_and_messages_that_wait_for_room_come_in_by_turns() -> None:
+    async def main() -> None:
+        got: list[object] = []
+
+        async def server() -> None:
+            await trio.sleep(1)
+            for _ in range(5):
+                match await receive():
+                    case Request(caller, request):
+                        got.append(request)
+                        await reply(caller, request)
+                    case message:
+                        got.append(message)
+
+        pid = await spawn(server, mailbox=Mailbox(limit=1))
+        await send(pid, 0)
+        for number in range(1, 5):
+            await spawn(send if number % 2 else ask, pid, number)
+            await settle()
+        await trio.sleep(2)
+        assert got == [0, 1, 2, 3, 4]
+
+    alone(main)
