@@ -4,7 +4,7 @@ A monitor is a link for watching only: when the other process ends you get one m
 Down(ref, pid, reason), and nothing happens to you. It comes exactly once.
 The reason says how it ended: "normal" when its function returned; the name and the text of the
 exception when it crashed; "noproc" when nobody was there to begin with.
-spawn_monitor starts a process and watches it from its first moment: gives its pid and a ref.
+spawn_monitor starts a process and watches it from its first moment; it gives its pid and a ref.
 """
 
 from drupelet import Down, exit, monitor, receive, spawn_monitor
