@@ -473,9 +473,11 @@ async def disconnect_node(node: str) -> bool:
 async def ping(node: str) -> str:
     """Connect to a node if need be: "pong", or "pang" when it cannot be reached."""
     runtime = this_runtime()
+    if node == runtime.node:
+        await trio.lowlevel.checkpoint()  # a loop of pings lets others run
+        return "pong"
     try:
-        if node != runtime.node:
-            await runtime.connect(node)
+        await runtime.connect(node)
     except CallError:
         return "pang"
     return "pong"
