@@ -27,6 +27,7 @@ import trio
 
 from drupelet import (
     Pid,
+    net_kernel,
     node,
     nodes,
     receive,
@@ -37,11 +38,9 @@ from drupelet import (
     whereis,
 )
 from drupelet.bundled.kvs import Kvs
-from drupelet.cli.attached import open_attached
 from drupelet.ladder import Cluster, simulate
 from drupelet.process import run
 from drupelet.process.children import Child
-from drupelet.process.running import run_main
 from drupelet.process.supervisor import Supervisor
 from tests.integration.cluster import Cluster as RealCluster
 from tests.netns.conftest import Lan
@@ -147,12 +146,12 @@ class Real:
 
     def climb(self, program: Program) -> Any:
         async def main() -> Any:
-            async with open_attached(str(self.cluster["gandalf"].socket_path)) as (_, runtime):
-                with trio.fail_after(READY_S):
-                    await run_main(runtime, _see_store)
-                return await run_main(runtime, program, "bilbo")
+            await net_kernel.start(self.cluster["gandalf"].socket_path)
+            with trio.fail_after(READY_S):
+                await _see_store()
+            return await program("bilbo")
 
-        return trio.run(main)
+        return run(main)
 
 
 class Namespaces(Real):

@@ -127,6 +127,31 @@ async def test_processes_that_are_older_than_the_node_are_reached(tmp_path: Path
         await alone(main)
 
 
+async def test_a_process_that_is_older_than_the_node_is_told_of_an_end(tmp_path: Path) -> None:
+    """By DOWN, not by the end of the other's program."""
+    async with open_small_node(tmp_path, "alice") as alice:
+
+        async def far(_: Pid) -> None:
+            watched = await spawn(serve)
+            await send(("first", "alice"), (self(), watched))
+            assert await receive(timeout=5) == "end it"
+            exit(watched, "boom")
+            assert await receive(timeout=5) == "thanks"
+
+        async def main() -> None:
+            await register("first")
+            await net_kernel.start(alice.config.node.socket)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(elsewhere, alice, far, self())
+                who, watched = await receive(timeout=10)
+                ref = monitor(watched)
+                await send(who, "end it")
+                assert await receive(timeout=5) == Down(ref, watched, "boom")
+                await send(who, "thanks")
+
+        await alone(main)
+
+
 async def test_a_daemon_that_ends_leaves_the_program_alone(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_small_node(tmp_path, "alice") as alice:

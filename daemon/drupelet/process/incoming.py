@@ -19,7 +19,7 @@ from drupelet.process.kernel import SYSTEM_LIMIT, Kernel, Target
 from drupelet.process.table import RELATIONS_MAX, Process
 from drupelet.process.tracing import RemoteTracer
 from drupelet.wire.codec import loads
-from drupelet.wire.ids import Pid, Ref, make_pid, make_ref
+from drupelet.wire.ids import Pid, Ref, make_pid
 from drupelet.wire.limits import PAUSED_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import (
@@ -181,7 +181,7 @@ class Incoming(Kernel):
         process = self._receiver(signal)
         if process is None or process.monitors is None:
             return
-        ref = make_ref(signal.to_node, signal.to_incarnation, signal.ref)
+        ref = self.ref(signal.ref)
         target = process.monitors.get(ref)
         if target is not None:
             self.down(process, ref, target, reason)
