@@ -257,7 +257,9 @@ class Wires:
                 else:
                     names[name] = pid
             case ["unregister", str(name)]:
-                names.pop(name, None)
+                serial = signal.from_number >> wire.SERIAL_SHIFT
+                if name in names and names[name].number >> wire.SERIAL_SHIFT == serial:
+                    del names[name]
             case ["whereis", str(name)]:
                 value = names.get(name)
             case ["registered"]:
