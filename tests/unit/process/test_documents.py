@@ -3,25 +3,20 @@ they use every public function of processes."""
 
 from __future__ import annotations
 
-import ast
 import inspect
-import runpy
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
-import trio
-from trio.testing import MockClock
 
 from drupelet import process
 from drupelet.process import computing, pg, rpc
 from tests import documents
+from tests.unit.process.examples import DOCUMENTS, check_example, used_names
 
-DOCUMENT = Path(__file__).parents[3] / "daemon" / "docs" / "PROCESSES.md"
+DOCUMENT = DOCUMENTS / "PROCESSES.md"
 EXAMPLES = documents.programs(DOCUMENT.read_text())
 TYPES_ONLY = ("NodeUp", "Pid", "Ref")  # of what functions give
-NEEDS_THE_WALL = "where="  # threads and programs take real time
 
 
 def test_every_example_says_what_it_prints() -> None:
@@ -35,22 +30,7 @@ def test_an_example(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file = tmp_path / "example.py"
-    file.write_text(example.text)
-    if NEEDS_THE_WALL not in example.text:
-        monkeypatch.setattr(trio, "run", _in_no_time(trio.run))
-    runpy.run_path(str(file), run_name="__main__")
-    printed = capsys.readouterr().out
-    assert documents.matches(example.output, printed), printed
-
-
-def _in_no_time(run: Any) -> Any:
-    def run_on_a_clock_that_jumps(*args: Any, **options: Any) -> Any:
-        if options.get("clock") is None:
-            options["clock"] = MockClock(autojump_threshold=0)
-        return run(*args, **options)
-
-    return run_on_a_clock_that_jumps
+    check_example(example, tmp_path, monkeypatch, capsys)
 
 
 def functions(module: ModuleType, names: list[str]) -> list[str]:
@@ -63,17 +43,6 @@ def public_names() -> list[str]:
     wanted += [f"rpc.{name}" for name in ("call", "cast", "multicall")]
     wanted += [f"computing.{name}" for name in ("abandoned", "compute", "self", "send")]
     return wanted
-
-
-def used_names(text: str) -> set[str]:
-    """What an example calls, or hands on to be called."""
-    found = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            found.add(f"{node.value.id}.{node.attr}")
-        elif isinstance(node, ast.Name):
-            found.add(node.id)
-    return found
 
 
 def test_every_public_function_has_an_example() -> None:
