@@ -1,7 +1,7 @@
 """``completion bash|zsh|fish``: shell completion made from the table of verbs.
 
-Completes verbs, options and the names of nodes (asked from the local daemon when TAB is pressed,
-with `drupelet --json nodes`; silently nothing when none runs).
+Completes verbs, options, the names of nodes, and of processes for `trace` (asked from the local
+daemon when TAB is pressed, with `drupelet --json nodes` and `ps`; silently nothing when none runs).
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ from drupelet.errors import EXIT_DONE
 _NODE_NAMES = (
     "drupelet --json nodes 2>/dev/null | tr '{' '\\n' | "
     'sed -n \'s/.*"name": "\\([^"]*\\)".*/\\1/p\''
+)
+
+_PROCESS_NAMES = (
+    "drupelet --json ps 2>/dev/null | tr '{' '\\n' | sed -n "
+    """'s/.*"pid": "<\\([^>]*\\)\\.[0-9]*\\.[0-9]*>".*"names": \\["\\([^"]*\\)".*/\\2@\\1/p'"""
 )
 
 _TYPED = '"${COMP_WORDS[0]}"'  # as typed, .venv/bin/drupelet for one, which is on no PATH
@@ -32,6 +37,7 @@ def bash() -> str:
     general = " ".join(_flags(GENERAL_OPTIONS))
     return f"""# bash completion for drupelet: source <(drupelet completion bash)
 _drupelet_nodes() {{ {_NODE_NAMES.replace("drupelet", _TYPED, 1)}; }}
+_drupelet_processes() {{ {_PROCESS_NAMES.replace("drupelet", _TYPED, 1)}; }}
 _drupelet() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" verb="" place=0 index words=""
   COMPREPLY=()
@@ -51,6 +57,7 @@ _drupelet() {{
   esac
   case "$verb:$place" in
     {_node_verbs(":0")}) words="$words $(_drupelet_nodes)" ;;
+    trace:0) words="$words $(_drupelet_processes)" ;;
     run:0) COMPREPLY=($(compgen -f -X '!*.py' -- "$current")) ; return ;;
   esac
   COMPREPLY=($(compgen -W "$words" -- "$current"))
@@ -90,6 +97,7 @@ _drupelet() {{
   esac
   case "$verb:$place" in
     {_node_verbs(":0")}) nodes=($({_NODE_NAMES})); compadd -a nodes ;;
+    trace:0) nodes=($({_PROCESS_NAMES})); compadd -a nodes ;;
     run:0) _files -g '*.py' ;;
     chan:0) _files ;;
   esac
@@ -104,6 +112,9 @@ def fish() -> str:
         "# fish completion for drupelet",
         "function __drupelet_nodes",
         f"    {_NODE_NAMES}",
+        "end",
+        "function __drupelet_processes",
+        f"    {_PROCESS_NAMES}",
         "end",
         "complete -c drupelet -f",
     ]
@@ -122,6 +133,8 @@ def fish() -> str:
     lines.append(
         f"complete -c drupelet -n '__fish_seen_subcommand_from {nodes}' -a '(__drupelet_nodes)'"
     )
+    processes = "-n '__fish_seen_subcommand_from trace' -a '(__drupelet_processes)'"
+    lines.append(f"complete -c drupelet {processes}")
     lines.append("complete -c drupelet -F -n '__fish_seen_subcommand_from run chan'")
     return "\n".join(lines) + "\n"
 

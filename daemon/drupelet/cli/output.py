@@ -48,6 +48,7 @@ REASON_MENDS: Final = {
     "down": "`drupelet why NODE` finds the broken step",
     "overloaded": "send less at once, or wait",
     "stopping": "start the node again",
+    "no_daemon": "start drupeletd on this machine, or `drupelet demo` for a trial",
 }
 KIND_MENDS: Final = {
     "undef": "`drupelet call NODE node info` shows what that node exports",

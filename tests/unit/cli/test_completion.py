@@ -58,3 +58,5 @@ def test_bash_completes_verbs_options_and_nodes(
     assert complete("drupelet", "ping", "bi") == {"bilbo"}
     assert complete(str(program), "ping", "bi") == {"bilbo"}  # as typed, on no PATH
     assert complete("drupelet", "--socket", "x", "call", "--ti") == {"--timeout"}
+    assert complete("drupelet", "ps", "bi") == {"bilbo"}
+    assert complete("drupelet", "trace", "a") == {"a@gandalf"}
