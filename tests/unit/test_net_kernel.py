@@ -21,6 +21,7 @@ from drupelet import (
     monitor,
     net_kernel,
     node,
+    pg,
     receive,
     register,
     registered,
@@ -148,6 +149,30 @@ async def test_a_process_that_is_older_than_the_node_is_told_of_an_end(tmp_path:
                 await send(who, "end it")
                 assert await receive(timeout=5) == Down(ref, watched, "boom")
                 await send(who, "thanks")
+
+        await alone(main)
+
+
+async def test_groups_that_are_older_than_the_node(tmp_path: Path) -> None:
+    async with open_small_node(tmp_path, "alice") as alice:
+
+        async def far() -> None:
+            while not (members := pg.get_members("servers")):
+                await trio.lowlevel.checkpoint()
+            (member,) = members
+            assert member.node == "alice"
+            assert await ask(member, 1) == (member, 1)
+            exit(member, "kill")
+            while pg.get_members("servers"):
+                await trio.lowlevel.checkpoint()
+
+        async def main() -> None:
+            pid = await spawn(serve)
+            pg.join("servers", pid)
+            await net_kernel.start(alice.config.node.socket)
+            assert pg.get_members("servers") == [pid]  # the pid that we know
+            await elsewhere(alice, far)
+            assert pg.get_members("servers") == []
 
         await alone(main)
 

@@ -15,8 +15,8 @@ Rules
   known of the other, UP brings its state whole. So there is no clock and no periodic gossip.
 - What makes sure anyway: every change has a number. A gap (a line that was full and refused) asks
   for the state again, until it comes; a lost last change shows by the "at" after it.
-- Others are told only of processes whose pid leads here: not of those that a program had before it
-  became part of its node.
+- Others are told only of processes that they can reach: a pid of this node, or one that is called
+  so outside (outside.py).
 - A member that ends is gone from its groups before its `Down` is sent.
 - A pid may join twice, and is a member until it has left twice.
 - The whole is bounded (wire/limits.py). Here a join above a maximum raises; from elsewhere it is
@@ -337,7 +337,9 @@ class Groups:
 
     def _is_reachable(self, pid: Pid) -> bool:
         """Whether others reach that process of ours by its pid."""
-        own = self._runtime.pid
+        own, outside = self._runtime.pid, self._runtime.outside
+        if outside is not None and pid in outside:
+            return True  # the others are told its pid of this node
         return (pid.node, pid.incarnation, pid.number >> wire.SERIAL_SHIFT) == (
             own.node,
             own.incarnation,

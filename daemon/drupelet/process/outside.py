@@ -35,6 +35,9 @@ class Outside:
         }
         self._in: Names = {there: here for here, there in self._out.items()}
 
+    def __contains__(self, pid: Pid) -> bool:
+        return pid in self._out
+
     def outward(self, data: bytes) -> bytes:
         """A signal that leaves."""
         signal, _ = decode_signal(data)

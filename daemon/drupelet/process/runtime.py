@@ -121,7 +121,9 @@ class Runtime(Later):
 
     def transmit(self, signal: bytes) -> None:
         if self.transport is not None:
-            self.transport.send(self.outside.outward(signal) if self.outside else signal)
+            self.transport.send(
+                self.outside.outward(signal) if self.outside is not None else signal
+            )
         else:
             self.answer_alone(signal)
 
@@ -564,7 +566,12 @@ class Runtime(Later):
             self.wake_error(ask.task, Timeout(maybe_ran=not never_came))
 
     async def ask_pid(self, pid: Pid, request: object) -> object:
-        return await self.ask(None, pid, request, ASK_S)
+        if self.transport is None:
+            raise NoConnection("no_daemon")
+        number = self.new_ref()  # goes at once: an "unregister" must not overtake a "register"
+        self.transmit_message(wire.ASK, self.pid, pid, number, request)
+        ask = self.asks[number] = Ask(pid, current_task())
+        return await self.wait_answer(number, ask, ASK_S)
 
     async def join(self, process: Process) -> object:
         """Wait until a process of this runtime has ended; its reason."""

@@ -331,7 +331,7 @@ def test_nothing_is_told_where_the_way_is_full_before_it_is_free() -> None:
     virtual(main)
 
 
-def test_a_program_that_joins_its_node_later_tells_only_of_whom_others_reach() -> None:
+def test_a_program_that_joins_its_node_later_tells_of_those_whom_it_had() -> None:
     async def main() -> None:
         async with open_wires() as wires, trio.open_nursery() as nursery:
             bob = await wires.attach("bob")
@@ -350,10 +350,14 @@ def test_a_program_that_joins_its_node_later_tells_only_of_whom_others_reach() -
             of(alone).runtime_up(bob.pid)
             late = start(alone)
             of(alone).join("pg", "g", [early.pid, late.pid])
-            assert sent[0] == ["state", 1, 0, True, []]
-            assert sent[1:] == [["join", 2, "pg", "g", [late.pid]]]
             of(alone).leave("pg", "g", [early.pid])
-            assert len(sent) == 2
+            assert sent == [  # on the wire they have pids of the node: outside.py
+                ["state", 1, 0, True, [["pg", "g", [early.pid]]]],
+                ["join", 2, "pg", "g", [early.pid, late.pid]],
+                ["leave", 3, "pg", "g", [early.pid]],
+            ]
+            assert alone.outside is not None
+            assert early.pid in alone.outside and late.pid not in alone.outside
             assert Counter(of(alone).members("pg", "g")) == Counter([early.pid, late.pid])
             assert joined is not alone
             nursery.cancel_scope.cancel()
