@@ -89,9 +89,9 @@ class EventQueue:
         self._runtime: Any = process.runtime
         self._refuse = refuse
         self._events: deque[Event] = deque()
-        self._postponed: deque[Event] = deque()
+        self._postponed: list[Event] = []  # an empty deque has 620 bytes
         self._timeouts: dict[Kind, Due] = {}
-        self._at_once: deque[Due] = deque()
+        self._at_once: list[Due] = []
 
     def __len__(self) -> int:
         return len(self._events)
@@ -148,7 +148,7 @@ class EventQueue:
         process.dropped_count += 1
         if process.policy == DROP_OLD:
             postponed.append(event)
-            event = postponed.popleft()
+            event = postponed.pop(0)
         if event.caller is not None:
             self._refuse(event.caller)
 
