@@ -295,5 +295,5 @@ def _cut(words: str, room: int) -> str:
 
 
 def _time(span_s: float) -> str:
-    text = f"{span_s * 1000:.1f} ms" if span_s < 10.0 else f"{span_s:.2f} s"
+    text = f"{span_s * 1000:.1f} ms" if span_s < 1.0 else f"{span_s:.3f} s"
     return f"{text:>{_TIME_COLUMNS - 1}} "
