@@ -75,7 +75,8 @@ def programs(document: str) -> list[Program]:
         tail = _PRINTED.search(text)
         if tail is not None and not _FILE.match(text):
             line = document.count("\n", 0, block.start("body")) + 1
-            output = "\n".join(row.removeprefix("#").removeprefix(" ").rstrip() for row in tail[0].split("\n"))
+            rows = (row.removeprefix("#").removeprefix(" ") for row in tail[0].split("\n"))
+            output = "\n".join(row.rstrip() for row in rows)
             found.append(Program(line=line, text=text, output=output.strip()))
     return found
 
