@@ -11,6 +11,7 @@ Decides what OTP's child specification and `supervisor:shutdown` decide:
   ``("shutdown", word)``), "temporary" (never);
 - ``shutdown``: seconds between the exit signal "shutdown" and "kill"; `inf`; or "brutal_kill";
   5 s for a worker, `inf` for a supervisor;
+- ``significant``: its end may be the supervisor's (`Supervisor.auto_shutdown`);
 - stopping waits for the end with a monitor, since a child may have unlinked itself; then its exit
   signal is taken out of the mailbox, and nothing else is.
 
@@ -99,6 +100,7 @@ class Child:
     shutdown: float | str | None = None
     type: str | None = None
     name: str | None = None
+    significant: bool = False
 
     def __post_init__(self) -> None:
         hash(copy_data(self.id))
@@ -123,6 +125,8 @@ class Child:
             raise ValueError(
                 f"shutdown={self.shutdown!r} is not known; use seconds, inf or {BRUTAL_KILL!r}"
             )
+        if self.significant and self.restart == PERMANENT:
+            raise ValueError("a permanent child never ends for good, so it is not significant")
         if self.name is not None:
             check_plain_name(self.name)
             if isinstance(self.code, _StartCalls):

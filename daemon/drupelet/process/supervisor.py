@@ -19,6 +19,9 @@ Decides who is started, stopped and restarted when, as OTP's supervisor does:
 - a child that does not start: at the start all others are stopped and the supervisor ends with
   ``("shutdown", ("failed_to_start_child", id, reason))``; at a restart it is tried again after what
   waits in the mailbox, and each try counts as a restart;
+- `auto_shutdown`: when a child that is ``significant`` ends by itself and is not to run again, all
+  are stopped and the supervisor ends with "shutdown": for "any_significant" at the first one, for
+  "all_significant" at the last one that runs;
 - one_for_all and rest_for_one also start children that had ended before and were kept, as in OTP.
 
 It traps exits and waits selectively: an exit signal that comes while a child starts or stops is
@@ -26,7 +29,6 @@ dealt with afterwards.
 
 *Owns* its children. *Cancellation*: with its program its children end, as it does.
 References: OTP's `supervisor.erl`, "Supervisor Behaviour" (OTP Design Principles).
-Rejected: OTP's ``auto_shutdown`` (of OTP 24; nothing here needs it yet).
 """
 
 from __future__ import annotations
@@ -59,6 +61,10 @@ ONE_FOR_ONE: Final = "one_for_one"
 ONE_FOR_ALL: Final = "one_for_all"
 REST_FOR_ONE: Final = "rest_for_one"
 _STRATEGIES: Final = (ONE_FOR_ONE, ONE_FOR_ALL, REST_FOR_ONE)
+NEVER: Final = "never"
+ANY_SIGNIFICANT: Final = "any_significant"
+ALL_SIGNIFICANT: Final = "all_significant"
+_AUTO_SHUTDOWNS: Final = (NEVER, ANY_SIGNIFICANT, ALL_SIGNIFICANT)
 
 
 class _Slot:
@@ -75,6 +81,7 @@ class Supervisor(Supervising):
     """Base class of supervisors; see the top of this file, and BEHAVIOURS.md."""
 
     strategy: str = ONE_FOR_ONE
+    auto_shutdown: str = NEVER
 
     _slots: dict[Any, _Slot]  # by id, in the order of starting
     _ids: dict[Pid, Any]
@@ -91,6 +98,7 @@ class Supervisor(Supervising):
         strategy: str | None = None,
         intensity: int | None = None,
         period_s: float | None = None,
+        auto_shutdown: str | None = None,
         name: str | None = None,
     ) -> Pid:
         """Start a supervisor, and wait until its children have started; None: it ignored.
@@ -98,7 +106,12 @@ class Supervisor(Supervising):
         The arguments are for `init`; `Supervisor` itself takes the list of children. Raises:
         `ProcessDown` with ``("shutdown", ("failed_to_start_child", id, reason))``, `NameTaken`.
         """
-        fields = {"strategy": strategy, "intensity": intensity, "period_s": period_s}
+        fields = {
+            "strategy": strategy,
+            "intensity": intensity,
+            "period_s": period_s,
+            "auto_shutdown": auto_shutdown,
+        }
         return await cls._begin(args, fields, name)
 
     # -- for others
@@ -121,7 +134,8 @@ class Supervisor(Supervising):
         (its id is that of one that does not run: `restart_child`), or the reason.
         """
         child = as_child(child)
-        fields = (child.id, child.args, child.restart, child.shutdown, child.type, child.name)
+        kind = (child.restart, child.shutdown, child.type, child.name, child.significant)
+        fields = (child.id, child.args, *kind)
         with pack(this_runtime(), supervisor, child.code) as code:
             return cast(Pid, await ask_verb(supervisor, "start", code, fields))
 
@@ -146,12 +160,21 @@ class Supervisor(Supervising):
         super()._check_flags()
         if self.strategy not in _STRATEGIES:
             raise ValueError(f"strategy={self.strategy!r} is not known; use one of {_STRATEGIES}")
+        if self.auto_shutdown not in _AUTO_SHUTDOWNS:
+            raise ValueError(
+                f"auto_shutdown={self.auto_shutdown!r} is not known; use one of {_AUTO_SHUTDOWNS}"
+            )
+
+    def _check_child(self, child: Child) -> None:
+        if child.significant and self.auto_shutdown == NEVER:
+            raise ValueError(f"child {child.id!r} is significant, and auto_shutdown is {NEVER!r}")
 
     async def _start_all(self, specifications: Any) -> None:
         self._slots, self._ids = {}, {}
         for child in map(as_child, specifications):
             if child.id in self._slots:
                 raise ProcessExit(("start_spec", ("duplicate_child_name", child.id)))
+            self._check_child(child)
             self._slots[child.id] = _Slot(child)
         if len(self._slots) > CHILDREN_MAX:
             raise ValueError(f"a supervisor has at most {CHILDREN_MAX:,} children")
@@ -203,8 +226,17 @@ class Supervisor(Supervising):
         slot.pid = None
         if slot.child.may_restart(reason, is_orderly(reason)):
             await self._restart(slot)
-        elif slot.child.restart == TEMPORARY:
+            return
+        if slot.child.restart == TEMPORARY:
             del self._slots[slot.child.id]
+        if slot.child.significant and not self._needs_others():
+            await self._end("shutdown")
+
+    def _needs_others(self) -> bool:
+        """Whether significant children that still run keep it alive."""
+        return self.auto_shutdown == ALL_SIGNIFICANT and any(
+            slot.child.significant and slot.pid is not None for slot in self._slots.values()
+        )
 
     async def _try_again(self, key: Any) -> None:
         slot = self._slots.get(key)
@@ -262,9 +294,18 @@ class Supervisor(Supervising):
         }
 
     async def _start(self, code: Any, fields: Any) -> object:
-        id, args, restart, shutdown, type, name = fields
+        id, args, restart, shutdown, type, name, significant = fields
         code = unpack(cast(Runtime, self._process.runtime), code)
-        child = Child(id, (code, args), restart=restart, shutdown=shutdown, type=type, name=name)
+        child = Child(
+            id,
+            (code, args),
+            restart=restart,
+            shutdown=shutdown,
+            type=type,
+            name=name,
+            significant=significant,
+        )
+        self._check_child(child)
         former = self._slots.get(child.id)
         if former is not None:
             running = isinstance(former.pid, Pid)

@@ -78,6 +78,7 @@ def test_defaults() -> None:
         ({"start": (wait, 1)}, TypeError),
         ({"start": (wait, 1, 2)}, TypeError),
         ({"start": (1, ())}, TypeError),
+        ({"significant": True}, ValueError),  # and permanent
         ({"id": object()}, NotSendable),
         ({"id": ["a"]}, TypeError),
         ({"start": start_calls(wait), "name": "it"}, ValueError),

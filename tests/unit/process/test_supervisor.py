@@ -255,6 +255,7 @@ def test_a_supervisor_that_ignores() -> None:
     ("options", "error"),
     [
         ({"strategy": "simple_one_for_one"}, "ValueError"),
+        ({"auto_shutdown": "always"}, "ValueError"),
         ({"intensity": -1}, "ValueError"),
         ({"intensity": True}, "ValueError"),
         ({"period_s": 0}, "ValueError"),
@@ -369,7 +370,11 @@ def test_requests_that_are_none_leave_it_alive() -> None:
             ("dance",),
             ("start", 1),
             ("start", ("$here", 1), (1, 2)),
-            ("start", ("$code", "os", "no_such", b""), ("x", (), "permanent", 5, "worker", None)),
+            (
+                "start",
+                ("$code", "os", "no_such", b""),
+                ("x", (), "permanent", 5, "worker", None, False),
+            ),
             (),
             (["start"],),
         ]

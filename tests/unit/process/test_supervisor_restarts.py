@@ -266,3 +266,56 @@ def test_an_exit_signal_of_a_stranger_is_ignored() -> None:
         assert log.taken() == [("start", "a")]
 
     virtual(main)
+
+
+# -- significant children
+
+
+@pytest.mark.parametrize(
+    ("auto_shutdown", "ends", "lives"),
+    [
+        ("any_significant", [("a", "normal")], False),
+        ("any_significant", [("a", "boom")], True),  # transient: it runs again
+        ("any_significant", [("t", "boom")], False),
+        ("any_significant", [("x", "normal")], True),  # not a significant one
+        ("all_significant", [("a", "normal")], True),
+        ("all_significant", [("a", "normal"), ("t", "normal")], False),
+        ("never", [("x", "normal")], True),
+    ],
+)
+def test_the_end_of_significant_children(
+    auto_shutdown: str, ends: list[tuple[str, str]], lives: bool
+) -> None:
+    async def main() -> None:
+        log = Log()
+        trap_exit()
+        significant = auto_shutdown != "never"
+        children = [
+            log.child("a", restart="transient", significant=significant),
+            log.child("t", restart="temporary", significant=significant),
+            log.child("x", restart="transient"),
+        ]
+        supervisor = await Supervisor.start_link(children, auto_shutdown=auto_shutdown)
+        for id, reason in ends:
+            await end(supervisor, id, reason)
+        assert is_process_alive(supervisor) == lives
+        if not lives:
+            assert await receive(Exit) == Exit(supervisor, "shutdown")
+            assert {id for verb, id in log.taken() if verb == "end"} == {"a", "t", "x"}
+
+    virtual(main)
+
+
+def test_one_that_is_stopped_is_no_end_of_its_own() -> None:
+    async def main() -> None:
+        log = Log()
+        child = log.child("a", restart="temporary", significant=True)
+        supervisor = await Supervisor.start_link([child], auto_shutdown="any_significant")
+        await Supervisor.terminate_child(supervisor, "a")
+        await Supervisor.start_child(supervisor, child)
+        assert is_process_alive(supervisor)
+        plain = await Supervisor.start_link([])
+        with pytest.raises(Refused, match="auto_shutdown is 'never'"):
+            await Supervisor.start_child(plain, child)
+
+    virtual(main)
