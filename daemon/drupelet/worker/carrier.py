@@ -230,7 +230,10 @@ class Carrier:
         return b""
 
     def resolve(self, module: str, name: str, digest: bytes) -> Callable[..., object]:
-        """The function `name` of a module of ours. Raises: `CodeMismatch`, `RemoteError`."""
+        """The function or behaviour `name` of a module of ours.
+
+        Raises: `CodeMismatch`, `RemoteError`.
+        """
         code = self._code() if self._code is not None else None
         for each in code.modules if code is not None else ():
             if _announced_name(each) == module:
@@ -366,6 +369,8 @@ def _function(module: types.ModuleType, shown: str, name: str) -> Callable[..., 
         found = vars(holder).get(part, _UNFOUND) if hasattr(holder, "__dict__") else _UNFOUND
         if isinstance(found, staticmethod | classmethod):
             found = getattr(holder, part)
+    if _is_behaviour(found, module):
+        return found  # type: ignore[return-value]
     plain = getattr(found, "__func__", found)
     if not isinstance(plain, types.FunctionType) or plain.__globals__ is not vars(module):
         known = sorted(
@@ -377,6 +382,15 @@ def _function(module: types.ModuleType, shown: str, name: str) -> Callable[..., 
             "undef", f"module {shown} defines no function {name!r}, but {', '.join(known[:16])}"
         )
     return found  # type: ignore[return-value]
+
+
+def _is_behaviour(found: object, module: types.ModuleType) -> bool:
+    """Whether it is a behaviour of that module: a child or handler that others may ask for."""
+    return (
+        isinstance(found, type)
+        and found.__module__ == module.__name__
+        and hasattr(found, "start_link")
+    )
 
 
 def _target(node: str, mission: str, function: str) -> bytes:

@@ -404,6 +404,18 @@ async def test_functions_that_a_module_defines_can_be_started() -> None:
     assert runtime.digest_of("json") == b""
 
 
+async def test_behaviours_that_a_module_defines_can_be_children_and_handlers() -> None:
+    kitchen = make_module()
+    source = "from drupelet import GenServer, Supervisor\nclass Stove(GenServer): pass\n"
+    exec(source + "class Larder:\n    class Shelf(Supervisor): pass\n", kitchen.__dict__)
+    _, runtime = await attached(Code(modules=(kitchen,)))
+    assert runtime.resolve("kitchen", "Stove", b"") is vars(kitchen)["Stove"]
+    assert runtime.resolve("kitchen", "Larder.Shelf", b"") is vars(kitchen)["Larder"].Shelf
+    for name in ("GenServer", "Supervisor", "Larder", "Stove.start_link", "Stove._run"):
+        with pytest.raises(RemoteError, match="defines no function"):
+            runtime.resolve("kitchen", name, b"")
+
+
 @pytest.mark.parametrize(
     "name",
     ["os.system", "join", "LIMIT", "Oven", "nothing", "", "boil.__globals__", "__builtins__.exec",
