@@ -13,10 +13,13 @@ from drupelet import (
     NOREPLY,
     Down,
     Exit,
+    GenEvent,
     GenServer,
+    GenStatem,
     Pid,
     Ref,
     Request,
+    Supervisor,
     exit,
     flush,
     link,
@@ -132,7 +135,7 @@ async def keeps(to: Pid) -> None:
     monitor(to)
     link(to)
     await send(to, ("ready", self()))
-    kept = []
+    kept: list[tuple[str, object]] = []
     while len(kept) < 2:
         match await receive(lambda m: isinstance(m, (Down, Exit))):
             case Down(reason=reason):
@@ -141,6 +144,61 @@ async def keeps(to: Pid) -> None:
                 kept.append(("exit", reason))
     _, sender = await receive(("told", Pid))
     await send(sender, ("told", sorted(kept), await flush()))
+
+
+async def large(to: Pid, sizes: list[int]) -> None:
+    for size in sizes:
+        await send(to, b"x" * size)
+
+
+class Machine(GenStatem):
+    """Is switched by "push"."""
+
+    def init(self) -> str:
+        return "off"
+
+    def off(self, kind: object, content: object) -> object:
+        return self._event(content, "on")
+
+    def on(self, kind: object, content: object) -> object:
+        return self._event(content, "off")
+
+    def _event(self, content: object, other: str) -> object:
+        match content:
+            case "push":
+                self.reply(other)
+                return other
+            case "never":
+                self.kept = self.caller
+            case "stop":
+                self.stop(("shutdown", "done"))
+        return None
+
+
+class Teller(GenEvent):
+    """Tells `to` of events and of its end."""
+
+    def init(self, to: Pid) -> None:
+        self.to = to
+
+    async def handle_event(self, event: object) -> None:
+        await send(self.to, ("a", event, node()))
+
+    async def terminate(self, reason: object) -> None:
+        await send(self.to, ("gone", reason))
+
+
+async def started(to: Pid) -> None:
+    """A child that tells that it started, and ends as it is told."""
+    await send(to, ("started", "a", self()))
+    _, reason = await receive(("stop", object))
+    exit(reason)
+
+
+async def supervises(name: str, to: Pid) -> None:
+    """Who starts a supervisor has to stay."""
+    await send(to, await Supervisor.start_link([], name=name))
+    await receive("never")
 
 
 def exits(to: Pid, reason: object) -> None:
@@ -199,6 +257,16 @@ async def where(name: str) -> Pid | None:
 @mission("far")
 def members(group: str, local: bool = False) -> list[Pid]:
     return pg.get_local_members(group) if local else pg.get_members(group)
+
+
+@mission("far")
+async def machine(name: str) -> Pid:
+    return await Machine.start(name=name)
+
+
+@mission("far")
+async def manager(name: str) -> Pid:
+    return await GenEvent.start(name=name)
 
 
 @mission("far")

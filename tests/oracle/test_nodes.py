@@ -30,7 +30,19 @@ NAMES = ("gandalf", "bilbo", "oracle")
 REMOTE = [case for name in SEVERAL_NODES for case in CASES[name].values()]
 SCENES = [f"cut_node_{name}" for name in cut.NAMES]
 SCENES += [f"lost_node_{name}" for name in lost.NAMES]
-EXPORTS = ("here", "fails", "later", "tell", "getpid", "named", "where", "server", "members")
+EXPORTS = (
+    "here",
+    "fails",
+    "later",
+    "tell",
+    "getpid",
+    "named",
+    "where",
+    "server",
+    "members",
+    "machine",
+    "manager",
+)
 
 
 def start_cluster(cluster: Cluster) -> RealNode:

@@ -16,11 +16,14 @@ from drupelet import (
     link,
     monitor,
     monitor_node,
+    node,
     nodes,
     ping,
     process_info,
+    register,
     self,
     send,
+    send_after,
     spawn,
     spawn_link,
     spawn_monitor,
@@ -54,6 +57,11 @@ async def node_is_alive() -> object:
 @case
 async def node_ping() -> object:
     return await ping(GANDALF)
+
+
+@case
+async def node_ping_oneself() -> object:
+    return await ping(node())
 
 
 @case
@@ -128,6 +136,29 @@ async def remote_ref_comes_back_equal() -> object:
     pid = await there()
     ref = monitor(pid)
     return await ask_it(pid, ref) == ref
+
+
+@case
+async def remote_large_messages_keep_their_order() -> object:
+    await spawn(far.large, self(), [1, 1_000_000, 2, 100_000, 3], node=GANDALF)
+    return [len(each) for each in await collect(5)]
+
+
+@case
+async def spawn_on_ones_own_node() -> object:
+    await spawn(far.tells, self(), ["hello"], node=node())
+    return await next_message()
+
+
+@differs("refusals", otp=("error", "badarg"), ours=("raised", "ProcessDown"))
+async def register_a_remote_pid() -> object:
+    return await raised(register("of_another", await there()))
+
+
+@differs("timers", otp=("error", "badarg"), ours=("answer", "hello"))
+async def timer_to_a_remote_pid() -> object:
+    send_after(0, await there(), ("ask", self(), "hello"))
+    return await next_message()
 
 
 @case
@@ -294,6 +325,71 @@ async def remote_exit_sent_kill_cannot_be_trapped() -> object:
     ref = monitor(pid)
     exit(pid, "kill")
     return (await down(ref), await quiet())
+
+
+@case
+async def remote_kill_is_seen_as_killed() -> object:
+    trap_exit(True)
+    pid = await there()
+    link(pid)
+    exit(pid, "kill")
+    return await next_message()
+
+
+@case
+async def remote_kill_takes_a_linked_process() -> object:
+    pid = await there()
+
+    async def child() -> None:
+        link(pid)
+        exit(pid, "kill")
+        await forever()
+
+    return await died(child)
+
+
+@case
+async def remote_link_twice_unlink_once() -> object:
+    trap_exit(True)
+    pid = await there()
+    ref = monitor(pid)
+    link(pid)
+    link(pid)
+    unlink(pid)
+    await send(pid, ("exit", "boom"))
+    return (await down(ref), await quiet())
+
+
+@case
+async def remote_unlink_then_link() -> object:
+    trap_exit(True)
+    pid = await there()
+    link(pid)
+    unlink(pid)
+    link(pid)
+    await send(pid, ("exit", "boom"))
+    return (await next_message(), await quiet())
+
+
+@case
+async def remote_demonitor_flush() -> object:
+    pid = await there()
+    first, second = monitor(pid), monitor(pid)
+    await send(pid, ("exit", "boom"))
+    await down(second)
+    demonitor(first, flush=True)
+    return await quiet()
+
+
+@case
+async def remote_name_is_taken_by_another() -> object:
+    pid = await named("remote_heir")
+    ref = monitor(pid)
+    await send(pid, ("exit", "boom"))
+    await down(ref)
+    new = await named("remote_heir")
+    await ask_it(("remote_heir", GANDALF), "hello")
+    return bool(new == pid)
 
 
 @case

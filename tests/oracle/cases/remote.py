@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 
 from drupelet import (
+    Child,
+    GenEvent,
     GenServer,
+    GenStatem,
     Pid,
+    Supervisor,
     ask,
+    monitor,
     node,
     pg,
     reply,
@@ -21,7 +26,7 @@ from drupelet import (
 )
 from drupelet.errors import CallError, NoConnection
 from tests.oracle.distant import GANDALF, NOBODY, dead_there, failed, far
-from tests.oracle.helpers import died, down, forever, next_message, quiet
+from tests.oracle.helpers import died, down, forever, is_gone, next_message, quiet
 from tests.oracle.normal import case, caught, differs, done, role
 
 # -- servers
@@ -72,6 +77,67 @@ async def call_on_an_unknown_node() -> object:
 
 
 @case
+async def remote_statem() -> object:
+    await rpc.call(GANDALF, "far", "machine", ("rm_1",))
+    to = ("rm_1", GANDALF)
+    pushed = [await GenStatem.call(to, "push"), await GenStatem.call(to, "push")]
+    return [*pushed, await caught(GenStatem.call(to, "never", timeout=0.02))]
+
+
+@case
+async def remote_statem_ends() -> object:
+    ref = monitor(await rpc.call(GANDALF, "far", "machine", ("rm_2",)))
+    await GenStatem.cast(("rm_2", GANDALF), "stop")
+    return await down(ref)
+
+
+@case
+async def remote_event_handler() -> object:
+    await rpc.call(GANDALF, "far", "manager", ("re_1",))
+    to = ("re_1", GANDALF)
+    gave = await GenEvent.add_handler(to, (far.Teller, "a"), self())
+    await GenEvent.notify(to, "hello")
+    outcome = ("ok" if done(gave) else gave, await next_message())
+    return (*outcome, len(await GenEvent.which_handlers(to)))
+
+
+@case
+async def remote_event_handler_goes_with_its_owner() -> object:
+    await rpc.call(GANDALF, "far", "manager", ("re_2",))
+    to = ("re_2", GANDALF)
+    await died(GenEvent.add_sup_handler, to, (far.Teller, "a"), self())
+    return (await next_message(), await GenEvent.which_handlers(to))
+
+
+@case
+async def remote_supervisor() -> object:
+    await spawn(far.supervises, "rs_sup", self(), node=GANDALF)
+    await next_message(Pid)
+    to = ("rs_sup", GANDALF)
+    pid = await Supervisor.start_child(to, Child("a", (far.started, (self(),))))
+    _, _, first = await next_message()
+    assert first == pid
+    ref = monitor(pid)
+    await send(pid, ("stop", "boom"))
+    assert await down(ref) == "boom"
+    _, _, again = await next_message()
+    gave = await Supervisor.terminate_child(to, "a")
+    return (again.node, bool(again == pid), "ok" if done(gave) else gave, await is_gone(again))
+
+
+@case
+async def remote_supervisor_of_a_server() -> object:
+    await spawn(far.supervises, "rs_sup_2", self(), node=GANDALF)
+    await next_message(Pid)
+    to = ("rs_sup_2", GANDALF)
+    pid = await Supervisor.start_child(to, Child("a", far.Plain))
+    return (
+        await GenServer.call(pid, "get"),
+        [id for id, *_ in await Supervisor.which_children(to)],
+    )
+
+
+@case
 async def cast_on_an_unknown_node() -> object:
     return "ok" if done(await GenServer.cast(("no_such_name", NOBODY), "hello")) else "?"
 
@@ -95,6 +161,15 @@ async def joined(group: str) -> Pid:
     pid = role(await spawn(far.member, group, node=GANDALF), "child")
     await next_message((ref, "join", group, [pid]))
     return pid
+
+
+@differs("pg", otp="nolocal", ours="ValueError")
+async def pg_join_of_a_remote_pid() -> object:
+    pid = await spawn(far.answers, node=GANDALF)
+    try:
+        return pg.join("of_another", pid)
+    except ValueError as error:
+        return type(error).__name__
 
 
 @case

@@ -1,7 +1,7 @@
 %% Two nodes: `gandalf` stays up, `bilbo` is killed. This node has neither's processes.
 -module(oracle_nodes).
 -export([cases/0, answers/0, traps/1, tell/2, fails/1, here/0, later/1, obeys/0, scope/0, serves/0,
-         hands/1, replies/2, keeps/1, exits/2]).
+         hands/1, replies/2, keeps/1, exits/2, large/2, machine/1, manager/1, supervisor/1]).
 -import(oracle, [role/2, next/0, rest/0, nothing/0, quiet/0, caught/1, collect/1, died/1, down/1,
                  reason/1, watch/1, ask/2, is_gone/1]).
 
@@ -61,6 +61,27 @@ keeps(To) ->
                                {'EXIT', _, R2} -> {exit, R2} end || _ <- [1, 2]],
     receive {told, From} -> From ! {told, lists:sort([First, Second]), rest()} end.
 
+large(To, Sizes) -> [To ! binary:copy(<<"x">>, Size) || Size <- Sizes].
+
+machine(Name) ->
+    {ok, Pid} = gen_statem:start({local, Name}, oracle_machine, #{event => fun
+        ({call, From}, push, off, D) -> {next_state, on, D, [{reply, From, on}]};
+        ({call, From}, push, on, D) -> {next_state, off, D, [{reply, From, off}]};
+        ({call, _}, never, _, _) -> keep_state_and_data;
+        (cast, stop, _, _) -> {stop, {shutdown, done}} end}, []),
+    Pid.
+
+manager(Name) -> {ok, Pid} = gen_event:start({local, Name}), Pid.
+
+%% Without its starter, which is a process of rpc.
+supervisor(Name) ->
+    Self = self(),
+    spawn(fun() ->
+        {ok, Pid} = supervisor:start_link({local, Name}, oracle_supervisor, {#{}, []}),
+        Self ! {started, Pid}, receive never -> ok end
+    end),
+    receive {started, Pid} -> Pid end.
+
 %% Sends an exit signal from there.
 exits(To, Reason) -> exit(To, Reason).
 
@@ -85,6 +106,7 @@ named(Name) ->
 distribution() -> [
     {"node_is_alive", fun() -> is_alive() end},
     {"node_ping", fun() -> net_adm:ping(gandalf()) end},
+    {"node_ping_oneself", fun() -> net_adm:ping(node()) end},
     {"node_ping_unknown", fun() -> net_adm:ping(nobody()) end},
     {"node_nodes", fun() -> lists:sort(nodes()) end},
     {"node_of_a_remote_pid", fun() -> node(there()) end},
@@ -116,6 +138,19 @@ sending() -> [
     end},
     {"remote_ref_comes_back_equal", fun() ->
         Ref = make_ref(), Pid = there(), ask(Pid, Ref) =:= Ref
+    end},
+    {"remote_large_messages_keep_their_order", fun() ->
+        spawn(gandalf(), ?MODULE, large, [self(), [1, 1000000, 2, 100000, 3]]),
+        [byte_size(Each) || Each <- collect(5)]
+    end},
+    {"spawn_on_ones_own_node", fun() ->
+        spawn(node(), ?MODULE, tell, [self(), [hello]]), next()
+    end},
+    {"register_a_remote_pid", fun() ->
+        Pid = there(), caught(fun() -> register(of_another, Pid) end)
+    end},
+    {"timer_to_a_remote_pid", fun() ->
+        Pid = there(), caught(fun() -> erlang:send_after(0, Pid, {ask, self(), hello}), next() end)
     end},
     {"remote_send_to_the_dead", fun() -> dead_there() ! hello, still_here end},
     {"remote_send_to_a_name", fun() ->
@@ -184,6 +219,30 @@ ends() -> [
         Pid = spawn(gandalf(), ?MODULE, traps, [self()]), {ready, Pid} = next(),
         Ref = watch(Pid), exit(Pid, kill), {down(Ref), quiet()}
     end},
+    {"remote_kill_is_seen_as_killed", fun() ->
+        process_flag(trap_exit, true),
+        Pid = there(), link(Pid), exit(Pid, kill), next()
+    end},
+    {"remote_kill_takes_a_linked_process", fun() ->
+        Pid = there(), died(fun() -> link(Pid), exit(Pid, kill), receive never -> ok end end)
+    end},
+    {"remote_link_twice_unlink_once", fun() ->
+        process_flag(trap_exit, true),
+        Pid = there(), Ref = watch(Pid), link(Pid), link(Pid), unlink(Pid), Pid ! {exit, boom},
+        {down(Ref), quiet()}
+    end},
+    {"remote_unlink_then_link", fun() ->
+        process_flag(trap_exit, true),
+        Pid = there(), link(Pid), unlink(Pid), link(Pid), Pid ! {exit, boom}, {next(), quiet()}
+    end},
+    {"remote_demonitor_flush", fun() ->
+        Pid = there(), First = watch(Pid), Second = watch(Pid), Pid ! {exit, boom}, down(Second),
+        demonitor(First, [flush]), quiet()
+    end},
+    {"remote_name_is_taken_by_another", fun() ->
+        Pid = named(remote_heir), Ref = watch(Pid), Pid ! {exit, boom}, down(Ref),
+        New = named(remote_heir), ask({remote_heir, gandalf()}, hello), New =:= Pid
+    end},
     {"remote_exit_sent_normal_is_ignored", fun() ->
         Pid = there(), exit(Pid, normal), ask(Pid, still_here)
     end},
@@ -242,6 +301,41 @@ servers() -> [
     {"call_on_an_unknown_node", fun() ->
         caught(fun() -> gen_server:call({no_such_name, nobody()}, get) end)
     end},
+    {"remote_statem", fun() ->
+        rpc:call(gandalf(), ?MODULE, machine, [rm_1]), To = {rm_1, gandalf()},
+        [gen_statem:call(To, push), gen_statem:call(To, push),
+         caught(fun() -> gen_statem:call(To, never, 20) end)]
+    end},
+    {"remote_statem_ends", fun() ->
+        Pid = rpc:call(gandalf(), ?MODULE, machine, [rm_2]), Ref = watch(Pid),
+        gen_statem:cast({rm_2, gandalf()}, stop), down(Ref)
+    end},
+    {"remote_event_handler", fun() ->
+        rpc:call(gandalf(), ?MODULE, manager, [re_1]), To = {re_1, gandalf()}, Self = self(),
+        Gave = gen_event:add_handler(To, {oracle_handler, a}, #{
+            event => fun(Event, S) -> Self ! {a, Event, node()}, {ok, S} end}),
+        gen_event:notify(To, hello), {Gave, next(), length(gen_event:which_handlers(To))}
+    end},
+    {"remote_event_handler_goes_with_its_owner", fun() ->
+        rpc:call(gandalf(), ?MODULE, manager, [re_2]), To = {re_2, gandalf()}, Self = self(),
+        died(fun() -> gen_event:add_sup_handler(To, {oracle_handler, a}, #{
+            terminate => fun(Why) -> Self ! {gone, Why} end}) end),
+        {next(), gen_event:which_handlers(To)}
+    end},
+    {"remote_supervisor", fun() ->
+        rpc:call(gandalf(), ?MODULE, supervisor, [rs_sup]), To = {rs_sup, gandalf()},
+        {ok, Pid} = supervisor:start_child(To, #{id => a,
+            start => {oracle_supervisor, child, [self(), a, false]}}),
+        {started, a, Pid} = next(), Ref = watch(Pid), Pid ! {stop, boom}, boom = down(Ref),
+        {started, a, Again} = next(),
+        {node(Again), Again =:= Pid, supervisor:terminate_child(To, a), is_gone(Again)}
+    end},
+    {"remote_supervisor_of_a_server", fun() ->
+        rpc:call(gandalf(), ?MODULE, supervisor, [rs_sup_2]), To = {rs_sup_2, gandalf()},
+        {ok, Pid} = supervisor:start_child(To, #{id => a,
+            start => {oracle_server, start_link, [#{call => fun(get, _, S) -> {reply, S, S} end}]}}),
+        {gen_server:call(Pid, get), [Id || {Id, _, _, _} <- supervisor:which_children(To)]}
+    end},
     {"cast_on_an_unknown_node", fun() -> gen_server:cast({no_such_name, nobody()}, hello) end}
 ].
 
@@ -278,6 +372,9 @@ groups() -> [
         {Ref, join, remote_group, Joined} = next(),
         Members = pg:get_members(remote_group),
         {Joined, length(Members), lists:member(Pid, Members), pg:get_local_members(remote_group)}
+    end},
+    {"pg_join_of_a_remote_pid", fun() ->
+        Pid = there(), {error, {Word, _}} = caught(fun() -> pg:join(of_another, Pid) end), Word
     end},
     {"pg_member_of_another_node_leaves", fun() ->
         Pid = there(), {Ref, _} = pg:monitor(remote_group_3),
