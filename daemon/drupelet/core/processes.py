@@ -36,7 +36,7 @@ from drupelet.core.signals import (
 )
 from drupelet.errors import NoConnection, RemoteError
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import make_pid
+from drupelet.wire.ids import in_order, make_pid
 from drupelet.wire.limits import (
     PROCESS_NAME_BYTES_MAX,
     RUNTIME_MODULES_MAX,
@@ -154,7 +154,7 @@ class ProcessRouter(Signals):
             return
         runtime.congested = on
         silenced, runtime.silenced = runtime.silenced, set()
-        for sender in silenced:
+        for sender in in_order(silenced):
             self._route(encode_signal(RESUME, sender, runtime.pid))
 
     def ask(self, serial: int, request: object) -> int:

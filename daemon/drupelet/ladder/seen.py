@@ -107,9 +107,11 @@ class SeenRuntime(Runtime):
             self._local("timer", receiver, receiver, message)
         super()._send_due(to, message)
 
-    def ask_local(self, process: Process, number: int, caller: Pid, request: object) -> None:
+    def ask_local(
+        self, process: Process, number: int, caller: Pid, request: object, *more: Any
+    ) -> Any:
         self._local("ask", caller, process.pid, request)
-        super().ask_local(process, number, caller, request)
+        return super().ask_local(process, number, caller, request, *more)
 
     def reply(self, replier: Pid, caller: Pid, ref: Ref, value: object) -> None:
         if self.is_local(caller):

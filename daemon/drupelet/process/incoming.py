@@ -19,7 +19,7 @@ from drupelet.process.kernel import SYSTEM_LIMIT, Kernel, Target
 from drupelet.process.table import RELATIONS_MAX, Process
 from drupelet.process.tracing import RemoteTracer
 from drupelet.wire.codec import loads
-from drupelet.wire.ids import Pid, Ref, make_pid
+from drupelet.wire.ids import Pid, Ref, in_order, make_pid
 from drupelet.wire.limits import PAUSED_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import (
@@ -312,7 +312,7 @@ class Incoming(Kernel):
         for ref, target in list((process.monitors or {}).items()):
             if hit(target) and not self._watched_here(ref, target):
                 self.down(process, ref, target, reason)
-        for pid in [each for each in process.links or () if hit(each)]:
+        for pid in in_order([each for each in process.links or () if hit(each)]):
             if process.links is None:
                 break  # the first of them ended it at once: a task that only became a process
             process.links.discard(pid)

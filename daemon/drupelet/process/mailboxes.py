@@ -22,7 +22,7 @@ from typing import Final
 from drupelet.process import patterns
 from drupelet.process.table import BLOCK, DROP_OLD, EXIT, SLACK, WAITED, Process
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import Pid, make_pid
+from drupelet.wire.ids import Pid, in_order, make_pid
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import encode_signal
 from drupelet.wire.notices import Down, Exit, NodeDown, NodeUp
@@ -230,7 +230,7 @@ class Mailboxes:
 
     def _unsilence(self, process: Process) -> None:
         silenced, process.silenced = process.silenced, None
-        for runtime in silenced or ():
+        for runtime in in_order(silenced or ()):
             self.transmit(encode_signal(wire.RESUME, runtime, process.pid))
 
     # -- tracing

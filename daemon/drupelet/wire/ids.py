@@ -20,8 +20,10 @@ not a name).
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final, Self
 
 from drupelet.wire import limits
@@ -159,3 +161,11 @@ def make_ref(node: str, incarnation: int, number: int) -> Ref:
     _set(ref, "incarnation", incarnation)
     _set(ref, "number", number)
     return ref
+
+
+_by_place: Final = attrgetter("node", "incarnation", "number")
+
+
+def in_order(pids: Collection[Pid]) -> Collection[Pid]:
+    """The same order in each run: that of a set depends on the hash of this process."""
+    return sorted(pids, key=_by_place) if len(pids) > 1 else pids

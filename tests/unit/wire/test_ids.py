@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drupelet.wire import limits
-from drupelet.wire.ids import NUMBER_MAX, Pid, Ref, check_name, check_plain_name
+from drupelet.wire.ids import NUMBER_MAX, Pid, Ref, check_name, check_plain_name, in_order
 
 NUMBERS = st.integers(0, NUMBER_MAX)
 NAMES = st.from_regex(
@@ -121,3 +121,11 @@ def test_what_is_no_name(name: str) -> None:
         pytest.raises(ValueError, match="such as") if len(name) < 99 else pytest.raises(ValueError)
     ):
         check_name(name)
+
+
+def test_pids_in_an_order_that_no_hash_decides() -> None:
+    pids = [Pid("a", 1, 2), Pid("a", 1, 10), Pid("a", 2, 1), Pid("b", 1, 1)]
+    assert in_order(set(pids)) == pids
+    assert in_order(pids[::-1]) == pids
+    assert list(in_order({pids[0]})) == pids[:1]
+    assert list(in_order(())) == []
