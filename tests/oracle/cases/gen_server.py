@@ -518,6 +518,18 @@ async def unknown_call() -> object:
     return (await caught(call(pid, "no_such_call")), await quiet())
 
 
+@differs("verbs", otp="function_clause", ours="nothing")
+async def unknown_cast() -> object:
+    class Deaf(GenServer):
+        def get(self) -> str:
+            return "here"
+
+    pid = await start(Deaf)
+    monitor(pid)
+    await GenServer.cast(pid, ("no_such_cast",))
+    return await quiet()
+
+
 @case
 async def call_to_oneself() -> object:
     class Selfish(GenServer):

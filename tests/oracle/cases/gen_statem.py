@@ -237,6 +237,14 @@ async def statem_a_down_is_an_info() -> object:
     return await next_message()
 
 
+@differs("verbs", otp="function_clause", ours="nothing")
+async def statem_unknown_event() -> object:
+    pid = await start(Light)
+    monitor(pid)
+    await GenStatem.cast(pid, "no_such_cast")
+    return await quiet()
+
+
 @differs(
     "verbs",
     otp=(("exit", ("function_clause", "in_call")), "function_clause"),

@@ -215,6 +215,10 @@ failures() -> [
         Pid = start(plain()), Ref = watch(Pid),
         {caught(fun() -> gen_server:call(Pid, no_such_call) end), down(Ref)}
     end},
+    {"unknown_cast", fun() ->
+        Pid = start((plain())#{cast => fun(known, S) -> {noreply, S} end}), Ref = watch(Pid),
+        gen_server:cast(Pid, no_such_cast), down(Ref)
+    end},
     {"call_to_oneself", fun() ->
         Pid = start(#{call => fun(again, _, S) ->
             {reply, caught(fun() -> gen_server:call(self(), again) end), S} end}),

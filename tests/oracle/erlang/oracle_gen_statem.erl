@@ -110,6 +110,9 @@ plain() -> [
                 keep_state_and_data end),
         next()
     end},
+    {"statem_unknown_event", fun() ->
+        Pid = light(), Ref = watch(Pid), gen_statem:cast(Pid, no_such_cast), down(Ref)
+    end},
     {"statem_unknown_call", fun() ->
         Pid = light(), Ref = watch(Pid),
         {caught(fun() -> gen_statem:call(Pid, no_such_call) end), down(Ref)}
