@@ -78,6 +78,7 @@ from drupelet.process.behaviours import (
 )
 from drupelet.process.behaviours import value_of as value_of
 from drupelet.process.current import process_var, this_process, this_runtime
+from drupelet.process.errands import Errand
 from drupelet.process.runtime import Runtime, To
 from drupelet.process.status import shown_fields
 from drupelet.process.table import Process
@@ -285,15 +286,20 @@ class GenServer(Startable):
                 message: Any = await runtime.receive_message(process, None, wait_s)
             except ReceiveTimeout:
                 message = TIMEOUT
+            kind = message.__class__
+            if kind is Errand and message.taken_back:
+                continue  # as if it had never come
             wait_s = inf
             newest = runtime.newest(cls)
             if newest is not cls:
                 await change_class(self, newest)
                 cls = type(self)
                 verbs = cls.__verbs
-            kind = message.__class__
             if kind is Request:
                 await self.__answer(message, verbs, process, runtime)
+            elif kind is Errand:
+                if message.begin():
+                    wait_s = await self.__carry_out(message, verbs, process, runtime)
             elif kind is tuple and len(message) == 2 and message[0] == CAST:
                 await self.__take_cast(message[1], verbs)
             elif kind is Exit and message.pid == parent:
@@ -338,6 +344,16 @@ class GenServer(Startable):
         if value is not NOREPLY:
             reply_value(runtime, process, caller, value)
         self.caller = None
+
+    async def __carry_out(
+        self, errand: Errand, verbs: Mapping[str, Verb], process: Process, runtime: Runtime
+    ) -> float:
+        """As `__answer`; over when what the verb put off is done too. As `__do_asked`, seconds."""
+        try:
+            await self.__answer(errand, verbs, process, runtime)
+            return await self.__do_asked(self.__step) if self.__step.asked else inf
+        finally:
+            errand.end()
 
     async def __take_cast(self, request: Any, verbs: Mapping[str, Verb]) -> None:
         verb = None

@@ -37,7 +37,7 @@ from drupelet.process.table import (
     Process,
 )
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import Pid, Ref, make_pid, make_ref
+from drupelet.wire.ids import Pid, Ref, in_order, make_pid, make_ref
 from drupelet.wire.limits import PROCESSES_MAX, TRACERS_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import NOPROC, encode_signal
@@ -363,7 +363,7 @@ class Kernel(Mailboxes):
             self.on_name_freed(name, pid)
         links, process.links = process.links, None
         process.link_marks = None
-        for other_pid in links or ():
+        for other_pid in in_order(links or ()):
             if self.is_local(other_pid):
                 other = self.find(other_pid)
                 if other is not None and other.links is not None:
@@ -414,12 +414,19 @@ class Kernel(Mailboxes):
 
     # -- requests
 
-    def ask_local(self, process: Process, number: int, caller: Pid, request: object) -> None:
+    def ask_local(
+        self,
+        process: Process,
+        number: int,
+        caller: Pid,
+        request: object,
+        kind: type[Request] = Request,
+    ) -> Request:
         """Put a request of this runtime into a mailbox; `number` is in `asks`."""
         if process.watchers is None:
             process.watchers = {}
         process.watchers[number] = caller
-        message = Request((caller, self.ref(number)), request)
+        message = kind((caller, self.ref(number)), request)
         if not self.full(process, message):
             self.put(process, message, caller)
         elif process.policy == BLOCK:
@@ -427,6 +434,7 @@ class Kernel(Mailboxes):
             self.park(process, parked)
         else:
             self.overflow(process, message, caller)
+        return message
 
     def reply(self, replier: Pid, caller: Pid, ref: Ref, value: object) -> None:
         """The answer to a request, from whichever process. Too late is nothing."""

@@ -202,10 +202,12 @@ class Events:
 
 def _copy(message: object) -> object:
     """As it is now, whatever becomes of it. A request was checked when it was made."""
-    if message.__class__ is Request:
+    if isinstance(message, Request):
         inner = message.request
         copied = inner if inner.__class__ in _NEVER_CHANGED else copy_data(inner)
-        return message if copied is inner else Request(message.caller, copied)
+        if copied is inner and message.__class__ is Request:
+            return message
+        return Request(message.caller, copied)  # of an `Errand` too
     return copy_data(message)
 
 

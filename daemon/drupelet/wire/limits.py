@@ -58,7 +58,8 @@ CANDIDATES_MAX: Final = 256  # what the daemon keeps
 GOSSIP_NODES_MAX: Final = 64
 
 # -- local channels
-WORKER_CALLS_MAX: Final = 4_096  # unanswered calls at one mission worker
+WORKER_CALLS_MAX: Final = 4_096  # calls at one mission worker: unanswered, or still ending
+SETTLES_MAX: Final = 256  # questions whether all has ended that wait in one worker
 CLIENTS_MAX: Final = 128  # connections on the Unix socket
 
 # -- shipped code (wire/bundles.py)

@@ -149,6 +149,7 @@ class _TaskLoop:
         else:
             self._session = handover.session
             self._session.take_over(self._flush, self._spawn)
+        self._session.wake = self._wake
         self._rest = b""
         self._sleeper: trio.lowlevel.Task | None = None
         self._awake = False
@@ -233,7 +234,7 @@ class _TaskLoop:
         """Set when all run; their calls wait for them."""
         from drupelet.worker.servers import Servers
 
-        self._servers = Servers(runtime, self._code)
+        self._servers = Servers(runtime, self._code, self._session.endings)
         started = self._trio.Event()
         self._nursery.start_soon(self._run_servers, self._servers, started)
         return started
@@ -351,30 +352,44 @@ class _TaskLoop:
             return
         scope = self._trio.CancelScope()
         if ident >= 0:
-            self._session.running[ident] = scope.cancel
+            self._session.running[ident] = functools.partial(self._cancel, scope, target)
         self._nursery.start_soon(self._run_call, scope, ident, target, args)
+
+    def _cancel(self, scope: trio.CancelScope, target: Target) -> None:
+        """Its caller gave up. That it has ended is told by `_run_call`, or by its `_Turn`."""
+        if target.stop is not None:
+            target.stop()
+        self._session.endings.cancelled(scope)
+        scope.cancel()
 
     async def _run_call(
         self, scope: trio.CancelScope, ident: int, target: Target, args: list[object]
     ) -> None:
         session = self._session
+        if ident >= 0 and ident not in session.running:  # cancelled before it began
+            session.endings.ended(scope)
+            return
+        turn = None
         try:
             with scope:
                 if target.how == TASK:
                     value = await cast(Awaitable[object], target.function(*args))
                 else:
-                    value = await self._run_in_thread(target, args)
+                    turn = self._turn(scope, target)
+                    value = await self._run_in_thread(turn, target, args)
                 session.finish(ident, target, value)
         except (Exception, SystemExit) as error:  # the function's, told to its caller
             session.fail(ident, target, error)
         if scope.cancelled_caught:
             session.dropped(ident)
+        if turn is None or not turn.taken:
+            session.endings.ended(scope)
         if self._retire is not None:
             self._retire()
         if session.out:
             self._wake()
 
-    async def _run_in_thread(self, target: Target, args: list[object]) -> object:
+    def _turn(self, scope: trio.CancelScope, target: Target) -> _Turn:
         """A class's methods take turns, so that its state needs no lock."""
         limiter = self._threads
         if target.owner is not None:
@@ -382,5 +397,35 @@ class _TaskLoop:
             if key not in self._owners:
                 self._owners[key] = self._trio.CapacityLimiter(1)
             limiter = self._owners[key]
+        return _Turn(limiter, functools.partial(self._session.endings.ended, scope))
+
+    async def _run_in_thread(self, turn: _Turn, target: Target, args: list[object]) -> object:
         run = functools.partial(target.function, *args)
-        return await self._trio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=True)
+        return await self._trio.to_thread.run_sync(
+            run,
+            limiter=cast("trio.CapacityLimiter", turn),  # or anything with its two methods
+            abandon_on_cancel=True,
+        )
+
+
+class _Turn:
+    """One call's place among the threads. trio gives it back when the thread has ended, which may
+    be long after its call was cancelled."""
+
+    __slots__ = ("_limiter", "_over", "taken")
+
+    def __init__(self, limiter: trio.CapacityLimiter, over: Callable[[], None]) -> None:
+        self._limiter = limiter
+        self._over = over
+        self.taken = False
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """trio is about to start the thread."""
+        await self._limiter.acquire_on_behalf_of(borrower)
+        self.taken = True
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """The thread has ended."""
+        self._limiter.release_on_behalf_of(borrower)
+        self.taken = False
+        self._over()

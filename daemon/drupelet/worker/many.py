@@ -2,6 +2,7 @@
 
 Decides how they run: plain functions in turn, inline; asynchronous ones all at once; threaded ones
 in turn in one thread. Each has its own outcome: the answer is ``[[value...], {index: error}]``.
+When the call is cancelled, those that have not begun never do.
 """
 
 from __future__ import annotations
@@ -19,13 +20,21 @@ AsError = Callable[[BaseException], CallError]
 class Outcomes:
     """Values and errors by index."""
 
-    __slots__ = ("_as_error", "_target", "errors", "values")
+    __slots__ = ("_as_error", "_give_up", "_stopped", "_target", "errors", "values")
 
     def __init__(self, target: Target, count: int, as_error: AsError) -> None:
         self._target = target
         self._as_error = as_error
         self.values: list[object] = [None] * count
         self.errors: dict[int, list[object]] = {}
+        self._stopped = False
+        self._give_up: list[Callable[[], None]] = []  # the requests at a server
+
+    def stop(self) -> None:
+        """The call was cancelled."""
+        self._stopped = True
+        for give_up in self._give_up:
+            give_up()
 
     def check(self, index: int, args: object) -> list[object] | None:
         """The arguments when they fit; else the error is noted."""
@@ -43,6 +52,8 @@ class Outcomes:
     def run_in_turn(self, calls: list[object]) -> list[object]:
         """For functions that return their value; gives the answer."""
         for index, each in enumerate(calls):
+            if self._stopped:
+                break
             args = self.check(index, each)
             if args is None:
                 continue
@@ -84,7 +95,8 @@ class Outcomes:
                 for index, each in enumerate(calls)
                 if (args := self.check(index, each)) is not None
             ]
-            outcomes = await slot.ask_all(self._target.verb, [args for _, args in fitting])
+            asked = [args for _, args in fitting]
+            outcomes = await slot.ask_all(self._target.verb, asked, self._give_up)
             for (index, _), (value, error) in zip(fitting, outcomes, strict=True):
                 if error is None:
                     self.values[index] = value
@@ -107,4 +119,5 @@ def many_target(target: Target, calls: object, as_error: AsError) -> Target | No
         run = outcomes.run_in_server if target.server else outcomes.run_at_once
     combined = Target(target.name, run, owner=target.owner)
     combined.how = IN_THREAD if target.how == IN_THREAD else TASK if target.how == TASK else INLINE
+    combined.stop = outcomes.stop
     return combined

@@ -7,7 +7,8 @@ functions marked with `@at_start` started.
 Rules
 - No call runs before every first start is over; one that fails ends the worker, with its reason.
 - A call becomes a request in the server's mailbox at once, in the order of the channel, without a
-  task of its own. A caller that gives up is forgotten; the server finishes the verb.
+  task of its own. When its caller gives up, a verb that has not begun never does; the one under
+  way is finished, and `endings.py` told.
 - The server ended while a call waited: its caller gets `RemoteError` with the exception's class
   name; what comes before it runs again waits. More than INTENSITY restarts within PERIOD_S end the
   worker, and its daemon starts the next one with back-off.
@@ -23,6 +24,7 @@ places, and 30 us more); the instance called directly (no mailbox: no trace, lin
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -42,6 +44,7 @@ from drupelet.process.api import trap_exit
 from drupelet.process.behaviours import CAST
 from drupelet.process.children import Child, start_calls
 from drupelet.process.current import this_process
+from drupelet.process.errands import Errand
 from drupelet.process.gen_server import GenServer, value_of
 from drupelet.process.kernel import Ask
 from drupelet.process.runtime import Runtime
@@ -50,6 +53,7 @@ from drupelet.process.table import Process
 from drupelet.wire.ids import Pid, check_plain_name
 from drupelet.wire.limits import WORKER_CALLS_MAX
 from drupelet.wire.notices import Exit
+from drupelet.worker.endings import Endings
 from drupelet.worker.targets import Target
 
 _log = logging.getLogger("drupelet.worker")
@@ -118,16 +122,28 @@ def as_remote(error: Exception) -> CallError:
     return RemoteError(type(error).__name__, str(error))
 
 
+class _Ticket:
+    """A request of a caller: where it is."""
+
+    __slots__ = ("errand", "given_up", "number")
+
+    def __init__(self) -> None:
+        self.given_up = False
+        self.errand: Errand | None = None  # once it was put into a mailbox, as ask `number`
+        self.number = 0
+
+
 class Slot:
     """One class of servers: where its requests go, whether its process runs now or not."""
 
-    def __init__(self, name: str, cls: type[GenServer], runtime: Runtime) -> None:
+    def __init__(self, name: str, cls: type[GenServer], runtime: Runtime, endings: Endings) -> None:
         self.name = name
         self.cls = cls
         self._runtime = runtime
+        self._endings = endings
         self._process: Process | None = None
         self._refusal: RemoteError | None = None  # instead of letting requests wait
-        self._waiting: deque[tuple[object, Done | None, list[int]]] = deque()
+        self._waiting: deque[tuple[object, Done | None, _Ticket]] = deque()
 
     # -- the process
 
@@ -144,8 +160,8 @@ class Slot:
         self._process = self._runtime.find(pid)
         self._refusal = None
         waiting, self._waiting = self._waiting, deque()
-        for request, done, box in waiting:  # they wait again should it have ended meanwhile
-            self._put(request, done, box)
+        for request, done, ticket in waiting:  # they wait again should it have ended meanwhile
+            self._put(request, done, ticket)
         return pid
 
     def refuse(self, why: str) -> None:
@@ -153,8 +169,8 @@ class Slot:
         self._process = None
         self._refusal = RemoteError("process_down", why)
         waiting, self._waiting = self._waiting, deque()
-        for _, done, box in waiting:
-            if done is not None and _GIVEN_UP not in box:
+        for _, done, ticket in waiting:
+            if done is not None and not ticket.given_up:
                 done(None, self._refusal)
 
     # -- requests
@@ -164,26 +180,26 @@ class Slot:
 
         Returns how to give up. `done` may be called before this returns.
         """
-        box: list[int] = []  # the request's number, once it has one
+        ticket = _Ticket()
         request: object = (verb, *args)
         process = self._process
         if process is not None and not process.exiting:
-            self._put(request, done, box)
+            self._put(request, done, ticket)
         elif self._refusal is not None:
             if done is not None:
                 done(None, self._refusal)
         elif len(self._waiting) < WORKER_CALLS_MAX:
-            self._waiting.append((request, done, box))
+            self._waiting.append((request, done, ticket))
         elif done is not None:
             done(None, RemoteError("overloaded", _OVERLOADED))
-        return lambda: self._give_up(box)
+        return functools.partial(self._give_up, ticket)
 
-    def _put(self, request: object, done: Done | None, box: list[int]) -> None:
+    def _put(self, request: object, done: Done | None, ticket: _Ticket) -> None:
         runtime, process = self._runtime, self._process
-        if _GIVEN_UP in box:
+        if ticket.given_up:
             return
         if process is None or process.exiting:
-            self._waiting.append((request, done, box))
+            self._waiting.append((request, done, ticket))
         elif runtime.full(process):
             if done is not None:
                 done(None, RemoteError("overloaded", _OVERLOADED))
@@ -192,17 +208,23 @@ class Slot:
         elif done is None:
             runtime.put(process, (CAST, request))
         else:
-            number = runtime.new_ref()
-            box.append(number)
+            number = ticket.number = runtime.new_ref()
             runtime.asks[number] = Ask(process.pid, _Answer(done))
-            runtime.ask_local(process, number, runtime.pid, request)
+            errand = runtime.ask_local(process, number, runtime.pid, request, Errand)
+            ticket.errand = cast(Errand, errand)
 
-    def _give_up(self, box: list[int]) -> None:
-        for number in box:
-            ask = self._runtime.asks.pop(number, None)
-            if ask is not None:
-                self._runtime.forget_ask(number, ask)
-        box.append(_GIVEN_UP)
+    def _give_up(self, ticket: _Ticket) -> None:
+        if ticket.given_up:
+            return
+        ticket.given_up = True
+        errand = ticket.errand
+        if errand is None:
+            return
+        ask = self._runtime.asks.pop(ticket.number, None)
+        if ask is not None:
+            self._runtime.forget_ask(ticket.number, ask)
+        if not errand.take_back(functools.partial(self._endings.ended, ticket)):
+            self._endings.cancelled(ticket)
 
     # -- calls of the channel
 
@@ -235,9 +257,15 @@ class Slot:
             session.running[ident] = give_up
 
     async def ask_all(
-        self, verb: str, calls: Sequence[Sequence[object]]
+        self,
+        verb: str,
+        calls: Sequence[Sequence[object]],
+        give_up: list[Callable[[], None]] | None = None,
     ) -> list[tuple[object, CallError | None]]:
-        """Many requests in their order, all made at once: the value or error of each."""
+        """Many requests in their order, all made at once: the value or error of each.
+
+        How to give up each of them is put into `give_up` before this waits.
+        """
         outcomes: list[tuple[object, CallError | None]] = [(None, None)] * len(calls)
         answered = trio.Event()
         left = len(calls)
@@ -252,7 +280,9 @@ class Slot:
 
             return done
 
-        give_up = [self.submit(verb, args, make_done(index)) for index, args in enumerate(calls)]
+        give_up = [] if give_up is None else give_up
+        for index, args in enumerate(calls):
+            give_up.append(self.submit(verb, args, make_done(index)))
         try:
             if left:
                 await answered.wait()
@@ -263,15 +293,13 @@ class Slot:
         return outcomes
 
 
-_GIVEN_UP: Final = -1
-
-
 class Servers:
     """All of a worker's, under one supervisor. `code`: what is loaded now."""
 
-    def __init__(self, runtime: Runtime, code: Callable[[], Code]) -> None:
+    def __init__(self, runtime: Runtime, code: Callable[[], Code], endings: Endings) -> None:
         self.slots: dict[str, Slot] = {}
         self._runtime = runtime
+        self._endings = endings
         self._code = code
         self._starts: dict[str, Callable[..., object]] = {}
         self._supervisor: Pid | None = None
@@ -286,7 +314,7 @@ class Servers:
         for name, cls in code.servers.items():
             slot = self.slots.get(name)
             if slot is None:
-                self.slots[name] = Slot(name, cls, self._runtime)
+                self.slots[name] = Slot(name, cls, self._runtime, self._endings)
             else:
                 slot.cls = cls
         for targets in code.missions.values():

@@ -7,7 +7,9 @@ Rules
 - The hot path is one Python frame per call: header, table, decode, function, encode, append. No
   task, lock, channel or scope; all replies of one read go out in one send. A slow batch is sent
   piece by piece (after FLUSH_S or FLUSH_BYTES), so that a fast call does not wait for a slow one.
-- Async and threaded functions are handed to `spawn`, at most WORKER_CALLS_MAX at once.
+- Async and threaded functions are handed to `spawn`, at most WORKER_CALLS_MAX at once, with those
+  that were cancelled and have not ended (`endings.py`).
+- A call that is cancelled while calls are held never begins.
 - A function's exception is an answer: `RemoteError(class name, message, traceback)` without our
   own frames in it. MemoryError is one too.
 - Bodies and credit come from strangers (the daemon forwards them unopened): whatever they hold ends
@@ -47,6 +49,7 @@ from drupelet.wire.frames import (
     FrameReader,
     frame,
 )
+from drupelet.worker.endings import SETTLE_TARGET, Endings
 from drupelet.worker.many import many_target
 from drupelet.worker.targets import INLINE, Target
 
@@ -60,6 +63,7 @@ _unpack_call = CALL_HEADER.unpack_from
 _pack_header = HEADER.pack
 _SIGNALS_PREFIX: Final = frames.call_body(b"process/signals", b"")
 _ALIVE: Final = frame(frames.PONG, 0, bytes(8))
+_SETTLED: Final = b"\0" + dumps(True)
 _NO_MEMORY: Final = "the mission's memory limit is reached"
 _OUT_OF_MEMORY: Final = dumps(error_to_fields(RemoteError("MemoryError", _NO_MEMORY)))
 
@@ -99,6 +103,8 @@ class Session:
         self.out_bytes = 0
         self.finished = False
         self.running: dict[int, Callable[[], None]] = {}  # ident -> how to cancel it
+        self.endings = Endings(self._settled)
+        self.wake: Callable[[], None] = lambda: None  # the loop has something to send
         self._cast_count = 0
         self._table = table
         self._flush = flush
@@ -112,6 +118,7 @@ class Session:
         self._alive_at = 0.0
         self._carrier: CarrierLike | None = None
         self._held: list[tuple[Handler, int, bytes]] | None = None
+        self._held_cancelled: set[int] = set()
         self._handlers = self._make_handlers()
 
     def _make_handlers(self) -> tuple[Handler, ...]:
@@ -123,8 +130,8 @@ class Session:
         credit: Handler = self._on_credit
         reply = error = wrong
         if self._held is not None:
-            call, cast, cancel = map(self._holding, (call, cast, cancel))
-            data, credit = map(self._holding, (data, credit))
+            call, cancel = self._hold_call, self._cancel_held
+            cast, data, credit = map(self._holding, (cast, data, credit))
         if self._carrier is not None:
             carrier = self._carrier
             reply, error = carrier.on_reply, carrier.on_error
@@ -152,8 +159,10 @@ class Session:
         """Run what was kept, in order."""
         held, self._held = self._held, None
         self._handlers = self._make_handlers()
+        cancelled, self._held_cancelled = self._held_cancelled, set()
         for handler, ident, body in held or ():
-            handler(ident, body)
+            if ident not in cancelled:
+                handler(ident, body)
 
     def _holding(self, handler: Handler) -> Handler:
         def hold(ident: int, body: bytes) -> None:
@@ -163,6 +172,18 @@ class Session:
                 self._held.append((handler, ident, body))
 
         return hold
+
+    def _hold_call(self, ident: int, body: bytes) -> None:
+        if self._held is None or body[CALL_HEADER_BYTES:].startswith(SETTLE_TARGET):
+            self._on_call(ident, body)
+        else:
+            self._held.append((self._on_call, ident, body))
+
+    def _cancel_held(self, ident: int, body: bytes) -> None:
+        """At once: others may run already, and what has not begun never does."""
+        if self._held is not None and ident:
+            self._held_cancelled.add(ident)
+        self._on_cancel(ident, body)
 
     # -- what the loops call
 
@@ -209,7 +230,10 @@ class Session:
         start = CALL_HEADER_BYTES + target_length
         target = self._table.get(body[CALL_HEADER_BYTES:start])
         if target is None:
-            self._undefined(ident, body[CALL_HEADER_BYTES:start])
+            if body[CALL_HEADER_BYTES:start] == SETTLE_TARGET:
+                self._settle(ident)
+            else:
+                self._undefined(ident, body[CALL_HEADER_BYTES:start])
             return
         if flags:
             if flags & FLAG_DIGEST:
@@ -258,7 +282,8 @@ class Session:
             self._answer(ident, target, None)  # taken; that is all that its caller may wait for
             self._run_cast(target, args)
             return
-        if self._spawn is None or len(self.running) >= limits.WORKER_CALLS_MAX:
+        count = len(self.running) + len(self.endings)
+        if self._spawn is None or count >= limits.WORKER_CALLS_MAX:
             self._error(ident, _overloaded())
             return
         self._spawn(ident, target, args)
@@ -300,8 +325,18 @@ class Session:
         cancel = self.running.pop(ident, None)
         if cancel is not None:
             cancel()
+        self.endings.forget(ident)
         self._drop_incoming(ident)
         self._drop_outgoing(ident)
+
+    def _settle(self, ident: int) -> None:
+        """The daemon wants to know when all that it cancelled has ended."""
+        if not self.endings.ask(ident):
+            self._error(ident, _overloaded())
+
+    def _settled(self, ident: int) -> None:
+        self.out.append(frame(REPLY, ident, _SETTLED))
+        self.wake()
 
     # -- answers
 

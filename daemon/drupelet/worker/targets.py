@@ -53,7 +53,7 @@ class Target:
 
     __slots__ = (
         "arity_max", "arity_min", "function", "how", "is_cast", "name", "owner", "server", "shown",
-        "slot",
+        "slot", "stop",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class Target:
         self.owner = owner  # the class instance whose state it changes: one thread at a time
         self.server = server  # the GenServer that answers (servers.py); "": none
         self.slot: Slot | None = None
+        self.stop: Callable[[], None] | None = None  # its call was cancelled (many.py)
         if server or inspect.iscoroutinefunction(function):
             self.how = TASK
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 
@@ -63,7 +65,10 @@ class FakeSlot:
     def __init__(self) -> None:
         self.asked: list[object] = []
 
-    async def ask_all(self, verb: str, calls: list[list[int]]) -> list[tuple[object, object]]:
+    async def ask_all(
+        self, verb: str, calls: list[list[int]], give_up: list[Callable[[], None]]
+    ) -> list[tuple[object, object]]:
+        give_up.append(lambda: self.asked.append("given up"))
         await trio.lowlevel.checkpoint()
         self.asked.append((verb, calls))
         return [
@@ -82,6 +87,24 @@ async def test_a_server_gets_all_that_fit_in_their_order() -> None:
     target.slot = slot = FakeSlot()  # type: ignore[assignment]
     assert kinds(await combined.function(CALLS)) == EXPECTED  # type: ignore[misc]
     assert slot.asked == [("half", [[2], [3], [4]])]
+    assert combined.stop is not None
+    combined.stop()  # its caller gave up
+    assert slot.asked[1:] == ["given up"]
+
+
+def test_what_has_not_begun_when_the_call_is_cancelled_never_does() -> None:
+    began: list[int] = []
+
+    def work(value: int) -> int:
+        began.append(value)
+        if value == 2:
+            combined.stop()  # type: ignore[misc,union-attr]
+        return value
+
+    combined = many_target(Target("m.work", work, where="thread"), [[1], [2], [3]], as_error)
+    assert combined is not None
+    assert kinds(combined.function([[1], [2], [3]])) == ([1, 2, None], {})
+    assert began == [1, 2]
 
 
 def test_the_maximum_and_one_above_and_other_shapes() -> None:

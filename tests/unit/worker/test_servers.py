@@ -19,6 +19,7 @@ from drupelet.process.running import open_runtime
 from drupelet.process.runtime import Runtime
 from drupelet.process.table import LIMIT
 from drupelet.wire.limits import WORKER_CALLS_MAX
+from drupelet.worker.endings import Endings
 from drupelet.worker.loading import Loaded
 from drupelet.worker.servers import INTENSITY, Servers, as_remote
 from drupelet.worker.targets import Target
@@ -81,9 +82,11 @@ class Rig:
         self.runtime = runtime
         self.loaded = loaded
         self.session = FakeSession()
+        self.settled: list[int] = []
+        self.endings = Endings(self.settled.append)
         self.failures: list[str] = []
         self.lasts: list[bool] = []  # whether each answer was the last one that waited
-        self.servers = Servers(runtime, lambda: self.loaded)
+        self.servers = Servers(runtime, lambda: self.loaded, self.endings)
 
     async def run(self, started: trio.Event) -> None:
         self.failures.append(await self.servers.run(started.set))
