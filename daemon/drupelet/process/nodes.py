@@ -7,6 +7,9 @@ Rules
 - Only the name of a function travels, with the digest of the code that the spawner has; another
   digest there is `CodeMismatch` here. Links and monitors of a spawn hold from its first moment.
 - `monitor_node` gives one `NodeDown` for each time that it was asked for, and is over then.
+- What is taken back of a monitor by name of elsewhere (also that of an `ask` that is given up) goes
+  to the name. Where its holder gave the name away meanwhile, he keeps a mark of 100 bytes until his
+  end; nobody is told anything wrong by it.
 
 References: `erlang:spawn_request`, `erlang:monitor_node`, `erlang:register`.
 """
@@ -158,7 +161,8 @@ class Nodes(Incoming):
                     self._forget_name(name, process)
                     return text
         if not process.alive:
-            self._forget_name(name, process)
+            if self.names.get(name) is process:  # it unwinds
+                self.unregister(name)
             return f"{process.pid} is not alive"
         return ""
 
