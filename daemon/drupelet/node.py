@@ -28,23 +28,27 @@ from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_DONE, ConfigError, NoCo
 from drupelet.net import notify
 from drupelet.net.channel import Channel, Flusher
 from drupelet.net.ports import open_from_pool
+from drupelet.services.accepted import Accepted
 from drupelet.services.calls import Calls
 from drupelet.services.code import CodeShipping
 from drupelet.services.control import Control
 from drupelet.services.deadlines import Deadlines
 from drupelet.services.discovery import Discovery
 from drupelet.services.endpoint import Endpoint
+from drupelet.services.grants import GrantService
 from drupelet.services.launchers import SubprocessLauncher
 from drupelet.services.links import Links
 from drupelet.services.missions import Missions, MissionSpec
+from drupelet.services.own_addresses import own_addresses
 from drupelet.services.portmap import PortMapper
 from drupelet.services.processes import Processes
 from drupelet.services.system import MEMBERS, System
 from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
+from drupelet.store.grants import GrantStore
 from drupelet.store.identity import Identity, board_serial, load_or_make_identity
 from drupelet.wire.handshake import Credentials, make_credentials
 from drupelet.wire.keys import key_prefix, key_to_text
-from drupelet.wire.limits import WORKER_CALLS_MAX
+from drupelet.wire.limits import GRANT_ADDRESSES_MAX, WORKER_CALLS_MAX
 
 _log = logging.getLogger("drupelet")
 
@@ -104,6 +108,17 @@ class Node:
             state_dir=config.node.state_dir,
             members=lambda: (each.key for each in self.membership.nodes()),
         )
+        self.grants = GrantService(
+            seed=self.identity.seed,
+            name=config.node.name,
+            store=GrantStore(config.node.state_dir / "grants"),
+            missions=self.missions,
+            calls=self.calls,
+            accepted=Accepted(self.links.stranger_links, self._seen_at),
+            addresses=self._addresses,
+            members=lambda: {each.name: each.key for each in self.membership.nodes()},
+        )
+        self.links.strangers = self.grants
         self.mapper = self._make_mapper()
         self.discovery = self._make_discovery()
         self.call = self.calls.call
@@ -154,6 +169,25 @@ class Node:
                 self.links.candidate(
                     Candidate(source="mapper", host=host, port=port, name=name, key_prefix="")
                 )
+
+    def _addresses(self) -> list[tuple[str, int]]:
+        """Where others find this node now: what a grant's file says."""
+        hosts: list[str] = []
+        for listen in self.config.link.listen:
+            if listen in ("0.0.0.0", "::"):
+                hosts.extend(own_addresses(6 if ":" in listen else 4))
+            else:
+                hosts.append(listen)
+        return [(host, self.port) for host in dict.fromkeys(hosts)][:GRANT_ADDRESSES_MAX]
+
+    def _seen_at(self, name: str, key: bytes) -> list[tuple[str, int]]:
+        """Where discovery saw a node of that name and key."""
+        prefix = key_prefix(key_to_text(key))
+        return [
+            (each.host, each.port)
+            for each in self.membership.candidates_of(name)
+            if each.key_prefix == prefix
+        ]
 
     def _own_host(self) -> str:
         """An address of this machine at which its nodes listen: loopback, if they do there."""
@@ -211,6 +245,9 @@ class Node:
             self.missions.add(spec)
         self.code.register()
         self.code.restore()
+        self.grants.register()
+        self.grants.restore()
+        self._nursery.start_soon(self.grants.run)
         await self._nursery.start(self.links.run)
         await self._nursery.start(self.missions.run)
         self._nursery.start_soon(self.control.run)

@@ -101,6 +101,7 @@ SIZE_EXCEPTIONS: dict[str, str] = {  # "folder/", "path" or "path:function" -> w
 TWIN_EXCEPTIONS: dict[str, str] = {
     "discovery/main.py": "argument parsing and process set-up; tests/unit/discovery/test_process.py"
     " runs it as a process",
+    "services/directory.py": "protocols only; tests/unit/services/test_calls.py has one of each",
     "wire/limits.py": "numbers only; each is tested at its maximum where it is used",
 }
 

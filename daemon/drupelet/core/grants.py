@@ -187,6 +187,11 @@ class Grants:
                 kept.append(Issued(data=root.grant.data, left_s=left_s))
         return kept
 
+    def grant_of(self, issued: Issued) -> Grant:
+        """The grant of something kept. Raises: `RemoteProtocolError`."""
+        digest = blake2b(issued.data, digest_size=16).digest()
+        return self._checked.get(digest) or decode_grant(issued.data)
+
     # -- the door
 
     def present(self, data: bytes, keys: Container[bytes], now: float) -> Right:
@@ -256,6 +261,18 @@ class Grants:
         _, links = self._tickets.pop(ticket, (None, ()))
         for link in links:
             link.running.discard(ticket)
+
+    def mission_of(self, ticket: int) -> str:
+        """Of a call that is running."""
+        return self._tickets[ticket][0].mission
+
+    def holds(self, right: Right, now: float) -> bool:
+        """Whether it would still be let in."""
+        try:
+            self._check_force(right, now)
+        except (Revoked, RateLimited):
+            return False
+        return True
 
     # -- revoking
 

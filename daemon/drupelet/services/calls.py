@@ -20,7 +20,7 @@ import difflib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from types import CoroutineType
-from typing import Protocol, cast
+from typing import cast
 
 import trio
 
@@ -34,6 +34,7 @@ from drupelet.errors import (
     RemoteProtocolError,
     Timeout,
 )
+from drupelet.services.directory import Directory, StrangerDoor
 from drupelet.services.endpoint import Endpoint, too_large
 from drupelet.services.inline import (
     as_call_error,
@@ -72,25 +73,6 @@ _PREFIXES_MAX = 256  # prepared call headers that are kept
 StreamHandler = Callable[[Endpoint, Stream], None]
 
 
-class Directory(Protocol):
-    """How calls find other nodes (services/links.py)."""
-
-    @property
-    def own_name(self) -> str: ...
-
-    def endpoint(self, node: str) -> Endpoint | None:
-        """The endpoint of a connected node, by name."""
-        ...
-
-    async def connect(self, node: str) -> Endpoint:
-        """Connect to a node that is not connected. Raises: `NoConnection`."""
-        ...
-
-    def connected(self) -> list[str]:
-        """Names of all connected nodes."""
-        ...
-
-
 class Calls:
     """The router of every endpoint of this node."""
 
@@ -101,6 +83,7 @@ class Calls:
         self._stream_handlers: dict[bytes, tuple[StreamHandler, frozenset[str]]] = {}
         self.directory: Directory | None = None
         self.own_name = b""
+        self.strangers: StrangerDoor | None = None
         self.served_count = 0
         self.refused_count = 0
 
@@ -167,7 +150,7 @@ class Calls:
                     b"\0" + dumps(await run_many_in_turn(export, chunk)) for chunk in chunks
                 ]
                 return join_answers(chunks, bodies)
-            endpoint = _worker(export)
+            endpoint = worker_of(export)
         else:
             endpoint = self._directory().endpoint(node) or await self._connect(node, deadline)
         return join_answers(chunks, await endpoint.call_many(prefix, encoded, deadline))
@@ -259,7 +242,7 @@ class Calls:
         await trio.lowlevel.checkpoint()
         export = self._permit(f"{mission}/{function}".encode(), "member", b"")
         if export.inline is None:
-            body = await _worker(export).call(prefix, encoded, deadline)
+            body = await worker_of(export).call(prefix, encoded, deadline)
             return loads(body[1:])
         with trio.CancelScope(deadline=deadline):
             return loads(await run_inline(export, _arguments(encoded)))
@@ -290,6 +273,10 @@ class Calls:
             start += DIGEST_BYTES
         if len(body) < start:
             raise RemoteProtocolError("short call")
+        if endpoint.ring == "stranger" and target != b"grants/present":
+            assert self.strangers is not None
+            self.strangers.on_call(endpoint, ident, target, flags, timeout_ms, body[start:])
+            return
         try:
             congested = endpoint.channel.queued_bytes > OUT_BYTES_MAX  # it reads no answers
             if congested or len(endpoint.serving) >= CALLS_PER_LINK_MAX:
@@ -299,7 +286,7 @@ class Calls:
                 deadline = trio.current_time() + timeout_ms / 1000 if timeout_ms else inf
                 header = CALL_HEADER.pack(flags & FLAG_MANY, timeout_ms, len(target)) + target
                 more = flags & FLAG_MORE
-                _worker(export).forward(endpoint, ident, header, body[start:], deadline, more)
+                worker_of(export).forward(endpoint, ident, header, body[start:], deadline, more)
                 return
         except CallError as error:
             self.refused_count += 1
@@ -414,6 +401,10 @@ class Calls:
     def on_cast(self, endpoint: Endpoint, body: bytes) -> None:
         """A CAST frame came; nobody waits, so a refusal is only counted."""
         call = frames.split_call(body)
+        if endpoint.ring == "stranger":
+            assert self.strangers is not None
+            self.strangers.cast(endpoint, call.target, call.args)
+            return
         raw = self._exports.get(call.target)
         if raw is not None and raw.raw is not None:
             if endpoint.ring in raw.rings:
@@ -450,7 +441,7 @@ class Calls:
             if export.raw is not None or export.with_endpoint:
                 raise NotPermitted(f"{_text(call.target)} is not cast in this way")
             if export.inline is None:
-                _worker(export).cast(frames.call_body(call.target, b""), call.args)
+                worker_of(export).cast(frames.call_body(call.target, b""), call.args)
                 return
         except CallError:
             self.refused_count += 1
@@ -565,7 +556,7 @@ def _arguments(encoded: bytes) -> list[object]:
     return cast(list[object], loads(encoded))
 
 
-def _worker(export: Export) -> Endpoint:
+def worker_of(export: Export) -> Endpoint:
     """The worker of a mission. Raises: why it does not run now."""
     endpoint = export.endpoint
     if endpoint is None or endpoint.closed:

@@ -9,6 +9,7 @@ Waiters in the table of calls that we opened:
 - a trio Task: a program in this process; it is rescheduled with the encoded value;
 - a `Gather`: many calls of one program, woken once;
 - a tuple ``(endpoint, ident)``: a forwarded call; the answer goes there;
+- an `Admitted`: the same for a stranger's call, whose end is counted;
 - a `Stream`.
 
 References: trio's `wait_task_rescheduled`; NOTES "What decides speed" for why there is no Event, no
@@ -36,6 +37,7 @@ from drupelet.errors import (
 )
 from drupelet.services.sending import Sending
 from drupelet.services.streams import Stream
+from drupelet.services.waiters import Admitted, Gather
 from drupelet.wire import frames
 from drupelet.wire.bodies import Assembly
 from drupelet.wire.codec import dumps, loads_control
@@ -68,40 +70,20 @@ class Router(Protocol):
     def on_open(self, endpoint: Endpoint, ident: int, stream_type: bytes) -> None: ...
 
 
-class Gather:
-    """Answers of many calls that one task waits for."""
-
-    __slots__ = ("bodies", "left", "task")
-
-    def __init__(self, task: Task, left: int) -> None:
-        self.task = task
-        self.left = left
-        self.bodies: dict[int, bytes | CallError] = {}
-
-    def answer(self, ident: int, body: bytes | CallError) -> None:
-        """One answer; the last wakes the task."""
-        self.bodies[ident] = body
-        self.left -= 1
-        if not self.left:
-            reschedule(self.task, _Value(b""))
-
-
-Waiter = Task | Gather | tuple["Endpoint", int] | Stream
+Waiter = Task | Gather | tuple["Endpoint", int] | Stream | Admitted
 Serving = tuple["Endpoint", int] | trio.CancelScope | Stream
 
 
 class Endpoint:
-    """One channel's calls.
-
-    `ring` says with what right its peer calls: operator, member, worker, or confined (a worker that
-    may call nothing). `incarnation` is that of a member's node.
-    """
+    """One channel's calls. `ring`: the right of its peer: operator, member, stranger, worker, or
+    confined (a worker that may call nothing). `binding`: a stranger's handshake hash."""
 
     __slots__ = (
         "_assembly",
         "_deadlines",
         "_router",
         "_sending",
+        "binding",
         "channel",
         "close_error",
         "incarnation",
@@ -136,6 +118,7 @@ class Endpoint:
         self.table = CallTable(2 if opener else 1, calls_max)
         self.serving: dict[int, Serving] = {}
         self.incarnation = 0
+        self.binding = b""
         self.last_received = 0.0
         self.on_closed: Callable[[], None] | None = None
         self.close_error: CallError | None = None  # what open calls get when the peer goes
@@ -360,6 +343,25 @@ class Endpoint:
         if deadline < self._deadlines.wakes_at:
             self._deadlines.arm(deadline)
 
+    def pass_on(self, waiter: Admitted, prefix: bytes, args: bytes, deadline: float) -> None:
+        """Pass on a stranger's call, whole. Raises: `NoConnection`."""
+        self._check_open()
+        ident = self.table.open(waiter, deadline)
+        waiter.origin.serving[waiter.theirs] = (self, ident)
+        if len(args) > frames.MORE_ABOVE:
+            self._send_large(frames.CALL, ident, prefix, args)
+        else:
+            self.channel.queue(frame(frames.CALL, ident, prefix + args))
+        if deadline < self._deadlines.wakes_at:
+            self._deadlines.arm(deadline)
+
+    def withdraw(self, ident: int, error: CallError) -> None:
+        """End a call that the peer made, from this side: its callee is told to stop."""
+        served = self.serving.pop(ident, None)
+        if served is not None:
+            self._drop(served)
+            self.reply_error(ident, error)
+
     def assemble(self, ident: int, first: bytes, whole: Callable[[bytes], None]) -> bool:
         """The peer's body goes on in DATA frames; `whole` is called with all of it.
 
@@ -399,6 +401,8 @@ class Endpoint:
             reschedule(waiter, _Value(body))
         elif waiter.__class__ is Gather:
             waiter.answer(ident, body)
+        elif waiter.__class__ is Admitted:
+            waiter.answer(body)
         elif waiter is not None:
             raise RemoteProtocolError("reply to a stream")
 
@@ -435,6 +439,8 @@ class Endpoint:
             waiter.answer(ident, error)
         elif isinstance(waiter, Stream):
             waiter.closed_by_peer(error)
+        elif isinstance(waiter, Admitted):
+            waiter.answer(error)
         else:
             origin, theirs = waiter
             if not origin.closed:
@@ -450,9 +456,12 @@ class Endpoint:
         """The peer no longer wants what we do for it."""
         if isinstance(served, tuple):
             endpoint, ident = served
-            if endpoint.table.close(ident) is not None and not endpoint.closed:
+            waiter = endpoint.table.close(ident)
+            if waiter is not None and not endpoint.closed:
                 endpoint._forget(ident)
                 endpoint.channel.queue(frame(frames.CANCEL, ident))
+            if isinstance(waiter, Admitted):
+                waiter.end()
         elif isinstance(served, trio.CancelScope):
             served.cancel()
         else:

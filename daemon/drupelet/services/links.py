@@ -38,11 +38,13 @@ from drupelet.net.secure_stream import initiate, respond
 from drupelet.services.deadlines import Deadlines
 from drupelet.services.endpoint import Endpoint, Router
 from drupelet.services.keepalive import Link
+from drupelet.services.stranger_links import StrangerLinks, Strangers
 from drupelet.wire import frames
 from drupelet.wire.codec import loads_control
 from drupelet.wire.frames import frame
 from drupelet.wire.handshake import (
     ROLE_MEMBER,
+    ROLE_STRANGER,
     Credentials,
     Established,
     HandshakeRefused,
@@ -107,6 +109,10 @@ class Links:
         self._listeners: list[Callable[[NodeEvent], None]] = []
         # The link of a node that is used from now on; never before its WELCOME is in line.
         self.on_use: Callable[[Link], None] | None = None
+        self.strangers: Strangers | None = None
+        self.stranger_links = StrangerLinks(
+            self._stranger_endpoint, self._shake_stranger, deadlines
+        )
         self._used: list[Link] = []
         self._greeting = False
         self._stopping = False
@@ -123,6 +129,7 @@ class Links:
         """Accept, dial and keep alive for ever."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self.stranger_links.nursery = nursery
             self._deadlines.add(self)
             nursery.start_soon(self._listener.run)
             self._perform()
@@ -135,9 +142,11 @@ class Links:
         now = trio.current_time()
         for link in list(self._links.values()):
             self._goodbye(link, "stopping", now)
+        self.stranger_links.goodbye("stopping", now)
         with trio.move_on_after(drain_s):
             while self._links:
-                await self._wait_change()
+                await self._changed.wait()
+            await self.stranger_links.wait_none()
 
     # -- the directory
 
@@ -148,6 +157,8 @@ class Links:
             link_id = self.membership.link_of(node)
             link = self._links.get(link_id) if link_id is not None else None
             endpoint = link.endpoint if link is not None else None
+            if endpoint is None and self.strangers is not None:
+                endpoint = self.strangers.endpoint(node)
         return endpoint
 
     def connected(self) -> list[str]:
@@ -158,6 +169,10 @@ class Links:
         """Dial what is known of `node`. Raises: `NoConnection` with the reason, within 2 s."""
         if self._stopping:
             raise NoConnection("stopping")
+        if self.strangers is not None:
+            endpoint = await self.strangers.connect(node)
+            if endpoint is not None:
+                return endpoint
         with trio.move_on_after(CONNECT_S):
             await self._want(node)
             while True:
@@ -167,7 +182,7 @@ class Links:
                 addresses = self.membership.candidates_of(node)
                 if not any((each.host, each.port) in self._dialling for each in addresses):
                     break
-                await self._wait_change()
+                await self._changed.wait()
         raise NoConnection(self.membership.reason(node))
 
     async def _want(self, node: str) -> None:
@@ -186,12 +201,10 @@ class Links:
 
     async def probe(self, host: str, port: int) -> str:
         """Handshake once with an address, for `why`. Returns "" or the reason it fails."""
-        established, sock, reason = await self._shake(host, port)
+        _, sock, reason = await self._shake(host, port)
         if sock is not None:
             sock.close()
-        if established is None:
-            return reason
-        return ""
+        return reason
 
     def candidate(self, candidate: Candidate) -> None:
         """Discovery, the mapper, a file or a person names an address."""
@@ -199,12 +212,9 @@ class Links:
         self._perform()
 
     def link(self, node: str) -> Link | None:
-        """The link to a connected node."""
+        """The link to a connected member."""
         endpoint = self._by_name.get(node)
-        for link in self._links.values():
-            if link.endpoint is endpoint:
-                return link
-        return None
+        return next((each for each in self._links.values() if each.endpoint is endpoint), None)
 
     def listen(self, listener: Callable[[NodeEvent], None]) -> None:
         """Tell `listener` of every node that comes up or goes down."""
@@ -216,9 +226,6 @@ class Links:
         """No longer."""
         if listener in self._listeners:
             self._listeners.remove(listener)
-
-    async def _wait_change(self) -> None:
-        await self._changed.wait()
 
     def _change(self) -> None:
         self._changed.set()
@@ -370,11 +377,11 @@ class Links:
         return None, None, reason
 
     async def _shake_once(
-        self, sock: socket.socket, psk_index: int
+        self, sock: socket.socket, psk_index: int, role: int = ROLE_MEMBER
     ) -> tuple[Established | None, str]:
         machine = Initiator(
             self.credentials,
-            role=ROLE_MEMBER,
+            role=role,
             ephemeral=secrets.token_bytes(32),
             psk_index=psk_index,
             verified=self._verified,
@@ -439,6 +446,9 @@ class Links:
         if established is None:
             accepted.close()
             return
+        if established.role == ROLE_STRANGER:
+            await self.stranger_links.carry(accepted, established, address)
+            return
         endpoint = self._endpoint(accepted, established, opener=False)
         port = established.peer.port
         link = self._new_link(endpoint, established, address, port, initiated=False)
@@ -461,7 +471,7 @@ class Links:
         machine = Responder(
             self.credentials,
             ephemeral=secrets.token_bytes(32),
-            accept_strangers=False,
+            accept_strangers=self.strangers is not None and self.strangers.accepts(),
             verified=self._verified,
         )
         try:
@@ -479,7 +489,9 @@ class Links:
 
     # -- links, whoever opened them
 
-    def _endpoint(self, sock: socket.socket, established: Established, *, opener: bool) -> Endpoint:
+    def _endpoint(
+        self, sock: socket.socket, established: Established, *, opener: bool, ring: str = "member"
+    ) -> Endpoint:
         channel = Channel(
             sock,
             self._flusher,
@@ -491,7 +503,7 @@ class Links:
             self._router,
             self._deadlines,
             opener=opener,
-            ring="member",
+            ring=ring,
             name=established.peer.name,
             key=established.peer.key,
         )
@@ -572,3 +584,17 @@ class Links:
         """Close every link now."""
         for link in list(self._links.values()):
             link.endpoint.close(error)
+        self.stranger_links.cut_all(error)
+
+    # -- strangers
+
+    def _stranger_endpoint(
+        self, sock: socket.socket, established: Established, opener: bool
+    ) -> Endpoint:
+        endpoint = self._endpoint(sock, established, opener=opener, ring="stranger")
+        endpoint.binding = established.handshake_hash
+        return endpoint
+
+    async def _shake_stranger(self, sock: socket.socket) -> tuple[Established | None, str]:
+        established, reason = await self._shake_once(sock, 0, ROLE_STRANGER)
+        return established, "closed" if reason == "bad_cookie" else reason  # lets no strangers in

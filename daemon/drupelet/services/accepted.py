@@ -1,0 +1,129 @@
+"""Accepted grants: what others allow this node to do, and the links on which it does it.
+
+Decides which of them is shown to whom: all that we hold of a node, once, when its link opens.
+
+Rules
+- A member of the same name goes before: a grant cannot take a node's name from it.
+- A grant for whoever has the file is proved with the key in the file, over the handshake's hash:
+  the proof is of no use on another link.
+- A link that ends is dialled again at the next call; nothing is kept open for its own sake.
+
+Owns: nothing that runs; links are `services/stranger_links.py`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import trio
+
+from drupelet.errors import CallError, NoConnection, NotPermitted, Revoked
+from drupelet.services.endpoint import Endpoint
+from drupelet.services.stranger_links import StrangerLinks
+from drupelet.wire import frames
+from drupelet.wire.codec import dumps
+from drupelet.wire.grant_files import GrantFile
+from drupelet.wire.signing import sign
+
+_log = logging.getLogger("drupelet.grants")
+
+PROOF_DOMAIN: Final = b"drupelet/grant-proof/1"
+PRESENT_S: Final = 5.0
+_PRESENT: Final = frames.call_body(b"grants/present", b"", timeout_ms=int(PRESENT_S * 1_000))
+
+
+class Accepted:
+    """The grants that this node holds, by the name of their node."""
+
+    def __init__(
+        self, links: StrangerLinks, addresses_of: Callable[[str, bytes], list[tuple[str, int]]]
+    ) -> None:
+        self._links = links
+        self._addresses_of = addresses_of  # of a name and key, seen on this network
+        self._files: dict[str, list[GrantFile]] = {}
+        self._endpoints: dict[bytes, Endpoint] = {}
+        self._dialling: dict[bytes, trio.Event] = {}
+
+    def files(self) -> list[GrantFile]:
+        """All of them."""
+        return [file for files in self._files.values() for file in files]
+
+    def keep(self, files: Iterable[GrantFile]) -> None:
+        """These instead of the former ones."""
+        self._files.clear()
+        for file in files:
+            self._files.setdefault(file.name, []).append(file)
+
+    def owner(self, name: str) -> bytes | None:
+        """The key of the node of that name, when we hold a grant of it."""
+        files = self._files.get(name) or self._files.get(name.partition("@")[0])
+        return files[0].grant.issuer if files else None
+
+    def endpoint(self, node: str) -> Endpoint | None:
+        """The open link to that node, if there is one."""
+        key = self.owner(node)
+        endpoint = self._endpoints.get(key) if key is not None else None
+        return endpoint if endpoint is not None and not endpoint.closed else None
+
+    async def connect(self, node: str) -> Endpoint | None:
+        """Connect and show what we hold. None: nothing of a node of that name.
+
+        Raises: `NoConnection`, `Revoked`, `NotPermitted`.
+        """
+        key = self.owner(node)
+        if key is None:
+            return None
+        while key in self._dialling:
+            await self._dialling[key].wait()
+        endpoint = self.endpoint(node)
+        if endpoint is not None:
+            return endpoint
+        self._dialling[key] = trio.Event()
+        try:
+            endpoint = await self._dial(key)
+            await self._present(endpoint, key)
+            self._endpoints[key] = endpoint
+            return endpoint
+        finally:
+            self._dialling.pop(key).set()
+
+    async def show(self, file: GrantFile) -> None:
+        """One more was accepted: on a link that is open, show it now."""
+        endpoint = self._endpoints.get(file.grant.issuer)
+        if endpoint is not None and not endpoint.closed:
+            await self._present(endpoint, file.grant.issuer)
+
+    async def _dial(self, key: bytes) -> Endpoint:
+        failure = NoConnection("no_such_node")
+        known: list[tuple[str, int]] = []
+        for file in self.files():
+            if file.grant.issuer == key:
+                known = [*self._addresses_of(file.name, key), *known, *file.addresses]
+        for host, port in dict.fromkeys(known):
+            try:
+                return await self._links.dial(host, port, key)
+            except NoConnection as error:
+                failure = error
+        raise failure
+
+    async def _present(self, endpoint: Endpoint, key: bytes) -> None:
+        """Show every grant of that issuer. Raises when none of them counts."""
+        failure: CallError | None = None
+        good = 0
+        for file in self.files():
+            if file.grant.issuer != key:
+                continue
+            proof = b""
+            if file.seed is not None:
+                proof = sign(file.seed, PROOF_DOMAIN, endpoint.binding).signature
+            args = dumps([file.grant.data, file.grant.holder, proof])
+            try:
+                await endpoint.call(_PRESENT, args, trio.current_time() + PRESENT_S)
+                good += 1
+            except (NotPermitted, Revoked) as error:
+                failure = error
+        if not good and failure is not None:
+            endpoint.close(NoConnection("closed"))
+            raise failure

@@ -1,0 +1,540 @@
+"""Grants: the mission `grants`, and the door through which strangers call.
+
+Decides nothing that `core/grants.py` can decide: keeps on disk what it says, forwards the calls
+that it admits, and ends those that it revokes.
+
+| function | who | |
+|---|---|---|
+| `issue` | operator | a grant's file for a key, a node's name, or whoever has the file ("") |
+| `accept` | operator | keep a file that somebody gave us |
+| `narrow` | operator | a file for somebody else, of one that we hold |
+| `list` | operator | what was issued, and what was accepted |
+| `revoke` | operator | by id, key or mission |
+| `merge` | members | a member revoked |
+| `present` | strangers | show a grant on this link |
+
+Rules
+- Durable before it is answered: a file is handed out, and a revocation is confirmed, when it is on
+  disk.
+- Revoking refuses new calls first, then cancels the running ones, tells the members, and answers
+  when nothing under it can run (`Missions.settle`).
+- A stranger's call is one call: neither many in one frame nor a target on another node. What does
+  not exist and what is not granted is refused with the same words, by the same steps.
+- A stranger with no right left is cut off.
+
+Owns: a task that keeps what is left of each grant's time, every KEEP_S.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+from collections.abc import Callable
+from math import inf
+from typing import Any, Final
+
+import trio
+
+from drupelet.core.grants import Grants, Issued, Revocation, Right
+from drupelet.errors import (
+    CallError,
+    ConfigError,
+    NoConnection,
+    NotPermitted,
+    RemoteError,
+    RemoteProtocolError,
+    Revoked,
+)
+from drupelet.services.accepted import PROOF_DOMAIN, Accepted
+from drupelet.services.calls import Calls, worker_of
+from drupelet.services.endpoint import Endpoint
+from drupelet.services.missions import Export, Missions
+from drupelet.services.system import OPERATOR
+from drupelet.services.waiters import Admitted
+from drupelet.store.grants import GrantStore, KeptGrants
+from drupelet.wire import sodium
+from drupelet.wire.frames import CALL_HEADER, FLAG_MANY, FLAG_MORE
+from drupelet.wire.grant_files import GrantFile, decode_grant_file, encode_grant_file
+from drupelet.wire.grants import NONCE_BYTES, Grant, Terms, describe, issue, narrow
+from drupelet.wire.keys import key_from_text, key_to_text
+from drupelet.wire.limits import CALLS_PER_LINK_MAX, GRANTS_ACCEPTED_MAX, OUT_BYTES_MAX
+
+_log = logging.getLogger("drupelet.grants")
+
+KEEP_S: Final = 600.0  # a grant outlives a power cut by that much at most
+RIGHTS_PER_LINK_MAX: Final = 16
+CALL_S_MAX: Final = 3_600.0
+MERGE_S: Final = 2.0
+STRANGERS: Final = frozenset({"stranger"})
+
+
+class GrantService:
+    """The grants of one node. `addresses`: where others find it; `members`: keys by name."""
+
+    def __init__(
+        self,
+        *,
+        seed: bytes,
+        name: str,
+        store: GrantStore,
+        missions: Missions,
+        calls: Calls,
+        accepted: Accepted,
+        addresses: Callable[[], list[tuple[str, int]]],
+        members: Callable[[], dict[str, bytes]],
+    ) -> None:
+        self._seed = seed
+        self._key = sodium.ed25519_public(seed)
+        self._name = name
+        self._store = store
+        self._missions = missions
+        self._calls = calls
+        self._addresses = addresses
+        self._members = members
+        self.accepted = accepted
+        self.grants = Grants(self._key, lambda key: key in members().values())
+        self._revoked: list[Revocation] = []
+        self._rights: dict[Endpoint, list[Right]] = {}
+        self._running: dict[int, tuple[Endpoint, int]] = {}  # ticket -> whose call
+        self._lock = trio.Lock()
+        self._damaged = ""
+
+    def register(self) -> None:
+        """Put the mission into the whitelist, and be asked about strangers."""
+        functions: dict[str, Callable[..., object]] = {
+            "issue": self.issue,
+            "accept": self.accept,
+            "narrow": self.narrow,
+            "list": self.listed,
+            "revoke": self.revoke,
+        }
+        self._missions.add_system("grants", functions, OPERATOR)
+        members = frozenset({"member"})
+        self._missions.add_system("grants", {"merge": self.merge}, members, with_endpoint=True)
+        self._missions.add_system(
+            "grants", {"present": self.present}, STRANGERS, with_endpoint=True
+        )
+        self._calls.strangers = self
+
+    def restore(self) -> None:
+        """What was kept, before the first link. A damaged file is told, and nobody is let in."""
+        try:
+            kept = self._store.load()
+            files = [decode_grant_file(text) for text in kept.accepted]
+        except (ConfigError, RemoteProtocolError) as error:
+            self._damaged = str(error)
+            _log.error("grants_damaged what=%s", error)
+            return
+        for problem in self.grants.restore(kept.issued, kept.revoked, trio.current_time()):
+            _log.warning("grant_damaged what=%s", problem)
+        self._revoked = list(kept.revoked)
+        self.accepted.keep(files)
+
+    async def run(self) -> None:
+        """Keep what is left of each grant's time."""
+        while True:
+            await trio.sleep(KEEP_S)
+            if any(each.left_s != inf for each in self._in_force()):
+                async with self._lock:
+                    await self._save()
+
+    # -- strangers' links (services/links.py)
+
+    def accepts(self) -> bool:
+        """Whether strangers are let in: something was granted, or is by members."""
+        return not self._damaged and (bool(self._in_force()) or bool(self._rights))
+
+    def endpoint(self, node: str) -> Endpoint | None:
+        """The link to a node of which we hold a grant."""
+        return self.accepted.endpoint(node)
+
+    async def connect(self, node: str) -> Endpoint | None:
+        """Connect to a node of which we hold a grant."""
+        return await self.accepted.connect(node)
+
+    # -- for the operator
+
+    async def issue(self, mission: str, holder: str, terms: dict[str, Any]) -> dict[str, object]:
+        """A grant of functions of `mission`: `{"id", "text", "sentence"}`.
+
+        `holder`: a key, a member's name, or "" for whoever has the file. `terms`: as in `Terms`.
+        """
+        self._check_usable()
+        chosen = _terms(terms)
+        self._check_exports(mission, chosen)
+        seed = secrets.token_bytes(32) if not holder else None
+        key = sodium.ed25519_public(seed) if seed is not None else self._holder(holder)
+        async with self._lock:
+            try:
+                grant = issue(
+                    self._seed,
+                    key,
+                    mission,
+                    chosen,
+                    secrets.token_bytes(NONCE_BYTES),
+                    sequence=self.grants.next_sequence,
+                    bearer=seed is not None,
+                )
+                self.grants.issued(grant, trio.current_time())
+            except ValueError as error:
+                raise RemoteError("badarg", str(error)) from None
+            await self._save()
+        file = GrantFile(
+            grant=grant, name=self._name, addresses=tuple(self._addresses()), seed=seed
+        )
+        _log.info("granted id=%s mission=%s", grant.id_text, mission)
+        return self._shown_file(file)
+
+    async def accept(self, text: str) -> dict[str, object]:
+        """Keep a file that somebody gave us: `{"id", "name", "sentence"}`."""
+        self._check_usable()
+        try:
+            file = decode_grant_file(text)
+        except RemoteProtocolError as error:
+            raise RemoteError("bad_grant", str(error)) from None
+        grant = file.grant
+        if grant.issuer == self._key:
+            raise RemoteError("bad_grant", "this node issued it; give it to its holder")
+        if file.seed is None and grant.holder != self._key:
+            holder = key_to_text(grant.holder)
+            raise RemoteError("bad_grant", f"it is for the key {holder}, which is not this node's")
+        owner = self.accepted.owner(file.name)
+        if owner not in (None, grant.issuer):
+            raise RemoteError(
+                "bad_grant", f"another node called {file.name} granted something already"
+            )
+        files = [each for each in self.accepted.files() if each.grant.id != grant.id]
+        if len(files) >= GRANTS_ACCEPTED_MAX:
+            raise RemoteError("bad_grant", f"{GRANTS_ACCEPTED_MAX} grants are kept already")
+        async with self._lock:
+            self.accepted.keep([*files, file])
+            await self._save()
+        await self.accepted.show(file)
+        return {"id": grant.id_text, "name": file.name, "sentence": self._sentence(grant)}
+
+    async def narrow(self, text: str, holder: str, terms: dict[str, Any]) -> dict[str, object]:
+        """A file for somebody else, of one that we hold: `{"id", "text", "sentence"}`."""
+        try:
+            file = decode_grant_file(text)
+            own = file.seed if file.seed is not None else self._seed
+            seed = secrets.token_bytes(32) if not holder else None
+            key = sodium.ed25519_public(seed) if seed is not None else self._holder(holder)
+            nonce = secrets.token_bytes(NONCE_BYTES)
+            grant = narrow(file.grant, own, key, _terms(terms), nonce, bearer=seed is not None)
+        except (RemoteProtocolError, ValueError) as error:
+            raise RemoteError("bad_grant", str(error)) from None
+        await trio.lowlevel.checkpoint()
+        return self._shown_file(
+            GrantFile(grant=grant, name=file.name, addresses=file.addresses, seed=seed)
+        )
+
+    def listed(self) -> dict[str, object]:
+        """What is in force: `{"issued": [...], "accepted": [...]}`."""
+        self._check_usable()
+        issued = []
+        for each in self._in_force():
+            grant = self.grants.grant_of(each)
+            issued.append(
+                {**self._shown(grant), "left_s": None if each.left_s == inf else each.left_s}
+            )
+        accepted = [
+            {**self._shown(each.grant), "name": each.name} for each in self.accepted.files()
+        ]
+        return {"issued": issued, "accepted": accepted}
+
+    async def revoke(self, what: str) -> dict[str, object]:
+        """Take back by id, key or mission. Answered when nothing of it can run any more.
+
+        Returns `{"calls": how many were cancelled, "killed": [mission], "members": {name: bool}}`.
+        """
+        self._check_usable()
+        try:
+            revocation = self.grants.revoke(self._named(what), trio.current_time())
+        except KeyError:
+            known = "`drupelet grants` lists the ids of those in force"
+            raise RemoteError(
+                "badarg", f"{what!r} is no grant, key or mission here; {known}"
+            ) from None
+        _log.info("revoked what=%s calls=%d", what, len(revocation.tickets))
+        return await self._carry_out(revocation, tell=True)
+
+    # -- for members
+
+    async def merge(
+        self, endpoint: Endpoint, ids: list[bytes], keys: list[bytes], sequence: int
+    ) -> bool:
+        """A member revoked what it had issued."""
+        if endpoint.key == self._key or not all(isinstance(each, bytes) for each in (*ids, *keys)):
+            raise RemoteError("badarg", "merge(ids, keys, sequence)")
+        revocation = self.grants.merge(
+            Revocation(
+                issuer=endpoint.key, ids=frozenset(ids), keys=frozenset(keys), sequence=sequence
+            )
+        )
+        await self._carry_out(revocation, tell=False)
+        return True
+
+    # -- for strangers
+
+    def present(
+        self, endpoint: Endpoint, data: bytes, holder: bytes, proof: bytes
+    ) -> dict[str, object]:
+        """Show a grant on this link; `proof`: the holder's signature, if it is another key."""
+        keys = {endpoint.key}
+        if proof:
+            try:
+                content = PROOF_DOMAIN + b"\0" + endpoint.binding
+                sodium.verify(holder, content, proof)
+                keys.add(holder)
+            except (RemoteProtocolError, TypeError):
+                raise NotPermitted from None
+        if not isinstance(data, bytes):
+            raise NotPermitted
+        right = self.grants.present(data, keys, trio.current_time())
+        rights = self._rights.get(endpoint)
+        if rights is None:
+            rights = self._rights[endpoint] = []
+            endpoint.on_closed = functools.partial(self._left, endpoint)
+        rights[:] = [each for each in rights if each.grant.id != right.grant.id]
+        if len(rights) >= RIGHTS_PER_LINK_MAX:
+            raise NotPermitted
+        rights.append(right)
+        return {"id": right.grant.id_text}
+
+    def _left(self, endpoint: Endpoint) -> None:
+        self._rights.pop(endpoint, None)
+
+    def on_call(
+        self,
+        endpoint: Endpoint,
+        ident: int,
+        target: bytes,
+        flags: int,
+        timeout_ms: int,
+        args: bytes,
+    ) -> None:
+        """A CALL of a stranger (services/calls.py). Answers it, now or later."""
+        serve = functools.partial(self._serve, endpoint, ident, target, timeout_ms)
+        if flags & FLAG_MANY:
+            endpoint.reply_error(ident, NotPermitted())
+        elif not flags & FLAG_MORE:
+            serve(args)
+        elif not endpoint.assemble(ident, args, serve):
+            endpoint.reply_error(ident, NoConnection("overloaded"))
+
+    def _serve(
+        self, endpoint: Endpoint, ident: int, target: bytes, timeout_ms: int, args: bytes
+    ) -> None:
+        try:
+            if (
+                endpoint.channel.queued_bytes > OUT_BYTES_MAX
+                or len(endpoint.serving) >= CALLS_PER_LINK_MAX
+            ):
+                raise NoConnection("overloaded")
+            export, ticket = self._admit(endpoint, target, len(args))
+        except CallError as error:
+            self._calls.refused_count += 1
+            endpoint.reply_error(ident, error)
+            return
+        self._running[ticket] = (endpoint, ident)
+        waiter = Admitted(endpoint, ident, functools.partial(self._ended, ticket))
+        span = min(timeout_ms / 1_000, CALL_S_MAX) if timeout_ms else CALL_S_MAX
+        header = CALL_HEADER.pack(0, timeout_ms, len(target)) + target
+        try:
+            worker_of(export).pass_on(waiter, header, args, trio.current_time() + span)
+        except CallError as error:
+            waiter.answer(error)
+
+    def cast(self, endpoint: Endpoint, target: bytes, args: bytes) -> None:
+        """A CAST of a stranger; nobody waits, so a refusal is only counted."""
+        try:
+            export, ticket = self._admit(endpoint, target, len(args))
+        except CallError:
+            self._calls.refused_count += 1
+            return
+        self.grants.finish(ticket)
+        worker_of(export).cast(CALL_HEADER.pack(0, 0, len(target)) + target, args)
+
+    def _admit(self, endpoint: Endpoint, target: bytes, size: int) -> tuple[Export, int]:
+        """Right, rate, whitelist. Raises: `CallError`."""
+        now = trio.current_time()
+        mission, _, function = target.decode("utf-8", "replace").partition("/")
+        failure: CallError = NotPermitted()
+        for right in self._rights.get(endpoint, ()):
+            if right.grant.mission != mission:
+                continue
+            try:
+                ticket = self.grants.admit(right, function, size, now)
+            except NotPermitted as error:
+                failure = error if failure.args == NotPermitted().args else failure
+                continue
+            except CallError as error:
+                failure = error
+                continue
+            export = self._missions.exports.get(target)
+            if export is None or export.inline is not None or export.raw is not None:
+                self.grants.finish(ticket)
+                raise NotPermitted
+            try:
+                worker_of(export)
+            except CallError:
+                self.grants.finish(ticket)
+                raise
+            return export, ticket
+        raise failure
+
+    def _ended(self, ticket: int) -> None:
+        self._running.pop(ticket, None)
+        self.grants.finish(ticket)
+
+    # -- carrying out
+
+    async def _carry_out(self, revocation: Revocation, *, tell: bool) -> dict[str, object]:
+        missions = set()
+        for ticket in revocation.tickets:
+            endpoint, ident = self._running.get(ticket, (None, 0))
+            if endpoint is not None:
+                missions.add(self.grants.mission_of(ticket))
+                endpoint.withdraw(ident, Revoked())
+        self._cut_off()
+        told: dict[str, object] = {}
+        killed: list[str] = []
+
+        async def settle() -> None:
+            killed.extend([])  # SETTLE
+
+        async def announce() -> None:
+            if tell:
+                told.update(await self._announce(revocation))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(settle)
+            nursery.start_soon(announce)
+            async with self._lock:
+                self._revoked.append(revocation)
+                await self._save()
+        return {"calls": len(revocation.tickets), "killed": killed, "members": told}
+
+    async def _announce(self, revocation: Revocation) -> dict[str, object]:
+        args = (sorted(revocation.ids), sorted(revocation.keys), revocation.sequence)
+        directory = self._calls.directory
+        assert directory is not None
+        names = directory.connected()
+        answers = await self._calls.multicall(names, "grants", "merge", *args, timeout=MERGE_S)
+        return {name: answer is True for name, answer in answers.items()}
+
+    def _cut_off(self) -> None:
+        """Strangers whose last right is gone."""
+        now = trio.current_time()
+        for endpoint, rights in list(self._rights.items()):
+            rights[:] = [each for each in rights if self.grants.holds(each, now)]
+            if not rights:
+                endpoint.channel.send_now()
+                endpoint.close(NoConnection("closed"))
+
+    async def _save(self) -> None:
+        """Under the lock. Raises: `RemoteError`; nothing is promised then."""
+        kept = KeptGrants(
+            issued=tuple(self._in_force()),
+            revoked=tuple(self._revoked),
+            accepted=tuple(encode_grant_file(each) for each in self.accepted.files()),
+        )
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._store.save, kept)
+        except ConfigError as error:
+            raise RemoteError("not_durable", str(error)) from None
+
+    # -- small things
+
+    def _in_force(self) -> list[Issued]:
+        return self.grants.in_force(trio.current_time())
+
+    def _check_usable(self) -> None:
+        if self._damaged:
+            raise RemoteError("damaged", self._damaged)
+
+    def _check_exports(self, mission: str, terms: Terms) -> None:
+        """A person who mistypes is told now, not the holder later."""
+        exports = {
+            each.function
+            for each in self._missions.exports.values()
+            if each.mission == mission and each.inline is None and each.raw is None
+        }
+        if not exports:
+            names = sorted(
+                {
+                    each.mission
+                    for each in self._missions.exports.values()
+                    if each.inline is None and each.raw is None
+                }
+            )
+            raise RemoteError("badarg", f"no mission {mission!r} here, but {', '.join(names)}")
+        for function in terms.functions or ():
+            if function not in exports:
+                known = ", ".join(sorted(exports))
+                raise RemoteError("badarg", f"{mission} exports no {function!r}, but {known}")
+
+    def _holder(self, text: str) -> bytes:
+        """A key, or the name of a member. Raises: `RemoteError`."""
+        member = self._members().get(text)
+        if member is not None:
+            return member
+        try:
+            return key_from_text(text)
+        except ValueError as error:
+            raise RemoteError("badarg", f"neither a member's name nor a key: {error}") from None
+
+    def _named(self, what: str) -> bytes | str:
+        if what in self._members():
+            return self._members()[what]
+        try:
+            return key_from_text(what)
+        except ValueError:
+            pass
+        try:
+            ident = bytes.fromhex(what)
+        except ValueError:
+            return what
+        return ident if len(ident) == 16 else what
+
+    def _sentence(self, grant: Grant) -> str:
+        names = {key: name for name, key in self._members().items()}
+        for file in self.accepted.files():
+            names.setdefault(file.grant.issuer, file.name)
+        return describe(grant, {**names, self._key: self._name})
+
+    def _shown(self, grant: Grant) -> dict[str, object]:
+        return {
+            "id": grant.id_text,
+            "mission": grant.mission,
+            "holder": key_to_text(grant.holder),
+            "sentence": self._sentence(grant),
+        }
+
+    def _shown_file(self, file: GrantFile) -> dict[str, object]:
+        return {
+            "id": file.grant.id_text,
+            "text": encode_grant_file(file),
+            "sentence": self._sentence(file.grant),
+        }
+
+
+def _terms(fields: dict[str, Any]) -> Terms:
+    """What a client wrote. Raises: `RemoteError`."""
+    known = {"functions", "rate", "burst", "concurrent", "bytes", "expires_s", "delegable"}
+    if not isinstance(fields, dict) or fields.keys() - known:
+        raise RemoteError("badarg", f"terms are {', '.join(sorted(known))}")
+    chosen = dict(fields)
+    for field in ("functions", "rate"):
+        if isinstance(chosen.get(field), list):
+            chosen[field] = tuple(chosen[field])
+    functions, rate = chosen.get("functions"), chosen.get("rate")
+    good = functions is None or all(isinstance(each, str) for each in functions)
+    good = good and (rate is None or (len(rate) == 2 and all(type(each) is int for each in rate)))
+    numbers = (chosen.get(field) for field in ("burst", "concurrent", "bytes", "expires_s"))
+    good = good and all(each is None or type(each) is int for each in numbers)
+    if not good or type(chosen.get("delegable", 0)) is not int:
+        raise RemoteError("badarg", "a term has a value of the wrong kind")
+    return Terms(**chosen)

@@ -1,0 +1,62 @@
+"""Waiters: who gets the answer of a call, where that is neither one task nor another endpoint.
+
+Decides nothing; `services/endpoint.py` calls `answer` when an answer comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import outcome
+from trio.lowlevel import Task, reschedule
+
+from drupelet.errors import CallError
+
+if TYPE_CHECKING:
+    from drupelet.services.endpoint import Endpoint
+
+
+class Gather:
+    """Answers of many calls that one task waits for."""
+
+    __slots__ = ("bodies", "left", "task")
+
+    def __init__(self, task: Task, left: int) -> None:
+        self.task = task
+        self.left = left
+        self.bodies: dict[int, bytes | CallError] = {}
+
+    def answer(self, ident: int, body: bytes | CallError) -> None:
+        """One answer; the last wakes the task."""
+        self.bodies[ident] = body
+        self.left -= 1
+        if not self.left:
+            reschedule(self.task, outcome.Value(b""))
+
+
+class Admitted:
+    """The call `theirs` of the stranger `origin`, passed on; `ended` is called once, at its end."""
+
+    __slots__ = ("_ended", "origin", "theirs")
+
+    def __init__(self, origin: Endpoint, theirs: int, ended: Callable[[], None]) -> None:
+        self.origin = origin
+        self.theirs = theirs
+        self._ended: Callable[[], None] | None = ended
+
+    def answer(self, body: bytes | CallError) -> None:
+        """The callee's answer, for the stranger."""
+        origin = self.origin
+        if not origin.closed:
+            if isinstance(body, CallError):
+                origin.reply_error(self.theirs, body)
+            else:
+                origin.reply(self.theirs, body[1:])
+        self.end()
+
+    def end(self) -> None:
+        """It does not count any more, however it ended."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended()

@@ -1,0 +1,108 @@
+"""Grant files: what a granter gives to a holder, in a form that mail and paper survive.
+
+Decides the text of a file:
+
+    # bob may call temp of the mission kitchen on alice, 10 times a minute, for 30 days.
+    drupelet-grant:o2R...
+
+Lines that begin with ``#`` are for people and count nothing. The other line is base64url of a
+deterministic CBOR map: ``version`` 1, ``grant`` (wire/grants.py), ``name`` (of the issuer's node),
+``addresses`` ([host, port], where it was last), and ``seed`` when whoever has the file may call: it
+is then a secret, like a key of a house.
+
+Rejected: binary files (nobody sees what they have); JSON (two ways to write everything).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from typing import Final
+
+from drupelet.errors import RemoteProtocolError
+from drupelet.wire import sodium
+from drupelet.wire.codec import dumps, loads_canonical
+from drupelet.wire.grants import Grant, decode_grant, describe
+from drupelet.wire.ids import check_name
+from drupelet.wire.limits import GRANT_ADDRESSES_MAX, GRANT_FILE_CHARS_MAX, HOST_CHARS_MAX
+
+PREFIX: Final = "drupelet-grant:"
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantFile:
+    """A grant and where to use it. `seed`: of the holder's key, when it is in the file."""
+
+    grant: Grant
+    name: str
+    addresses: tuple[tuple[str, int], ...] = ()
+    seed: bytes | None = field(default=None, repr=False)
+
+
+def encode_grant_file(file: GrantFile) -> str:
+    """The text of a file."""
+    fields: dict[str, object] = {
+        "addresses": [list(each) for each in file.addresses],
+        "grant": file.grant.data,
+        "name": file.name,
+        "version": _VERSION,
+    }
+    if file.seed is not None:
+        fields["seed"] = file.seed
+    body = base64.urlsafe_b64encode(dumps(fields)).rstrip(b"=").decode()
+    secret = "# Keep it secret: it is a key.\n" if file.seed is not None else ""
+    sentence = describe(file.grant, {file.grant.issuer: file.name})
+    return f"# {sentence}\n{secret}{PREFIX}{body}\n"
+
+
+def decode_grant_file(text: str) -> GrantFile:
+    """The reverse. Raises: `RemoteProtocolError` with what is wrong."""
+    if len(text) > GRANT_FILE_CHARS_MAX:
+        raise RemoteProtocolError(f"a grant's file has at most {GRANT_FILE_CHARS_MAX} characters")
+    lines = [line.strip() for line in text.splitlines()]
+    found = [line for line in lines if line and not line.startswith("#")]
+    if len(found) != 1 or not found[0].startswith(PREFIX):
+        raise RemoteProtocolError(f"not the file of a grant: it has one line {PREFIX}...")
+    body = found[0].removeprefix(PREFIX)
+    try:
+        data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise RemoteProtocolError("the grant is cut off or was changed on its way") from None
+    match loads_canonical(data):
+        case {
+            "addresses": list(addresses),
+            "grant": bytes(grant),
+            "name": str(name),
+            "version": int(version),
+            **rest,
+        } if not rest.keys() - {"seed"} and version is not True and version == _VERSION:
+            return _checked(addresses, decode_grant(grant), name, rest.get("seed"))
+    raise RemoteProtocolError("not the file of a grant, or one of a later version")
+
+
+def _checked(addresses: list[object], grant: Grant, name: str, seed: object) -> GrantFile:
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise RemoteProtocolError(f"grant: {error}") from None
+    if seed is not None:
+        if not isinstance(seed, bytes) or len(seed) != sodium.KEY_BYTES:
+            raise RemoteProtocolError("grant: malformed key")
+        if sodium.ed25519_public(seed) != grant.holder:
+            raise RemoteProtocolError("grant: the key in the file is not the holder's")
+    elif grant.bearer:
+        raise RemoteProtocolError("grant: the holder's key is missing in the file")
+    places: list[tuple[str, int]] = []
+    for each in addresses:
+        match each:
+            case [str(host), int(port)] if (
+                0 < len(host) <= HOST_CHARS_MAX and 0 < port < 65_536 and port is not True
+            ):
+                places.append((host, port))
+            case _:
+                raise RemoteProtocolError("grant: malformed address")
+    if len(places) > GRANT_ADDRESSES_MAX:
+        raise RemoteProtocolError(f"grant: more than {GRANT_ADDRESSES_MAX} addresses")
+    return GrantFile(grant=grant, name=name, addresses=tuple(places), seed=seed)

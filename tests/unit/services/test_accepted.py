@@ -1,0 +1,85 @@
+"""Accepted grants: shown once on each link, dialled again when it ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from drupelet.errors import NoConnection, RemoteError, Revoked
+from drupelet.wire.keys import key_to_text
+from tests.unit.services.test_grants import grant, nodes
+
+
+async def test_many_calls_at_once_open_one_link(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        answers = []
+
+        async def call() -> None:
+            answers.append(await bob.call("alice", "light", "temp"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(call)
+        assert answers == [20] * 20
+        assert alice.links.stranger_links.count == 1
+
+
+async def test_a_link_that_ended_is_dialled_again(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        await bob.call("alice", "light", "temp")
+        alice.links.stranger_links.cut_all(NoConnection("closed"))
+        await bob.links.stranger_links.wait_none()
+        assert bob.grants.endpoint("alice") is None
+        assert await bob.call("alice", "light", "temp") == 20
+
+
+async def test_a_second_grant_is_shown_on_the_open_link(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob, functions=["temp"]))["text"])
+        await bob.call("alice", "light", "temp")
+        await bob.grants.accept((await grant(alice, None, functions=["on"]))["text"])
+        assert await bob.call("alice", "light", "on") == "on"
+        assert await bob.call("alice", "light", "temp") == 20
+        assert alice.links.stranger_links.count == 1
+
+
+async def test_one_good_grant_of_two_is_enough(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        gone, good = await grant(alice, bob), await grant(alice, bob, functions=["temp"])
+        for made in (gone, good):
+            await bob.grants.accept(made["text"])
+        await alice.grants.revoke(gone["id"])
+        assert await bob.call("alice", "light", "temp") == 20
+        await alice.grants.revoke(key_to_text(bob.key))
+        await grant(alice, bob)  # something is granted, so that strangers are let in
+        await bob.links.stranger_links.wait_none()
+        with pytest.raises(Revoked):
+            await bob.call("alice", "light", "temp")
+
+
+async def test_addresses_are_tried_in_turn_and_the_key_decides(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob", "charlie") as (alice, bob, charlie):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        (file,) = bob.grants.accepted.files()
+        places = (("127.0.0.1", 1), ("127.0.0.1", charlie.port), ("127.0.0.1", alice.port))
+        bob.grants.accepted.keep([replace(file, addresses=places)])
+        assert await bob.call("alice", "light", "temp") == 20
+        bob.grants.accepted.keep([replace(file, addresses=())])
+        alice.links.stranger_links.cut_all(NoConnection("closed"))
+        await bob.links.stranger_links.wait_none()
+        with pytest.raises(NoConnection):
+            await bob.call("alice", "light", "temp")
+
+
+async def test_two_nodes_of_one_name(tmp_path: Path) -> None:
+    async with nodes(tmp_path / "a", "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        async with nodes(tmp_path / "b", "alice") as (other,):
+            made = await grant(other, bob)
+            with pytest.raises(RemoteError, match="another node called alice"):
+                await bob.grants.accept(made["text"])

@@ -1,0 +1,67 @@
+"""Links of strangers: keepalive and calls, bounded, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from drupelet.errors import NoConnection
+from drupelet.services import stranger_links
+from drupelet.wire import frames
+from drupelet.wire.codec import dumps
+from drupelet.wire.frames import frame
+from tests.unit.services.test_grants import grant, nodes
+
+
+async def test_membership_never_hears_of_a_stranger(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        assert await bob.call("alice", "light", "temp") == 20
+        assert (alice.membership.nodes(), bob.membership.nodes()) == ([], [])
+        assert (alice.links.connected(), bob.links.connected()) == ([], [])
+        assert (alice.links.stranger_links.count, bob.links.stranger_links.count) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", [frames.GOSSIP, frames.GOODBYE])
+async def test_a_stranger_that_gossips_is_cut_off(tmp_path: Path, kind: int) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        await bob.call("alice", "light", "temp")
+        endpoint = bob.grants.endpoint("alice")
+        assert endpoint is not None
+        endpoint.channel.queue(frame(kind, 0, dumps([1])))
+        while alice.links.stranger_links.count:
+            await trio.lowlevel.checkpoint()
+        await bob.links.stranger_links.wait_none()
+        assert await bob.call("alice", "light", "temp") == 20  # the next link is good
+
+
+async def test_links_with_one_key_at_the_maximum_and_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stranger_links, "STRANGERS_PER_KEY_MAX", 2)
+    async with nodes(tmp_path, "alice", "bob", "charlie") as (alice, bob, charlie):
+        await grant(alice, bob)
+        for _ in range(2):
+            await bob.links.stranger_links.dial("127.0.0.1", alice.port, alice.key)
+        with pytest.raises(NoConnection, match="overloaded"):
+            await bob.links.stranger_links.dial("127.0.0.1", alice.port, alice.key)
+        monkeypatch.setattr(stranger_links, "STRANGERS_MAX", 3)
+        await charlie.links.stranger_links.dial("127.0.0.1", alice.port, alice.key)
+        monkeypatch.setattr(stranger_links, "STRANGERS_PER_KEY_MAX", 9)
+        with pytest.raises(NoConnection, match="overloaded"):
+            await charlie.links.stranger_links.dial("127.0.0.1", alice.port, alice.key)
+
+
+async def test_stopping_says_goodbye(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "bob") as (bob,):
+        async with nodes(tmp_path, "alice") as (alice,):
+            await bob.grants.accept((await grant(alice, bob))["text"])
+            assert await bob.call("alice", "light", "temp") == 20
+            started = trio.current_time()
+        assert trio.current_time() - started < 1.5
+        await bob.links.stranger_links.wait_none()
+        with pytest.raises(NoConnection):
+            await bob.call("alice", "light", "temp")

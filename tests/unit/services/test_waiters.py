@@ -1,0 +1,70 @@
+"""Waiters: every end of an admitted call is counted once; the last of many wakes its task."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import trio
+import trio.testing
+
+from drupelet.errors import NoConnection, Timeout
+from drupelet.services.waiters import Admitted, Gather
+
+
+class Origin:
+    """An endpoint that writes down what it would answer."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.answers: list[object] = []
+
+    def reply(self, ident: int, body: bytes) -> None:
+        self.answers.append((ident, body))
+
+    def reply_error(self, ident: int, error: Exception) -> None:
+        self.answers.append((ident, error))
+
+
+def admitted() -> tuple[Origin, Admitted, list[str]]:
+    origin, ended = Origin(), list[str]()
+    return origin, Admitted(cast(Any, origin), 7, lambda: ended.append("ended")), ended
+
+
+def test_an_answer_goes_to_the_stranger_and_ends_it() -> None:
+    origin, waiter, ended = admitted()
+    waiter.answer(b"\0value")
+    assert origin.answers == [(7, b"value")]
+    waiter.end()
+    assert ended == ["ended"]
+
+
+def test_a_failure_too() -> None:
+    origin, waiter, ended = admitted()
+    error = Timeout(maybe_ran=True)
+    waiter.answer(error)
+    assert (origin.answers, ended) == ([(7, error)], ["ended"])
+
+
+def test_one_whose_stranger_is_gone_is_counted_all_the_same() -> None:
+    origin, waiter, ended = admitted()
+    origin.closed = True
+    waiter.answer(NoConnection("closed"))
+    assert (origin.answers, ended) == ([], ["ended"])
+
+
+async def test_the_last_answer_wakes_the_task() -> None:
+    gathers: list[Gather] = []
+
+    async def wait() -> None:
+        gathers.append(Gather(trio.lowlevel.current_task(), 2))
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.SUCCEEDED)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            (gather,) = gathers
+            error = Timeout(maybe_ran=False)
+            gather.answer(2, b"two")
+            gather.answer(4, error)
+    assert gather.bodies == {2: b"two", 4: error}

@@ -1,0 +1,115 @@
+"""The text of a grant's file: both ways, through mail, and refused when it is another thing."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drupelet.errors import RemoteProtocolError
+from drupelet.wire import sodium
+from drupelet.wire.codec import dumps, loads
+from drupelet.wire.grant_files import (
+    PREFIX,
+    GrantFile,
+    decode_grant_file,
+    encode_grant_file,
+)
+from drupelet.wire.grants import Grant, Terms, issue
+from drupelet.wire.limits import GRANT_ADDRESSES_MAX, GRANT_FILE_CHARS_MAX
+
+ALICE, BOB = b"a" * 32, b"b" * 32
+ADDRESS = st.tuples(st.sampled_from(["192.168.1.7", "fd00::1", "pi.local"]), st.integers(1, 65_535))
+
+
+def grant(*, bearer: bool = False) -> Grant:
+    terms = Terms(functions=("temp",), rate=(10, 60))
+    key = sodium.ed25519_public(BOB)
+    return issue(ALICE, key, "kitchen", terms, b"12345678", sequence=1, bearer=bearer)
+
+
+FILE = GrantFile(grant=grant(), name="alice", addresses=(("192.168.1.7", 4370),))
+SECRET = GrantFile(grant=grant(bearer=True), name="alice", seed=BOB)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(ADDRESS, max_size=GRANT_ADDRESSES_MAX).map(tuple), st.booleans())
+def test_what_is_written_is_read(addresses: tuple[tuple[str, int], ...], bearer: bool) -> None:
+    seed = BOB if bearer else None
+    file = GrantFile(grant=grant(bearer=bearer), name="alice", addresses=addresses, seed=seed)
+    assert decode_grant_file(encode_grant_file(file)) == file
+
+
+def test_it_says_in_words_what_it_is() -> None:
+    lines = encode_grant_file(FILE).splitlines()
+    assert lines[0].startswith("# The holder of key ")
+    assert lines[0].endswith("may call temp of the mission kitchen on alice, 10 times a minute, "
+                             "until it is revoked.")  # fmt: skip
+    assert lines[1].startswith(PREFIX)
+    assert encode_grant_file(SECRET).splitlines()[1] == "# Keep it secret: it is a key."
+    assert "seed" not in repr(SECRET) and repr(BOB) not in repr(SECRET)
+
+
+def test_it_survives_mail() -> None:
+    text = encode_grant_file(FILE)
+    for changed in (text.replace("\n", "\r\n"), f"\n\n{text}\n# bye\n", text.strip(), f"  {text}"):
+        assert decode_grant_file(changed.replace("  #", "#")) == FILE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "# only words", "hello", f"{PREFIX}", f"{PREFIX}!!!", f"{PREFIX}AAAA", "drupelet-grant"],
+)
+def test_what_is_no_file(text: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_grant_file(text)
+
+
+def test_two_lines_and_cut_lines() -> None:
+    line = encode_grant_file(FILE).splitlines()[-1]
+    with pytest.raises(RemoteProtocolError, match="one line"):
+        decode_grant_file(f"{line}\n{line}")
+    for length in range(len(PREFIX), len(line) - 1, 7):
+        with pytest.raises(RemoteProtocolError):
+            decode_grant_file(line[:length])
+
+
+def rewritten(**changes: object) -> str:
+    body = encode_grant_file(SECRET).splitlines()[-1].removeprefix(PREFIX)
+    fields = loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))) | changes
+    fields = {key: value for key, value in fields.items() if value is not None}
+    return PREFIX + base64.urlsafe_b64encode(dumps(fields)).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"version": 2}, "later version"),
+        ({"version": True}, "later version"),
+        ({"name": "no such name"}, "not a name"),
+        ({"seed": ALICE}, "not the holder's"),
+        ({"seed": b"short"}, "malformed key"),
+        ({"seed": None}, "is missing"),
+        ({"grant": b"junk"}, "."),
+        ({"addresses": [["host"]]}, "malformed address"),
+        ({"addresses": [["host", 0]]}, "malformed address"),
+        ({"addresses": [["", 1]]}, "malformed address"),
+        ({"addresses": [["host", True]]}, "malformed address"),
+        ({"addresses": [["host", 1]] * (GRANT_ADDRESSES_MAX + 1)}, "more than 8"),
+        ({"more": 1}, "later version"),
+    ],
+)
+def test_fields_are_checked(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=words):
+        decode_grant_file(rewritten(**changes))
+    assert decode_grant_file(rewritten()) == SECRET
+
+
+def test_size_at_the_maximum_and_one_above() -> None:
+    text = encode_grant_file(FILE)
+    most = text + "#" + "x" * (GRANT_FILE_CHARS_MAX - len(text) - 1)
+    assert decode_grant_file(most) == FILE
+    with pytest.raises(RemoteProtocolError, match="at most"):
+        decode_grant_file(most + "x")
