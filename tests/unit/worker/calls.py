@@ -54,3 +54,12 @@ class Answers:
                     self.values[ident] = loads(whole)
             else:
                 self.control.append((kind, body))
+
+
+def cancel(ident: int) -> bytes:
+    return frames.frame(frames.CANCEL, ident)
+
+
+def settle(ident: int) -> bytes:
+    """The daemon's question whether all that it cancelled has ended."""
+    return call(ident, "/settle")

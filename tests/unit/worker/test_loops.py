@@ -16,7 +16,7 @@ from drupelet.wire import frames
 from drupelet.wire.frames import FrameReader
 from drupelet.worker.loops import needs_tasks, run_plain, run_tasks
 from drupelet.worker.targets import Target
-from tests.unit.worker.calls import Answers, call, cast
+from tests.unit.worker.calls import Answers, call, cancel, cast, settle
 
 
 def echo(value: object) -> object:
@@ -264,3 +264,150 @@ def test_new_code_that_uses_processes_moves_to_the_other_loop() -> None:
         answers = Answers()
         answers.receive(ours.recv(65_536))
     assert answers.values == {2: 1, 4: None, 6: 2}
+
+
+# -- whether all that was cancelled has ended
+
+
+class Work:
+    """Calls that are seen, and held up."""
+
+    def __init__(self) -> None:
+        self.order: list[object] = []
+        self.doors = [threading.Event() for _ in range(10)]
+        self.shielded = trio.Event()
+        self.begun = trio.Event()
+
+    async def tick(self, number: int) -> None:
+        self.begun.set()
+        while True:
+            await trio.lowlevel.checkpoint()
+            self.order.append(number)
+
+    async def clean_up(self) -> None:
+        try:
+            self.begun.set()
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.shielded.wait()
+                self.order.append("cleaned up")
+
+    def compute(self, number: int) -> None:
+        self.order.append(f"begins {number}")
+        trio.from_thread.run_sync(self.begun.set)
+        assert self.doors[number].wait(20)
+        self.order.append(f"ends {number}")
+
+    def note(self, what: object) -> None:
+        self.order.append(what)
+
+
+async def test_200_calls_that_were_cancelled_run_no_more_when_it_is_answered() -> None:
+    work = Work()
+    async with open_tasks(tick=Target("tick", work.tick)) as daemon:
+        idents = range(2, 402, 2)
+        await daemon.sock.send_all(b"".join(call(n, "m/tick", n) for n in idents))
+        await work.begun.wait()
+        started = trio.current_time()
+        answers = await daemon.ask(*map(cancel, idents), settle(500), count=1)
+        print(f"settled after {(trio.current_time() - started) * 1000:.1f} ms")
+        assert answers.values == {500: True}
+        assert set(work.order) == set(idents)
+        count = len(work.order)
+        await daemon.ask(settle(502), count=2)  # any of them would have run meanwhile
+        assert len(work.order) == count
+
+
+async def test_a_call_that_is_cancelled_before_it_begins_never_does() -> None:
+    work = Work()
+    async with open_tasks(tick=Target("tick", work.tick)) as daemon:
+        answers = await daemon.ask(call(2, "m/tick", 2), cancel(2), settle(4), count=1)
+        assert answers.values == {4: True}
+        assert not work.begun.is_set()
+
+
+async def test_a_finally_that_waits_under_a_shield_is_waited_for() -> None:
+    work = Work()
+    targets = {
+        "clean_up": Target("clean_up", work.clean_up), "note": Target("note", work.note),
+    }  # fmt: skip
+    async with open_tasks(**targets) as daemon:
+        await daemon.sock.send_all(call(2, "m/clean_up"))
+        await work.begun.wait()
+        answers = await daemon.ask(cancel(2), settle(4), call(6, "m/note", "x"), count=1)
+        assert answers.values == {6: None}
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        work.shielded.set()
+        answers = await daemon.ask(count=2)
+        assert answers.values[4] is True
+        assert work.order == ["x", "cleaned up"]
+
+
+async def test_a_thread_is_waited_for_though_its_call_is_over() -> None:
+    work = Work()
+    targets = {
+        "compute": Target("compute", work.compute, where="thread", owner=work),
+        "note": Target("note", work.note),
+    }
+    async with open_tasks(**targets) as daemon:
+        await daemon.sock.send_all(call(2, "m/compute", 0))
+        await work.begun.wait()  # the next one waits for its turn
+        await daemon.ask(call(4, "m/compute", 1), call(14, "m/note", "w"), count=1)
+        sent = (cancel(2), cancel(4), settle(6), call(8, "m/note", "x"))
+        await daemon.ask(*sent, count=2)
+        answers = await daemon.ask(call(10, "m/note", "y"), count=3)
+        assert 6 not in answers.values
+        assert work.order == ["begins 0", "w", "x", "y"]
+        work.doors[0].set()
+        answers = await daemon.ask(count=4)
+        assert answers.values[6] is True
+        assert work.order[4:] == ["ends 0"]  # and the one that waited for its turn never begins
+        work.doors[1].set()
+        answers = await daemon.ask(call(12, "m/compute", 1), count=5)
+        assert answers.values[12] is None  # the place of the other is free again
+
+
+async def test_many_calls_in_one_thread_end_after_the_one_that_is_under_way() -> None:
+    work = Work()
+    many = [[number] for number in range(10)]
+    target = Target("compute", work.compute, where="thread")
+    async with open_tasks(compute=target) as daemon:
+        encoded = call(2, "m/compute", *many, flags=frames.FLAG_MANY)
+        await daemon.sock.send_all(encoded)
+        await work.begun.wait()
+        await daemon.ask(cancel(2), settle(4), settle(6), cancel(6), call(8, "m/none"), count=1)
+        for door in work.doors:
+            door.set()
+        answers = await daemon.ask(count=2)
+        assert answers.values == {4: True}
+        assert work.order == ["begins 0", "ends 0"]
+
+
+def test_the_plain_loop_has_nothing_that_could_run_on() -> None:
+    ours, theirs = socket.socketpair()
+    ran: list[object] = []
+    with ours, theirs:
+        ours.sendall(call(2, "m/note", 1) + cancel(2) + settle(4) + call(6, "m/note", 2))
+        ours.shutdown(socket.SHUT_WR)
+        assert run_plain(theirs, {b"m/note": Target("note", ran.append)}, FrameReader()) is None
+        answers = Answers()
+        answers.receive(ours.recv(65_536))
+    assert list(answers.values.items()) == [(2, None), (4, True), (6, None)]
+
+
+async def test_the_question_after_the_move_to_the_other_loop() -> None:
+    work = Work()
+    ours, theirs = socket.socketpair()
+    table = {b"m/tick": Target("tick", work.tick)}
+    reader = FrameReader()
+    with trio.fail_after(10), theirs:
+        ours.sendall(call(2, "m/tick", 2))
+        handover = run_plain(theirs, table, reader)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(run_tasks, theirs, table, reader, handover)
+            await work.begun.wait()
+            answers = await Daemon(stream).ask(cancel(2), settle(4), count=1)
+            assert answers.values == {4: True}
+            await stream.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,71 @@ async def test_many_at_once_keep_their_order(oven: str, autojump_clock: Any) -> 
             await slot.ask_all("bake", [[10], [10]])
         assert scope.cancelled_caught
         assert all(ask.timer is not None for ask in rig.runtime.asks.values())
+
+
+# -- callers that give up
+
+
+async def test_50_requests_that_were_cancelled_are_not_handled(
+    oven: str, autojump_clock: Any
+) -> None:
+    async with open_rig(oven) as rig:
+        rig.send(2, "bake", 10)
+        await trio.sleep(1)
+        for number in range(50):
+            rig.send(4 + 2 * number, "heat", number)
+        rig.send(200, "heat", 1_000)  # somebody else's
+        for number in range(50):
+            rig.session.running.pop(4 + 2 * number)()
+        assert rig.endings.ask(300)
+        assert rig.settled == [300]  # at once: none has begun
+        await trio.sleep(20)
+        assert rig.session.answers == {2: 20, 200: 1_020}
+        assert await rig.call("read") == [1_000]
+
+
+async def test_a_verb_under_way_is_waited_for(oven: str, autojump_clock: Any) -> None:
+    async with open_rig(oven) as rig:
+        rig.send(2, "bake", 10)
+        await trio.sleep(1)
+        rig.session.running.pop(2)()
+        assert rig.endings.ask(4)
+        await trio.sleep(8)
+        assert rig.settled == []
+        await trio.sleep(2)
+        assert rig.settled == [4]
+
+
+async def test_many_in_one_call_are_given_up_before_the_server_goes_on(
+    oven: str, autojump_clock: Any
+) -> None:
+    async with open_rig(oven) as rig:
+        slot = rig.servers.slots["m.Oven"]
+        give_up: list[Callable[[], None]] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(slot.ask_all, "bake", [[10], [20], [30]], give_up)
+            await trio.sleep(1)
+            for each in give_up:
+                each()
+            assert rig.endings.ask(4)
+            nursery.cancel_scope.cancel()
+        assert len(rig.endings) == 1
+        await trio.sleep(10)
+        assert rig.settled == [4]
+        assert await rig.call("heat", 1) == 21
+
+
+async def test_what_waits_for_a_restart_is_not_handled_after_it(oven: str) -> None:
+    async with open_rig(oven) as rig:
+        pid = await whereis("m.Oven")
+        assert pid is not None
+        exit(pid, "kill")
+        await trio.lowlevel.checkpoint()
+        rig.send(2, "heat", 1)
+        rig.session.running.pop(2)()
+        assert rig.endings.ask(4)
+        assert rig.settled == [4]
+        assert await rig.call("read") == []
 
 
 # -- bounds

@@ -14,7 +14,7 @@ from drupelet.wire.codec import dumps
 from drupelet.worker import session as session_module
 from drupelet.worker.session import FLUSH_BYTES, Session
 from drupelet.worker.targets import Target
-from tests.unit.worker.calls import Answers, call, cast, raw_call
+from tests.unit.worker.calls import Answers, call, cancel, cast, raw_call, settle
 
 
 class Rig:
@@ -329,3 +329,62 @@ def test_noise_in_frames_raises_nothing_else(noise: list[tuple[int, int, bytes]]
     except RemoteProtocolError:
         pass
     sys.stderr.flush()
+
+
+# -- whether all that was cancelled has ended
+
+
+def test_plain_functions_are_over_when_the_question_is_read() -> None:
+    ran: list[int] = []
+    rig = Rig(spawn=False, work=ran.append)
+    sent = [call(n, "m/work", n) for n in range(2, 20, 2)]
+    sent += [cancel(n) for n in range(2, 20, 2)]
+    assert rig.send(*sent, settle(30)).values[30] is True
+    assert ran == list(range(2, 20, 2))
+
+
+def test_the_question_waits_for_what_was_cancelled() -> None:
+    woken: list[bool] = []
+    rig = Rig(later=later)
+    rig.session.wake = lambda: woken.append(True)
+    rig.send(call(2, "m/later", 0), call(4, "m/later", 0), cancel(2))
+    rig.session.endings.cancelled("call 2")  # as the loop does it
+    assert rig.send(settle(6), settle(8), cancel(8)).values == {}
+    rig.session.endings.ended("call 2")
+    assert woken == [True]
+    assert rig.send(call(10, "m/later")).values == {6: True}
+
+
+def test_questions_at_the_maximum_and_one_above() -> None:
+    rig = Rig()
+    rig.session.endings.cancelled("call 2")
+    last = 2 * limits.SETTLES_MAX
+    answers = rig.send(*(settle(n) for n in range(0, last, 2)))
+    assert (answers.values, answers.errors) == ({}, {})
+    assert rig.send(settle(last)).errors[last].kind == "overloaded"
+
+
+def test_calls_that_end_count_as_calls() -> None:
+    rig = Rig(later=later)
+    for number in range(limits.WORKER_CALLS_MAX - 1):
+        rig.session.endings.cancelled(number)
+    answers = rig.send(call(2, "m/later", 0), call(4, "m/later", 0))
+    assert len(rig.spawned) == 1
+    assert answers.errors[4].kind == "overloaded"
+
+
+def test_a_call_that_is_cancelled_while_calls_are_held_never_begins() -> None:
+    ran: list[int] = []
+    rig = Rig(work=ran.append, later=later)
+    rig.send(call(2, "m/later", 0))
+    rig.session.hold()
+    answers = rig.send(
+        call(4, "m/work", 4), call(6, "m/work", 6), cast("m/work", 0), call(8, "m/later", 0),
+        cancel(2), cancel(4), cancel(8), settle(10), call(12, "m/work", 12),
+    )  # fmt: skip
+    assert rig.cancelled == [2]  # it ran already
+    assert (ran, answers.values) == ([], {10: True})
+    rig.session.release()
+    assert ran == [6, 0, 12]
+    assert [ident for ident, _, _ in rig.spawned] == [2]
+    assert set(rig.send(settle(14)).values) == {6, 10, 12, 14}
