@@ -297,8 +297,15 @@ class _Master:
                 case Exit(pid, reason) if pid == top:
                     return reason
                 case Request(_, request) if stop_reason(request) is not NO_REASON:
-                    await run_callback(application.prep_stop)
                     self._told = True
+                    try:
+                        await run_callback(application.prep_stop)
+                    except Exception:
+                        _log.warning(
+                            "prep_stop_failed name=%s, stopping all the same",
+                            self._record.cls.name,
+                            exc_info=True,
+                        )
                     return await stop_child(process, top, inf)
 
     async def _ended(self, process: Process, reason: object) -> None:

@@ -401,15 +401,16 @@ async def run_terminate(process: Process, terminate: Callable[..., Any], *args: 
         )
 
 
-async def change_class(behaviour: Any, newest: Any) -> None:
-    """Go over to newer code, and tell it; where that is impossible the old goes on."""
+async def change_class(behaviour: Any, newest: Any) -> bool:
+    """Go over to newer code, and tell it; False where that is impossible, and the old goes on."""
     former = type(behaviour)
     try:
         behaviour.__class__ = newest
     except TypeError as error:
         _log.warning("code_not_changed class=%s, keeping the old: %s", former.__qualname__, error)
-        return
+        return False
     await run_callback(behaviour.code_change, former)
+    return True
 
 
 def shown_as(cls: type, start: Callable[..., object]) -> Callable[..., object]:

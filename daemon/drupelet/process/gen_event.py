@@ -273,12 +273,13 @@ async def _swap(
 class _Place:
     """One handler in its manager. `owner`: who added it supervised."""
 
-    __slots__ = ("handler", "name", "owner")
+    __slots__ = ("handler", "name", "owner", "refused")
 
     def __init__(self, name: Name, handler: GenEvent, owner: Pid | None) -> None:
         self.name = name
         self.handler = handler
         self.owner = owner
+        self.refused: object = None  # newer code that it cannot go over to
 
 
 class _Refusal(Exception):
@@ -315,9 +316,11 @@ class _Manager:
             while True:
                 message: Any = await self._runtime.receive_message(process, None, inf)
                 for place in self._places:
-                    newest = self._runtime.newest(type(place.handler))
-                    if newest is not type(place.handler):
-                        await change_class(place.handler, newest)
+                    handler = place.handler
+                    newest = self._runtime.newest(type(handler))
+                    is_other = newest is not type(handler) and newest is not place.refused
+                    if is_other and not await change_class(handler, newest):
+                        place.refused = newest
                 await self._take(message)
         except BaseException as error:
             if reason_of_end(process, error) is not NO_REASON:

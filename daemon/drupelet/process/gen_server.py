@@ -278,6 +278,7 @@ class GenServer(Startable):
         step = self.__step
         cls: type[GenServer] = type(self)
         verbs = cls.__verbs
+        refused: object = None  # newer code that this server cannot go over to
         wait_s = inf
         while True:
             if step.asked:
@@ -291,8 +292,9 @@ class GenServer(Startable):
                 continue  # as if it had never come
             wait_s = inf
             newest = runtime.newest(cls)
-            if newest is not cls:
-                await change_class(self, newest)
+            if newest is not cls and newest is not refused:
+                if not await change_class(self, newest):
+                    refused = newest
                 cls = type(self)
                 verbs = cls.__verbs
             if kind is Request:

@@ -333,6 +333,7 @@ class GenStatem(Startable):
     async def __live(self, parent: object) -> NoReturn:
         process, queue = self.__process, self.__queue
         runtime = cast(Runtime, process.runtime)
+        refused: object = None  # newer code that this machine cannot go over to
         while True:
             event = queue.take()
             if event is not None:
@@ -340,8 +341,9 @@ class GenStatem(Startable):
             else:
                 message: Any = await runtime.receive_message(process, None, inf)
                 newest = runtime.newest(type(self))
-                if newest is not type(self):
-                    await change_class(self, newest)
+                is_other = newest is not type(self) and newest is not refused
+                if is_other and not await change_class(self, newest):
+                    refused = newest
                 event = self.__event_of(message, parent)
                 if event is None:
                     continue

@@ -333,6 +333,23 @@ def test_a_supervisor_below_others() -> None:
     run(main)
 
 
+def test_a_prep_stop_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Grumpy(Application):
+        def init(self, start_type: Any) -> list[Child]:
+            return [Child("oven", Oven, name="oven")]
+
+        def prep_stop(self) -> None:
+            raise ValueError("not now")
+
+    async def main() -> None:
+        await Grumpy.start(restart="permanent")
+        await Grumpy.stop()
+        assert await whereis("oven") is None
+
+    run(main)
+    assert "prep_stop_failed name=grumpy" in caplog.text
+
+
 def test_names() -> None:
     class Other(Kitchen):
         pass
