@@ -284,11 +284,9 @@ async def reply(caller: Caller, value: object) -> None:
     runtime = this_runtime()
     process = process_var.get(None)
     await runtime.breathe(process)
-    match caller:
-        case (Pid() as pid, Ref() as ref):
-            pass
-        case _:
-            raise TypeError(f"reply to the `caller` of a Request, not to {caller!r:.100}")
+    pid, ref = caller if caller.__class__ is tuple and len(caller) == 2 else (None, None)
+    if pid.__class__ is not Pid or ref.__class__ is not Ref:
+        raise TypeError(f"reply to the `caller` of a Request, not to {caller!r:.100}")
     replier = runtime.pid if process is None else process.pid
     if process is not None and process.tracers is not None:
         runtime.trace(process, "reply", value, pid)

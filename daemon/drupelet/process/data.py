@@ -29,7 +29,8 @@ _INT_MAX: Final = 2**63 - 1
 
 def copy_data(value: object) -> object:
     """`value`, or a copy where it could be changed. Raises: `NotSendable` naming the place."""
-    if value.__class__ in _ATOMS:
+    kind = value.__class__
+    if kind in _ATOMS or (kind is int and _INT_MIN <= value <= _INT_MAX):  # type: ignore[operator]
         return value
     try:
         return _copy(value, VALUE_DEPTH_MAX)
@@ -50,7 +51,10 @@ def _copy(value: object, depth: int) -> object:
         if not depth:
             raise NotSendable("too deep")
         for item in values:
-            if item.__class__ not in _ATOMS:
+            kind = item.__class__
+            if kind not in _ATOMS and (
+                kind is not int or not _INT_MIN <= item <= _INT_MAX  # type: ignore[operator]
+            ):
                 depth -= 1
                 return tuple(
                     [item if item.__class__ in _ATOMS else _copy(item, depth) for item in values]
