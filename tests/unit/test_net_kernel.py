@@ -22,6 +22,7 @@ from drupelet import (
     net_kernel,
     node,
     pg,
+    process_info,
     receive,
     register,
     registered,
@@ -192,3 +193,103 @@ async def test_a_daemon_that_ends_leaves_the_program_alone(tmp_path: Path) -> No
             assert await registered() == ["server"]
 
     await alone(main)
+
+
+async def test_names_are_told_once_each_time_and_freed_with_their_holder(tmp_path: Path) -> None:
+    async with open_small_node(tmp_path, "alice") as alice:
+
+        async def main() -> None:
+            pid = await spawn(serve)
+            await ask(pid, 1)
+            for _ in range(3):
+                await net_kernel.start(alice.config.node.socket)
+                assert process_info(pid)["names"] == ["server"]
+                await net_kernel.stop()
+            await net_kernel.start(alice.config.node.socket)
+            ref = monitor(pid)
+            exit(pid, "kill")
+            assert await receive(timeout=5) == Down(ref, pid, "killed")
+            await register("server")
+            assert await registered() == ["server"]
+
+        await alone(main)
+
+
+async def test_a_name_that_another_program_has_is_lost_and_its_heir_s_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_small_node(tmp_path, "alice") as alice:
+
+        async def holder(done: trio.Event) -> None:
+            await register("server")
+            held.set()
+            await done.wait()
+
+        async def main() -> None:
+            done = trio.Event()
+            loser = await spawn(serve)
+            await ask(loser, 1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(elsewhere, alice, holder, done)
+                await held.wait()
+                await net_kernel.start(alice.config.node.socket)
+                assert "name_taken 'server' is the name of <alice." in caplog.text
+                assert process_info(loser)["names"] == []
+                there = await whereis("server")
+                assert there is not None and there != loser
+                done.set()
+            while await whereis("server") is not None:
+                await trio.lowlevel.checkpoint()
+            await register("server")
+            ref = monitor(loser)
+            exit(loser, "kill")  # once it had that name
+            assert await receive(timeout=5) == Down(ref, loser, "killed")
+            assert await whereis("server") == self() and await registered() == ["server"]
+
+        held = trio.Event()
+        await alone(main)
+
+
+async def test_two_starts_at_once_and_what_is_sent_meanwhile(tmp_path: Path) -> None:
+    async with open_small_node(tmp_path, "alice") as alice:
+
+        async def main() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(net_kernel.start, alice.config.node.socket)
+                await trio.lowlevel.checkpoint()
+                with pytest.raises(RuntimeError, match="about to be part of a node already"):
+                    await net_kernel.start(alice.config.node.socket)
+                assert not is_alive()
+                far = Pid("bob", 1, 5)  # a runtime alone reaches nobody, and says so
+                ref = monitor(far)
+                assert await receive(timeout=5) == Down(ref, far, "noconnection")
+            assert is_alive()
+            with trio.move_on_after(0):
+                await net_kernel.stop()
+            while is_alive():
+                await trio.lowlevel.checkpoint()
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await net_kernel.start(alice.config.node.socket)
+            assert not is_alive()
+            assert await net_kernel.start(alice.config.node.socket) == "alice"
+
+        await alone(main)
+
+
+async def test_a_stop_after_the_daemon_s_end_says_that_there_was_none(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_small_node(tmp_path, "alice") as alice:
+            await net_kernel.start(alice.config.node.socket)
+        while is_alive():
+            await trio.lowlevel.checkpoint()
+        assert await net_kernel.stop() is False
+        assert await net_kernel.stop() is False
+
+    await alone(main)
+
+
+async def test_outside_of_any_process() -> None:
+    for function in (net_kernel.start, net_kernel.stop):
+        with pytest.raises(RuntimeError, match="no process runs here"):
+            await function()

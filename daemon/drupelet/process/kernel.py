@@ -359,8 +359,9 @@ class Kernel(Mailboxes):
         if self.groups is not None:
             self.groups.process_ended(process)
         for name in process.names or ():
-            self.names.pop(name, None)
-            self.on_name_freed(name, pid)
+            if self.names.get(name) is process:
+                del self.names[name]
+                self.on_name_freed(name, pid)
         links, process.links = process.links, None
         process.link_marks = None
         for other_pid in in_order(links or ()):

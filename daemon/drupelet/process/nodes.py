@@ -158,7 +158,7 @@ class Nodes(Incoming):
                 raise
             match refused:
                 case ["error", str(text)]:
-                    self._forget_name(name, process)
+                    self.forget_name(name, process)
                     return text
         if not process.alive:
             if self.names.get(name) is process:  # it unwinds
@@ -171,11 +171,12 @@ class Nodes(Incoming):
         process = self.names.get(name)
         if process is None:
             return False
-        self._forget_name(name, process)
+        self.forget_name(name, process)
         self.on_name_freed(name, process.pid)
         return True
 
-    def _forget_name(self, name: str, process: Process) -> None:
+    def forget_name(self, name: str, process: Process) -> None:
+        """It is not called that any more; nobody is told."""
         if self.names.get(name) is process:
             del self.names[name]
         if process.names is not None and name in process.names:
