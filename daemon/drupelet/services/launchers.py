@@ -26,11 +26,13 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Final, Protocol
 
 import trio
 
 from drupelet.core.missions import MissionSpec
+from drupelet.wire.messages.workers import WorkerOrder
 
 OUTPUT_PIPE_BYTES: Final = 65_536  # Linux's default: a mission that prints more waits
 
@@ -146,6 +148,25 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)  # it may not have got as far as its own session
+
+
+def make_order(spec: MissionSpec, shipped: str, state_dir: Path | None) -> WorkerOrder:
+    """What the worker of `spec` is told first; its working directory is there then.
+
+    Raises: `OSError` when that cannot be made.
+    """
+    directory = spec.directory
+    if directory == "/" and state_dir is not None:
+        directory = str((state_dir / "missions" / spec.label).absolute())
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    return WorkerOrder(
+        mission=spec.name,
+        modules=spec.modules,
+        exports=spec.exports,
+        memory_bytes=spec.memory_mb * 1024 * 1024,
+        directory=directory,
+        shipped=shipped,
+    )
 
 
 def environment() -> dict[str, str]:

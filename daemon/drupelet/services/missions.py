@@ -19,7 +19,6 @@ one for its exit; its process. Cancellation: every worker is killed and waited f
 from __future__ import annotations
 
 import logging
-import os
 import random
 import socket
 from collections.abc import Awaitable, Callable, Iterable
@@ -42,15 +41,15 @@ from drupelet.core.missions import (
     starting_error,
 )
 from drupelet.errors import CallError, ConfigError, RemoteError, RemoteProtocolError, Timeout
-from drupelet.services.launchers import Launcher, WorkerProcess
+from drupelet.services.launchers import Launcher, WorkerProcess, make_order
 from drupelet.services.mission_files import read_missions
 from drupelet.services.mission_output import log_output
+from drupelet.services.settling import REAP_S, Asked, Worker, settle
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.messages.workers import (
     WorkerFailure,
     WorkerHello,
-    WorkerOrder,
     decode_hello,
     encode_order,
 )
@@ -60,7 +59,6 @@ _log = logging.getLogger("drupelet.missions")
 READY_S: Final = 2.0  # how long the node's own readiness waits for its workers
 GRACE_S: Final = 0.5  # from a worker's closing its channel to its being killed
 SILENT_S: Final = 0.5  # a PING unanswered for longer is worth telling a person
-REAP_S: Final = 5.0  # a killed process is gone at once unless the kernel waits for a disk
 LOAD_S: Final = 30.0  # for new code in a running worker, as for its start (core/missions.py)
 RINGS: Final = frozenset({"operator", "member"})
 LOAD_TARGET: Final = b"/load"  # worker/versions.py: no mission has that name
@@ -160,6 +158,7 @@ class Missions:
         self._state_dir = state_dir
         self._random = random
         self._missions: list[_Mission] = []
+        self._workers: dict[Asked, Worker] = {}  # every process that may still run
         self._system: dict[str, list[Export]] = {}
         self._nursery: trio.Nursery | None = None
         self._stopped = False
@@ -402,7 +401,7 @@ class Missions:
                 self._remove(mission)
                 raise
             return self.start_count(spec)
-        await self._settle(mission)
+        await self._until_steady(mission)
         if mission.ready:
             start_count = self.start_count(spec)
             await self._load_in_place(mission, path, digest)
@@ -435,7 +434,7 @@ class Missions:
         mission.machine.start(trio.current_time())
         self._perform(mission)
 
-    async def _settle(self, mission: _Mission) -> None:
+    async def _until_steady(self, mission: _Mission) -> None:
         """Until its worker serves, or there is none. Raises: `RemoteError` when the node stops."""
         while not mission.ready and (mission.machine.state in _MOVING or mission.process):
             if self._stopped:
@@ -446,7 +445,7 @@ class Missions:
         """Until the worker that was just started serves `mission.shipped`. Raises: `CallError`."""
         machine = mission.machine
         try:
-            await self._settle(mission)
+            await self._until_steady(mission)
         finally:
             mission.shipped = ""
         if not mission.ready:
@@ -463,6 +462,13 @@ class Missions:
         mission.machine.stop()
         mission.scope.cancel()
 
+    async def settle(self, endpoints: Iterable[Asked], within_s: float) -> list[str]:
+        """Until nothing of what was cancelled at these workers before can run any more.
+
+        Returns the labels of those that were killed for it. See `services/settling.py`.
+        """
+        return await settle(self._workers, endpoints, within_s)
+
     # -- one worker process
 
     async def _run_worker(self, mission: _Mission) -> None:
@@ -470,7 +476,7 @@ class Missions:
         shipped = mission.shipped or await self._code_for(spec)
         ours, theirs = socket.socketpair()
         try:
-            order = self._order(spec, shipped)
+            order = make_order(spec, shipped, self._state_dir)
             ours.sendall(frames.frame(frames.HELLO, 0, encode_order(order)))
             process = await self._launcher.start(spec, theirs)
         except OSError as error:
@@ -492,6 +498,7 @@ class Missions:
         endpoint.on_hello = lambda body: self._on_hello(mission, body)
         endpoint.on_pong = lambda token: self._on_pong(mission, token)
         mission.process, mission.endpoint = process, endpoint
+        worker = self._workers[endpoint] = Worker(spec.label, process)
         code = 1
         exited = trio.Event()
         try:
@@ -502,6 +509,7 @@ class Missions:
                 if machine.state is not State.STARTING:  # stopped while the launcher was at it
                     process.kill()
                 code = await process.wait()
+                worker.gone.set()
                 # What it sent and printed last is read; then `_carry` would wait for its grace.
                 nursery.cancel_scope.deadline = trio.current_time() + GRACE_S
                 exited.set()
@@ -509,6 +517,8 @@ class Missions:
             process.kill()
             with trio.move_on_after(REAP_S, shield=True):
                 await process.wait()
+            worker.gone.set()
+            del self._workers[endpoint]
             mission.process = None
         machine.worker_exit(code, trio.current_time())
         self._perform(mission)
@@ -558,20 +568,6 @@ class Missions:
 
     async def _code_for(self, spec: MissionSpec) -> str:
         return await self.code_for(spec) if self.code_for is not None else ""
-
-    def _order(self, spec: MissionSpec, shipped: str) -> WorkerOrder:
-        directory = spec.directory
-        if directory == "/" and self._state_dir is not None:
-            directory = str((self._state_dir / "missions" / spec.label).absolute())
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-        return WorkerOrder(
-            mission=spec.name,
-            modules=spec.modules,
-            exports=spec.exports,
-            memory_bytes=spec.memory_mb * 1024 * 1024,
-            directory=directory,
-            shipped=shipped,
-        )
 
 
 def _show(
