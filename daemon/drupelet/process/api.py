@@ -381,6 +381,7 @@ async def _register(name: str, process: Process) -> None:
 
 async def unregister(name: str) -> None:
     """Free a name. Raises: `ProcessDown` when no process of this program has it."""
+    check_names(name)
     await trio.lowlevel.checkpoint()
     if not this_runtime().unregister(name):
         raise ProcessDown(NOPROC)
@@ -389,8 +390,10 @@ async def unregister(name: str) -> None:
 async def whereis(name: str, node: str | None = None) -> Pid | None:
     """Who has that name on a node (None: this one)."""
     runtime = this_runtime()
+    node = node or runtime.node
+    check_names(name, node)
     await trio.lowlevel.checkpoint()
-    return await runtime.whereis(name, node or runtime.node)
+    return await runtime.whereis(name, node)
 
 
 async def registered() -> list[str]:
@@ -455,6 +458,7 @@ async def processes(node: str | None = None) -> list[dict[str, Any]]:
 async def monitor_node(node: str, on: bool = True) -> None:
     """One `NodeDown(node)` when that node is out of sight; False undoes it."""
     process = this_process()
+    check_names(node)
     await trio.lowlevel.checkpoint()
     await this_runtime().monitor_node(process, node, on)
 
@@ -462,6 +466,7 @@ async def monitor_node(node: str, on: bool = True) -> None:
 async def disconnect_node(node: str) -> bool:
     """Close the link to a node; False when there was none. Raises: `CallError`."""
     runtime = this_runtime()
+    check_names(node)
     if runtime.transport is None:
         return False
     answer = await runtime.transport.call("", "process", "disconnect", (node,), ASK_TIMEOUT_S)
@@ -471,6 +476,7 @@ async def disconnect_node(node: str) -> bool:
 async def ping(node: str) -> str:
     """Connect to a node if need be: "pong", or "pang" when it cannot be reached."""
     runtime = this_runtime()
+    check_names(node)
     if node == runtime.node:
         await trio.lowlevel.checkpoint()  # a loop of pings lets others run
         return "pong"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from drupelet.process import (
     Mailbox,
     Pid,
     exit,
+    flush,
     is_process_alive,
     monitor,
     process_info,
@@ -30,6 +32,7 @@ from drupelet.process import (
     unregister,
     whereis,
 )
+from drupelet.process.current import this_runtime
 from drupelet.process.nodes import Nodes
 from drupelet.wire.limits import NAME_CHARS_MAX
 from tests.unit.process.values import alone
@@ -82,7 +85,9 @@ def test_what_is_no_name(name: str) -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match="a name has letters, digits"):
             await register(name)
-        assert await whereis(name) is None and await registered() == []
+        if name:
+            assert await whereis(name) is None
+        assert await registered() == []
 
     alone(main)
 
@@ -170,5 +175,22 @@ def test_one_of_elsewhere_is_not_known_here() -> None:
         for function in (is_process_alive, process_info):
             with pytest.raises(ValueError, match="a process of elsewhere; this program knows"):
                 function(PID)  # type: ignore[operator]
+
+    alone(main)
+
+
+NO_TEXTS: list[Any] = [5, None, b"oven", [], PID, "", "x" * 256, "\ud800"]
+
+
+@pytest.mark.parametrize("text", NO_TEXTS)
+def test_what_is_no_text_of_a_name(text: Any) -> None:
+    async def main() -> None:
+        for function in (whereis, unregister, api.monitor_node, api.ping, api.disconnect_node):
+            with pytest.raises(TypeError, match="a name is text, not|a name has 1 to 255 bytes"):
+                await function(text)
+        if text:
+            with pytest.raises(TypeError, match="a name is text, not|a name has 1 to 255 bytes"):
+                await whereis("oven", text)
+        assert not this_runtime().node_watchers and await flush() == []
 
     alone(main)
