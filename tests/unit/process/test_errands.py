@@ -107,6 +107,9 @@ class Oven(GenServer):
     def handle_info(self, message: object) -> None:
         self.log.append(message)
 
+    def handle_call(self, request: object, caller: object) -> None:
+        self.log.append(request)
+
 
 class Kitchen:
     def __init__(self, runtime: Runtime, process: Process) -> None:
@@ -196,6 +199,22 @@ async def test_what_was_taken_back_does_not_end_an_idle_time(autojump_clock: Any
         kitchen.ask("bake", 1).take_back(lambda: None)
         await trio.sleep(20)
         assert kitchen.oven.log == ["timeout"]
+
+
+async def test_one_that_is_taken_back_while_the_code_changes() -> None:
+    class Newer(Oven):
+        async def code_change(self, former: type) -> None:
+            await self.door.wait()
+
+    async with open_runtime() as runtime:
+        kitchen = await open_kitchen(runtime)
+        runtime.newest = lambda cls: Newer if cls is Oven else cls
+        errand = kitchen.ask("bake", 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert errand.take_back(lambda: None)
+        kitchen.oven.door.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (type(kitchen.oven), kitchen.oven.log) == (Newer, [])
 
 
 async def test_a_trace_shows_it_as_the_request_that_it_is() -> None:

@@ -368,6 +368,21 @@ async def test_a_thread_is_waited_for_though_its_call_is_over() -> None:
         assert answers.values[12] is None  # the place of the other is free again
 
 
+async def test_a_thread_can_ask_whether_anybody_waits() -> None:
+    work = Work()
+
+    def search() -> None:
+        work.compute(0)
+        while True:
+            trio.from_thread.check_cancelled()
+
+    work.doors[0].set()
+    async with open_tasks(search=Target("search", search, where="thread")) as daemon:
+        await daemon.sock.send_all(call(2, "m/search"))
+        await work.begun.wait()
+        assert (await daemon.ask(cancel(2), settle(4), count=1)).values == {4: True}
+
+
 async def test_many_calls_in_one_thread_end_after_the_one_that_is_under_way() -> None:
     work = Work()
     many = [[number] for number in range(10)]
