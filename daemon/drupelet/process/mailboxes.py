@@ -225,8 +225,16 @@ class Mailboxes:
         if sender_runtime not in process.silenced:
             process.silenced.add(sender_runtime)
             self.relate(process, sender_runtime)  # when it comes back it does not know any more
-            names = [[name, self.node] for name in process.names or ()]
-            self.transmit(encode_signal(wire.PAUSE, sender_runtime, process.pid, 0, dumps(names)))
+            self._tell_pause(process, sender_runtime)
+
+    def _tell_pause(self, process: Process, sender_runtime: Pid) -> None:
+        names = [[name, self.node] for name in process.names or ()]
+        self.transmit(encode_signal(wire.PAUSE, sender_runtime, process.pid, 0, dumps(names)))
+
+    def named(self, process: Process) -> None:
+        """It has one more name: who is to hold back does so for that too."""
+        for runtime in in_order(process.silenced or ()):
+            self._tell_pause(process, runtime)
 
     def _unsilence(self, process: Process) -> None:
         silenced, process.silenced = process.silenced, None

@@ -48,7 +48,7 @@ from drupelet.wire.messages.processes import (
     decode_signal,
     encode_signal,
 )
-from drupelet.wire.notices import NodeDown
+from drupelet.wire.notices import NodeDown, NodeUp
 
 SHOWN_MAX: Final = 10_000  # processes in one listing
 NODE_WATCHES_MAX: Final = 1_000  # NodeDown of one node that one process asked for
@@ -85,6 +85,7 @@ class Nodes(Incoming):
         self.nodes: dict[str, int] = {}  # connected nodes, with their incarnation
         self.runtimes: set[Pid] = set()  # of all nodes, this one's included, without ourselves
         self.node_watchers: dict[str, dict[Process, int]] = {}  # how often each asked
+        self.nodes_watchers: set[Process] = set()  # of every node
         self.resolve: Resolve = resolve_loaded
         self.digest_of: Callable[[str], bytes] = lambda module: b""
         self.stream_error_count = 0
@@ -164,6 +165,7 @@ class Nodes(Incoming):
             if self.names.get(name) is process:  # it unwinds
                 self.unregister(name)
             return f"{process.pid} is not alive"
+        self.named(process)
         return ""
 
     def unregister(self, name: str) -> bool:
@@ -323,6 +325,9 @@ class Nodes(Incoming):
 
     def node_up(self, pid: Pid) -> None:
         if not pid.number:
+            if self.nodes.get(pid.node) != pid.incarnation:
+                for process in self.nodes_watchers:
+                    self.put(process, NodeUp(pid.node))
             self.nodes[pid.node] = pid.incarnation
         elif pid != self.pid:
             self.runtimes.add(pid)
@@ -335,6 +340,8 @@ class Nodes(Incoming):
         else:
             if self.nodes.get(pid.node) == pid.incarnation:
                 del self.nodes[pid.node]
+                for process in self.nodes_watchers:
+                    self.put(process, NodeDown(pid.node, str(reason)))
             self.runtimes = {each for each in self.runtimes if each.node != pid.node}
             for process, count in self.node_watchers.pop(pid.node, {}).items():
                 for _ in range(count):
@@ -360,6 +367,13 @@ class Nodes(Incoming):
             if self._unwatch_node(node, process):
                 self.put(process, NodeDown(node, str(error)))
 
+    def monitor_nodes(self, process: Process, on: bool) -> None:
+        """A `NodeUp` for each node that comes and a `NodeDown` for each that goes; or no more."""
+        if on:
+            self.nodes_watchers.add(process)
+        else:
+            self.nodes_watchers.discard(process)
+
     def _unwatch_node(self, node: str, process: Process) -> bool:
         """Once less; False when it did not."""
         watchers = self.node_watchers.get(node, {})
@@ -372,6 +386,7 @@ class Nodes(Incoming):
 
     def _release(self, process: Process) -> None:
         super()._release(process)
+        self.nodes_watchers.discard(process)
         for node in [node for node, each in self.node_watchers.items() if process in each]:
             del self.node_watchers[node][process]
             if not self.node_watchers[node]:

@@ -11,7 +11,8 @@ Policies of a full mailbox
 Notices of the system (Down, Exit, NodeDown) are always taken: a process has at most RELATIONS_MAX
 links and monitors. What was on its way from other nodes when they were told to hold back is taken
 up to SLACK messages above the limit; what comes beyond is dropped and counted (exit signals for who
-traps them as well). A process that waits for something else with a full mailbox takes WAITED
+traps them as well; by a name whose node is written in another form, ``bob@192.168.1.7``, senders
+are not held back before). A process that waits for something else with a full mailbox takes WAITED
 messages more from elsewhere before it tells them to hold back.
 
 References: Erlang's unbounded mailbox is what this replaces (a Pi has 512 MB); Akka's bounded one.

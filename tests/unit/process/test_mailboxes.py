@@ -23,6 +23,7 @@ from drupelet.process import (
     open_scope,
     process_info,
     receive,
+    register,
     self,
     send,
     send_after,
@@ -34,7 +35,7 @@ from drupelet.process.mailboxes import LOOK
 from drupelet.process.table import SLACK, WAITED
 from drupelet.wire.ids import Ref
 from tests.unit.process.values import Sans, alone
-from tests.unit.process.wires import open_wires, settle, virtual
+from tests.unit.process.wires import on, open_wires, settle, virtual
 
 OPERATIONS = st.lists(
     st.tuples(st.just("send"), st.integers(0, 9))
@@ -417,3 +418,43 @@ def test_a_down_is_never_dropped() -> None:
     kernel.put(process, down)
     kernel.overflow(process, "new")
     assert list(process.messages or ()) == [down] and process.dropped_count == 1
+
+
+@pytest.mark.parametrize("how", ["a newer name", "after a heal"])
+def test_a_flood_is_held_back_by_whatever_name_and_again_after_a_break(how: str) -> None:
+    async def main() -> None:
+        async with open_wires() as wires:
+            alice, bob = await wires.attach("alice"), await wires.attach("bob")
+            process = bob.start(trio.sleep_forever, (), mailbox=Mailbox(limit=5))
+            sent: list[int] = []
+
+            async def name() -> None:
+                await register("oven", process.pid)
+
+            async def flooder(to: Any, count: int) -> None:
+                for number in range(count):
+                    await send(to, number)
+                    sent.append(number)
+
+            first = alice.start(flooder, (process.pid, 100))
+            await settle()
+            assert alice.paused and first.alive
+            if how == "a newer name":
+                await on(bob, name)
+                second = alice.start(flooder, (("oven", "bob"), 1_000))
+            else:
+                wires.cut("alice", "bob")
+                await settle()
+                assert not alice.paused
+                wires.heal("alice", "bob")
+                second = alice.start(flooder, (process.pid, 1_000))
+            await settle()
+            assert second.alive and len(sent) < 400
+            count = len(sent)
+            while process.messages or second.alive:
+                bob.take(process, None)
+                await settle()
+            assert len(sent) > count and process.dropped_count == 0
+            assert not alice.paused and not process.silenced
+
+    virtual(main)
