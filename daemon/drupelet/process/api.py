@@ -463,6 +463,12 @@ async def monitor_node(node: str, on: bool = True) -> None:
     await this_runtime().monitor_node(process, node, on)
 
 
+def monitor_nodes(on: bool = True) -> None:
+    """From now on a `NodeUp(node)` for each node that is connected, and a `NodeDown` for each that
+    goes, whoever it is; False ends that. OTP's ``net_kernel:monitor_nodes/1``."""
+    this_runtime().monitor_nodes(this_process(), on)
+
+
 async def disconnect_node(node: str) -> bool:
     """Close the link to a node; False when there was none. Raises: `CallError`."""
     runtime = this_runtime()

@@ -44,14 +44,14 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class NodeUp:
-    """A node was connected (`monitor_node`)."""
+    """A node was connected (`monitor_nodes`)."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class NodeDown:
-    """A node is out of sight (`monitor_node`)."""
+    """A node is out of sight (`monitor_node`, `monitor_nodes`)."""
 
     node: str
     reason: str = ""

@@ -16,7 +16,7 @@ from tests.unit.process.examples import DOCUMENTS, check_example, used_names
 
 DOCUMENT = DOCUMENTS / "PROCESSES.md"
 EXAMPLES = documents.programs(DOCUMENT.read_text())
-TYPES_ONLY = ("NodeUp", "Pid", "Ref")  # of what functions give
+TYPES_ONLY = ("Pid", "Ref")  # of what functions give
 
 
 def test_every_example_says_what_it_prints() -> None:

@@ -15,6 +15,7 @@ from drupelet.process import (
     Down,
     Exit,
     NodeDown,
+    NodeUp,
     Pid,
     ReceiveTimeout,
     ask,
@@ -22,6 +23,7 @@ from drupelet.process import (
     link,
     monitor,
     monitor_node,
+    monitor_nodes,
     receive,
     register,
     self,
@@ -170,6 +172,33 @@ def test_a_partition_gives_noconnection_once_and_heals() -> None:
             await settle()
             assert all(not each.watchers and not each.links for each in bob.processes.values())
             assert not alice.node_watchers and not alice.remote
+
+    virtual(main)
+
+
+def test_every_node_that_comes_and_goes_is_told_to_who_wants_it() -> None:
+    async def main() -> None:
+        async with open_wires() as wires:
+            alice = await wires.attach("alice")
+            await wires.attach("bob")
+            await settle()
+
+            async def watcher() -> None:
+                monitor_nodes()
+                monitor_nodes()  # as once
+                wires.cut("alice", "bob")
+                assert await receive(timeout=1) == NodeDown("bob", "noconnection")
+                wires.heal("alice", "bob")
+                assert await receive(timeout=1) == NodeUp("bob")
+                monitor_nodes(False)
+                wires.cut("alice", "bob")
+                with pytest.raises(ReceiveTimeout):
+                    await receive(timeout=10)
+                monitor_nodes()
+
+            await on(alice, watcher)
+            await settle()
+            assert not alice.nodes_watchers
 
     virtual(main)
 
