@@ -14,9 +14,14 @@ taken back); a table of those taken back beside the mailbox (each request would 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
-from drupelet.wire.ids import Pid, Ref
 from drupelet.wire.notices import Request
+
+_WAITS: Final = 0
+_UNDER_WAY: Final = 1
+_OVER: Final = 2
+_TAKEN_BACK: Final = 3
 
 _set = object.__setattr__  # a request is frozen; what becomes of it is not
 
@@ -24,48 +29,38 @@ _set = object.__setattr__  # a request is frozen; what becomes of it is not
 class Errand(Request):
     """One request, and how far it is."""
 
-    __slots__ = ("_begun", "_over", "_told")
-
-    def __init__(self, caller: tuple[Pid, Ref], request: object) -> None:
-        super().__init__(caller, request)
-        _set(self, "_begun", False)
-        _set(self, "_over", False)
-        _set(self, "_told", None)
+    # Defaults of the class: an errand is made as fast as any request, and most are never asked.
+    _state: int = _WAITS
+    _told: Callable[[], None] | None = None
 
     @property
     def taken_back(self) -> bool:
         """Whether it must not begin any more."""
-        return self._over and not self._begun
+        return self._state == _TAKEN_BACK
 
     # -- for who carries it out
 
     def begin(self) -> bool:
         """False: it was taken back. Else `end` has to follow."""
-        if self._over:
+        if self._state == _TAKEN_BACK:
             return False
-        _set(self, "_begun", True)
+        _set(self, "_state", _UNDER_WAY)
         return True
 
     def end(self) -> None:
         """It is over, whatever came of it."""
-        _set(self, "_over", True)
-        told: Callable[[], None] | None = self._told
-        if told is not None:
-            told()
+        _set(self, "_state", _OVER)
+        if self._told is not None:
+            self._told()
 
     # -- for who asked
 
     def take_back(self, told: Callable[[], None]) -> bool:
         """Nobody waits for it any more. False: it is under way; `told` is called at its end."""
-        if self._over:
-            return True
-        if self._begun:
+        if self._state == _UNDER_WAY:
             _set(self, "_told", told)
             return False
-        _set(self, "_over", True)
-        _set(self, "request", None)  # the arguments may be large, and the mailbox keeps it
+        if self._state == _WAITS:
+            _set(self, "_state", _TAKEN_BACK)
+            _set(self, "request", None)  # the arguments may be large, and the mailbox keeps it
         return True
-
-    _begun: bool
-    _over: bool
-    _told: Callable[[], None] | None
