@@ -164,9 +164,11 @@ async def _spawn(
     ref = None
     try:
         if link:
-            runtime.link(this_process(), started.pid)
+            assert process is not None
+            runtime.link(process, started.pid)
         if monitor:
-            ref = runtime.monitor(this_process(), started.pid)
+            assert process is not None
+            ref = runtime.monitor(process, started.pid)
         if name is not None:
             await _register(name, started)
     except BaseException:  # the spawner hears of it here, and not by an exit signal
@@ -284,7 +286,10 @@ async def reply(caller: Caller, value: object) -> None:
     runtime = this_runtime()
     process = process_var.get(None)
     await runtime.breathe(process)
-    pid, ref = caller if caller.__class__ is tuple and len(caller) == 2 else (None, None)
+    try:
+        pid, ref = caller
+    except (TypeError, ValueError):
+        pid = ref = None  # type: ignore[assignment]
     if pid.__class__ is not Pid or ref.__class__ is not Ref:
         raise TypeError(f"reply to the `caller` of a Request, not to {caller!r:.100}")
     replier = runtime.pid if process is None else process.pid

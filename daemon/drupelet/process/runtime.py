@@ -500,7 +500,7 @@ class Runtime(Later):
             if receiver is process:
                 raise ProcessDown("calling_self")
             request = copy_data(request)
-            if self.full(receiver):
+            if receiver.policy != BLOCK and self.full(receiver):
                 self._refuse_ask(receiver, request)
             if process is not None and process.tracers is not None:
                 self.trace(process, "ask", request, receiver.pid)
@@ -549,7 +549,7 @@ class Runtime(Later):
                 self.timers.cancel(ask.timer)
 
     def _refuse_ask(self, receiver: Process, request: object) -> None:
-        """A full mailbox: as its policy has it, the asker is told (or, "block", waits)."""
+        """A full mailbox that does not block: as its policy has it, the asker is told."""
         if not self.full(receiver, Request((self.pid, self.ref(0)), request)):
             return
         if receiver.policy == DROP_NEW:

@@ -99,6 +99,7 @@ CALLS: list[tuple[str, Callable[[], Any]]] = [
     ("process_info", api.process_info),
     ("processes", api.processes),
     ("monitor_node", lambda: api.monitor_node("bilbo")),
+    ("monitor_nodes", api.monitor_nodes),
     ("disconnect_node", lambda: api.disconnect_node("bilbo")),
     ("ping", lambda: api.ping("bilbo")),
 ]
