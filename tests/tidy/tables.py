@@ -54,7 +54,7 @@ LIBRARIES: dict[str, set[str]] = {
     "client": {"trio", "outcome"},
     "net_kernel": {"trio"},
     "ladder": {"trio", "outcome"},
-    "cli": {"trio"},
+    "cli": {"trio", "segno"},
 }
 
 # -- sans-IO rooms: bytes, now and entropy are arguments, so nothing else of the library is needed

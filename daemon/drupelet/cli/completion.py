@@ -43,7 +43,7 @@ _drupelet() {{
   COMPREPLY=()
   for ((index = 1; index < COMP_CWORD; index++)); do
     case "${{COMP_WORDS[index]}}" in
-      --socket|--timeout) ((index++)) ;;
+      {_valued()}) ((index++)) ;;
       -*) ;;
       *) if [ -z "$verb" ]; then verb="${{COMP_WORDS[index]}}"; else ((place++)); fi ;;
     esac
@@ -59,6 +59,7 @@ _drupelet() {{
     {_node_verbs(":0")}) words="$words $(_drupelet_nodes)" ;;
     trace:0) words="$words $(_drupelet_processes)" ;;
     run:0) COMPREPLY=($(compgen -f -X '!*.py' -- "$current")) ; return ;;
+    accept:0|narrow:0) COMPREPLY=($(compgen -f -- "$current")) ; return ;;
   esac
   COMPREPLY=($(compgen -W "$words" -- "$current"))
 }}
@@ -82,7 +83,7 @@ _drupelet() {{
   )
   for ((index = 2; index < CURRENT; index++)); do
     case "${{words[index]}}" in
-      --socket|--timeout) ((index++)) ;;
+      {_valued()}) ((index++)) ;;
       -*) ;;
       *) if [[ -z "$verb" ]]; then verb="${{words[index]}}"; else ((place++)); fi ;;
     esac
@@ -99,7 +100,7 @@ _drupelet() {{
     {_node_verbs(":0")}) nodes=($({_NODE_NAMES})); compadd -a nodes ;;
     trace:0) nodes=($({_PROCESS_NAMES})); compadd -a nodes ;;
     run:0) _files -g '*.py' ;;
-    chan:0) _files ;;
+    chan:0|accept:0|narrow:0) _files ;;
   esac
 }}
 _drupelet "$@"
@@ -135,7 +136,7 @@ def fish() -> str:
     )
     processes = "-n '__fish_seen_subcommand_from trace' -a '(__drupelet_processes)'"
     lines.append(f"complete -c drupelet {processes}")
-    lines.append("complete -c drupelet -F -n '__fish_seen_subcommand_from run chan'")
+    lines.append("complete -c drupelet -F -n '__fish_seen_subcommand_from run chan accept narrow'")
     return "\n".join(lines) + "\n"
 
 
@@ -157,6 +158,13 @@ def _words(verb: Verb) -> list[str]:
 
 def _flags(options: tuple[Option, ...]) -> list[str]:
     return [f"--{option.name}" for option in options]
+
+
+def _valued() -> str:
+    """Options whose next word is their value, not an argument."""
+    options = [*GENERAL_OPTIONS, *(option for verb in VERBS.values() for option in verb.options)]
+    flags = {f"--{option.name}" for option in options if option.value}
+    return "|".join(sorted(flags | {f"-{one.short}" for one in options if one.value and one.short}))
 
 
 def _node_verbs(suffix: str) -> str:

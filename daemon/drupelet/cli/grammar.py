@@ -14,6 +14,7 @@ import re
 from typing import Final, NamedTuple
 
 _NUMBER: Final = re.compile(r"-(\d|\.\d)")
+_USAGE_CHARS_MAX: Final = 93  # with "usage: " before it, a line
 
 
 class UsageError(Exception):
@@ -196,14 +197,16 @@ def _check_arguments(verb: Verb, words: list[str]) -> None:
 
 
 def usage_line(verb: Verb) -> str:
-    """``drupelet VERB ARG [ARG...] [options]``."""
+    """``drupelet VERB ARG [ARG...] [options]``; options that need more than a line stand below."""
     parts = ["drupelet", verb.name]
     for argument in verb.arguments:
         name = f"{argument.name}..." if argument.repeated else argument.name
         parts.append(name if argument.required else f"[{name}]")
-    for option in verb.options:
-        parts.append(f"[--{option.name}{' ' + option.value if option.value else ''}]")
-    return " ".join(parts)
+    options = [
+        f"[--{option.name}{' ' + option.value if option.value else ''}]" for option in verb.options
+    ]
+    line = " ".join([*parts, *options])
+    return line if len(line) <= _USAGE_CHARS_MAX else " ".join([*parts, "[OPTION...]"])
 
 
 def verb_help(verb: Verb) -> str:

@@ -24,7 +24,9 @@ from drupelet.errors import (
     DrupeletError,
     NoConnection,
     NotPermitted,
+    RateLimited,
     RemoteError,
+    Revoked,
     Timeout,
 )
 
@@ -61,6 +63,7 @@ KIND_MENDS: Final = {
     "file_wont_compile": "mend the line and ship it again; the old code serves",
     "superseded": "ship it again: that puts it on top",
     "not_durable": "make room on that node's disk",
+    "damaged": "what it says, on this node, and restart it",
 }
 
 
@@ -164,6 +167,11 @@ def error_document(error: Exception) -> dict[str, object]:
             found["maybe_ran"] = error.maybe_ran
         case NotPermitted():
             found = {"kind": "NotPermitted", "message": error.message}
+        case RateLimited():
+            found = {"kind": "RateLimited", "message": str(error)}
+            found["retry_after_s"] = error.retry_after_s
+        case Revoked():
+            found = {"kind": "Revoked", "message": str(error), "word": error.word}
         case CodeMismatch():
             found = {"kind": "CodeMismatch", "message": str(error)}
             found |= {"have": error.have, "want": error.want}
@@ -212,6 +220,8 @@ def mend(error: Exception) -> str:
             return str(getattr(error, "mend", "")) or REASON_MENDS.get(error.reason, "")
         case NotPermitted():
             return "ask the node's owner for a grant, or check the spelling"
+        case RateLimited():
+            return "wait so long, or ask the mission's owner for a higher rate"
         case CodeMismatch():
             return "`drupelet nl MISSION` ships the code of this node to all; or install the same"
         case UsageError():

@@ -17,6 +17,21 @@ _VALUES: Final = (
     'Values are printed as JSON. What JSON lacks: bytes are {"$bytes": "base64"}, NaN is\n'
     '{"$float": "nan"}, a map with integer keys {"$map": [[1, "one"]]}. Arguments may use these.'
 )
+_TO: Final = Option("to", "for this key, or a member's name (default: whoever has the file)", "KEY")
+_GRANT_FILE: Final = Argument("FILE", "a grant's file; - reads standard input")
+_TERMS: Final = (
+    _TO,
+    Option("only", "these functions (default: all that the mission exports)", "F,G"),
+    Option("rate", "so many calls in a time: 10/s, 10/m, 10/h, 3/20s", "N/T"),
+    Option("burst", "so many of these at once after a rest (default: the rate's N)", "N"),
+    Option("concurrent", "so many calls at the same time", "N"),
+    Option("bytes", "so many bytes of arguments in one call", "N"),
+    Option("expires", "for so long: 90s, 15m, 12h, 30d, 2w (default: until revoked)", "T"),
+    Option("delegable", "how often it can be handed on, 0 to 3 (default 0)", "N"),
+    Option("out", "write it to a new file that only you can read", "FILE", "o"),
+    Option("text", "print it"),
+    Option("qr", "draw it as a QR code"),
+)
 
 _VERBS: Final = (
     Verb(
@@ -164,6 +179,55 @@ _VERBS: Final = (
         "Ctrl-C cancels the running line, Ctrl-D or exit() leaves.\n"
         "From a pipe: exit code 1 if a line raised.",
         json=False,
+    ),
+    Verb(
+        "grant",
+        "Let somebody who is no member call functions of a mission of the local node.",
+        "grants:grant",
+        (_MISSION,),
+        _TERMS,
+        (
+            "drupelet grant light --only temp --rate 10/m -o bob.grant",
+            "drupelet grant light --to KEY --expires 30d --delegable 1 -o bob.grant",
+            "drupelet grant light --only on,off --concurrent 1 --qr",
+        ),
+        "KEY is what `drupelet status` prints on their node; they type: drupelet accept FILE.\n"
+        "All limits hold together. Without --to the file is a key: who has a copy may call.",
+    ),
+    Verb(
+        "accept",
+        "Keep a grant that somebody gave you; then `drupelet call` reaches their node.",
+        "grants:accept",
+        (_GRANT_FILE,),
+        examples=("drupelet accept bob.grant", "drupelet accept -"),
+    ),
+    Verb(
+        "narrow",
+        "Make a grant for somebody else from one that you hold, with less in it.",
+        "grants:narrow",
+        (_GRANT_FILE,),
+        _TERMS,
+        (
+            "drupelet narrow bob.grant --to KEY --only temp --rate 1/m -o dave.grant",
+            "drupelet narrow bob.grant --expires 1d --text",
+        ),
+        "What is left out stays as it was; every limit of the grant before it counts too.\n"
+        "It ends when that one is revoked. The grant must be --delegable.",
+    ),
+    Verb(
+        "grants",
+        "List the grants that the local node issued, and those that it accepted.",
+        "grants:grants",
+        examples=("drupelet grants", "drupelet --json grants"),
+    ),
+    Verb(
+        "revoke",
+        "Take grants back at once: calls under way are cancelled, new ones refused.",
+        "grants:revoke",
+        (Argument("WHAT", "a grant's id, a holder's key or member's name, or a mission"),),
+        examples=("drupelet revoke 0123456789abcdef0123456789abcdef", "drupelet revoke light"),
+        notes="What was handed on from it ends too. Done means that nothing of it can run any\n"
+        "more, also after a restart. A key: all that was granted to it up to now.",
     ),
     Verb(
         "metrics",

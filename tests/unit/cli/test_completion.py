@@ -59,4 +59,10 @@ def test_bash_completes_verbs_options_and_nodes(
     assert complete(str(program), "ping", "bi") == {"bilbo"}  # as typed, on no PATH
     assert complete("drupelet", "--socket", "x", "call", "--ti") == {"--timeout"}
     assert complete("drupelet", "ps", "bi") == {"bilbo"}
+    (tmp_path / "bob.grant").touch()
+    given = str(tmp_path / "bob")
+    assert complete("drupelet", "accept", given) == {f"{given}.grant"}
+    narrowed = ("narrow", "--to", "key", "-o", "new")
+    assert complete("drupelet", *narrowed, given) == {f"{given}.grant"}
+    assert complete("drupelet", "grant", "light", "--ex") == {"--expires"}
     assert complete("drupelet", "trace", "a") == {"a@gandalf"}

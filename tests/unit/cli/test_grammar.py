@@ -30,7 +30,7 @@ def test_numbers_are_arguments_and_a_double_dash_ends_the_options() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["grant", "x"], "unknown verb 'grant'"),
+        (["frob", "x"], "unknown verb 'frob'"),
         (["pong"], "did you mean ping"),
         (["ping"], "needs NODE"),
         (["call", "n", "m"], "needs FUNCTION"),
