@@ -29,6 +29,7 @@ from drupelet.net import notify
 from drupelet.net.channel import Channel, Flusher
 from drupelet.net.ports import open_from_pool
 from drupelet.services.accepted import Accepted
+from drupelet.services.audit import Audit
 from drupelet.services.calls import Calls
 from drupelet.services.code import CodeShipping
 from drupelet.services.control import Control
@@ -43,6 +44,7 @@ from drupelet.services.own_addresses import own_addresses
 from drupelet.services.portmap import PortMapper
 from drupelet.services.processes import Processes
 from drupelet.services.system import MEMBERS, System
+from drupelet.store.audit import AuditLog
 from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
 from drupelet.store.grants import GrantStore
 from drupelet.store.identity import Identity, board_serial, load_or_make_identity
@@ -108,16 +110,10 @@ class Node:
             state_dir=config.node.state_dir,
             members=lambda: (each.key for each in self.membership.nodes()),
         )
-        self.grants = GrantService(
-            seed=self.identity.seed,
-            name=config.node.name,
-            store=GrantStore(config.node.state_dir / "grants"),
-            missions=self.missions,
-            calls=self.calls,
-            accepted=Accepted(self.links.stranger_links, self._seen_at),
-            addresses=self._addresses,
-            members=lambda: {each.name: each.key for each in self.membership.nodes()},
+        self.audit = Audit(
+            AuditLog(config.node.state_dir / "audit"), f"{self.credentials.incarnation:x}"
         )
+        self.grants = self._make_grants()
         self.links.strangers = self.grants
         self.mapper = self._make_mapper()
         self.discovery = self._make_discovery()
@@ -125,6 +121,19 @@ class Node:
         self.call_many = self.calls.call_many
         self.cast = self.calls.cast
         self.multicall = self.calls.multicall
+
+    def _make_grants(self) -> GrantService:
+        return GrantService(
+            audit=self.audit,
+            seed=self.identity.seed,
+            name=self.config.node.name,
+            store=GrantStore(self.config.node.state_dir / "grants"),
+            missions=self.missions,
+            calls=self.calls,
+            accepted=Accepted(self.links.stranger_links, self._seen_at),
+            addresses=self._addresses,
+            members=lambda: {each.name: each.key for each in self.membership.nodes()},
+        )
 
     def _make_mapper(self) -> PortMapper | None:
         if not self.config.portmapper.enabled:
@@ -245,6 +254,8 @@ class Node:
             self.missions.add(spec)
         self.code.register()
         self.code.restore()
+        self.audit.register(self.missions)
+        self._nursery.start_soon(self.audit.run)
         self.grants.register()
         self.grants.restore()
         self._nursery.start_soon(self.grants.run)

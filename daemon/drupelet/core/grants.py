@@ -262,10 +262,6 @@ class Grants:
         for link in links:
             link.running.discard(ticket)
 
-    def mission_of(self, ticket: int) -> str:
-        """Of a call that is running."""
-        return self._tickets[ticket][0].mission
-
     def holds(self, right: Right, now: float) -> bool:
         """Whether it would still be let in."""
         try:

@@ -32,7 +32,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import trio
 
@@ -47,9 +47,10 @@ from drupelet.errors import (
     Revoked,
 )
 from drupelet.services.accepted import PROOF_DOMAIN, Accepted
+from drupelet.services.audit import Audit
 from drupelet.services.calls import Calls, worker_of
 from drupelet.services.endpoint import Endpoint
-from drupelet.services.missions import Export, Missions
+from drupelet.services.missions import Missions
 from drupelet.services.system import OPERATOR
 from drupelet.services.waiters import Admitted
 from drupelet.store.grants import GrantStore, KeptGrants
@@ -65,8 +66,20 @@ _log = logging.getLogger("drupelet.grants")
 KEEP_S: Final = 600.0  # a grant outlives a power cut by that much at most
 RIGHTS_PER_LINK_MAX: Final = 16
 CALL_S_MAX: Final = 3_600.0
+SETTLE_S: Final = 0.08  # 100 ms for everything
 MERGE_S: Final = 2.0
 STRANGERS: Final = frozenset({"stranger"})
+
+
+class _Running(NamedTuple):
+    """A call that was let in."""
+
+    endpoint: Endpoint
+    ident: int
+    worker: Endpoint
+    grant: Grant
+    function: str
+    since: float
 
 
 class GrantService:
@@ -81,6 +94,7 @@ class GrantService:
         missions: Missions,
         calls: Calls,
         accepted: Accepted,
+        audit: Audit,
         addresses: Callable[[], list[tuple[str, int]]],
         members: Callable[[], dict[str, bytes]],
     ) -> None:
@@ -92,11 +106,12 @@ class GrantService:
         self._calls = calls
         self._addresses = addresses
         self._members = members
+        self._audit = audit
         self.accepted = accepted
         self.grants = Grants(self._key, lambda key: key in members().values())
         self._revoked: list[Revocation] = []
         self._rights: dict[Endpoint, list[Right]] = {}
-        self._running: dict[int, tuple[Endpoint, int]] = {}  # ticket -> whose call
+        self._running: dict[int, _Running] = {}  # by ticket
         self._lock = trio.Lock()
         self._damaged = ""
 
@@ -184,6 +199,7 @@ class GrantService:
             grant=grant, name=self._name, addresses=tuple(self._addresses()), seed=seed
         )
         _log.info("granted id=%s mission=%s", grant.id_text, mission)
+        self._audit.note("granted", caller=holder, mission=mission, note=self._sentence(grant))
         return self._shown_file(file)
 
     async def accept(self, text: str) -> dict[str, object]:
@@ -210,6 +226,7 @@ class GrantService:
         async with self._lock:
             self.accepted.keep([*files, file])
             await self._save()
+        self._audit.note("accepted", mission=grant.mission, note=self._sentence(grant))
         await self.accepted.show(file)
         return {"id": grant.id_text, "name": file.name, "sentence": self._sentence(grant)}
 
@@ -296,9 +313,12 @@ class GrantService:
         if rights is None:
             rights = self._rights[endpoint] = []
             endpoint.on_closed = functools.partial(self._left, endpoint)
+        known = len(rights)
         rights[:] = [each for each in rights if each.grant.id != right.grant.id]
         if len(rights) >= RIGHTS_PER_LINK_MAX:
             raise NotPermitted
+        if len(rights) == known:  # once for each link: it tells holders of one file apart
+            _log.info("grant_shown id=%s key=%s", right.grant.id_text, key_to_text(endpoint.key))
         rights.append(right)
         return {"id": right.grant.id_text}
 
@@ -332,32 +352,40 @@ class GrantService:
                 or len(endpoint.serving) >= CALLS_PER_LINK_MAX
             ):
                 raise NoConnection("overloaded")
-            export, ticket = self._admit(endpoint, target, len(args))
+            worker, right, ticket = self._admit(endpoint, target, len(args))
         except CallError as error:
-            self._calls.refused_count += 1
+            self._refused(endpoint, target, error)
             endpoint.reply_error(ident, error)
             return
-        self._running[ticket] = (endpoint, ident)
+        now = trio.current_time()
+        function = target.decode().partition("/")[2]
+        self._running[ticket] = _Running(endpoint, ident, worker, right.grant, function, now)
         waiter = Admitted(endpoint, ident, functools.partial(self._ended, ticket))
         span = min(timeout_ms / 1_000, CALL_S_MAX) if timeout_ms else CALL_S_MAX
         header = CALL_HEADER.pack(0, timeout_ms, len(target)) + target
         try:
-            worker_of(export).pass_on(waiter, header, args, trio.current_time() + span)
+            worker.pass_on(waiter, header, args, now + span)
         except CallError as error:
             waiter.answer(error)
+
+    def _refused(self, endpoint: Endpoint, target: bytes, error: CallError) -> None:
+        self._calls.refused_count += 1
+        mission, _, function = target.decode("utf-8", "replace").partition("/")
+        self._audit.refused(key_to_text(endpoint.key), mission, function, type(error).__name__)
 
     def cast(self, endpoint: Endpoint, target: bytes, args: bytes) -> None:
         """A CAST of a stranger; nobody waits, so a refusal is only counted."""
         try:
-            export, ticket = self._admit(endpoint, target, len(args))
-        except CallError:
-            self._calls.refused_count += 1
+            worker, right, ticket = self._admit(endpoint, target, len(args))
+        except CallError as error:
+            self._refused(endpoint, target, error)
             return
         self.grants.finish(ticket)
-        worker_of(export).cast(CALL_HEADER.pack(0, 0, len(target)) + target, args)
+        worker.cast(CALL_HEADER.pack(0, 0, len(target)) + target, args)
+        self._log_call(endpoint, right.grant, target.decode().partition("/")[2], "cast", 0)
 
-    def _admit(self, endpoint: Endpoint, target: bytes, size: int) -> tuple[Export, int]:
-        """Right, rate, whitelist. Raises: `CallError`."""
+    def _admit(self, endpoint: Endpoint, target: bytes, size: int) -> tuple[Endpoint, Right, int]:
+        """Right, rate, whitelist: the worker, the right, a ticket. Raises: `CallError`."""
         now = trio.current_time()
         mission, _, function = target.decode("utf-8", "replace").partition("/")
         failure: CallError = NotPermitted()
@@ -377,32 +405,44 @@ class GrantService:
                 self.grants.finish(ticket)
                 raise NotPermitted
             try:
-                worker_of(export)
+                return worker_of(export), right, ticket
             except CallError:
                 self.grants.finish(ticket)
                 raise
-            return export, ticket
         raise failure
 
-    def _ended(self, ticket: int) -> None:
-        self._running.pop(ticket, None)
+    def _ended(self, ticket: int, outcome: str) -> None:
         self.grants.finish(ticket)
+        call = self._running.pop(ticket)
+        span_ms = int((trio.current_time() - call.since) * 1_000)
+        self._log_call(call.endpoint, call.grant, call.function, outcome, span_ms)
+
+    def _log_call(
+        self, endpoint: Endpoint, grant: Grant, function: str, outcome: str, span_ms: int
+    ) -> None:
+        self._audit.note(
+            "call",
+            caller=key_to_text(endpoint.key),
+            mission=grant.mission,
+            function=function,
+            outcome=outcome,
+            span_ms=span_ms,
+            note=grant.id_text,
+        )
 
     # -- carrying out
 
     async def _carry_out(self, revocation: Revocation, *, tell: bool) -> dict[str, object]:
-        missions = set()
-        for ticket in revocation.tickets:
-            endpoint, ident = self._running.get(ticket, (None, 0))
-            if endpoint is not None:
-                missions.add(self.grants.mission_of(ticket))
-                endpoint.withdraw(ident, Revoked())
+        calls = [self._running[each] for each in revocation.tickets if each in self._running]
+        for call in calls:
+            call.endpoint.withdraw(call.ident, Revoked())
         self._cut_off()
         told: dict[str, object] = {}
         killed: list[str] = []
 
         async def settle() -> None:
-            killed.extend([])  # SETTLE
+            workers = {call.worker for call in calls}
+            killed.extend(await self._missions.settle(workers, SETTLE_S))
 
         async def announce() -> None:
             if tell:
@@ -414,6 +454,9 @@ class GrantService:
             async with self._lock:
                 self._revoked.append(revocation)
                 await self._save()
+        ids, keys = sorted(revocation.ids), sorted(revocation.keys)
+        what = " ".join([*(each.hex() for each in ids), *(key_to_text(each) for each in keys)])
+        self._audit.note("revoked", note=what, count=max(len(calls), 1))
         return {"calls": len(revocation.tickets), "killed": killed, "members": told}
 
     async def _announce(self, revocation: Revocation) -> dict[str, object]:

@@ -36,14 +36,15 @@ class Gather:
 
 
 class Admitted:
-    """The call `theirs` of the stranger `origin`, passed on; `ended` is called once, at its end."""
+    """The call `theirs` of the stranger `origin`, passed on; `ended` is called once, at its end,
+    with "ok", the error's name, or "cancelled"."""
 
     __slots__ = ("_ended", "origin", "theirs")
 
-    def __init__(self, origin: Endpoint, theirs: int, ended: Callable[[], None]) -> None:
+    def __init__(self, origin: Endpoint, theirs: int, ended: Callable[[str], None]) -> None:
         self.origin = origin
         self.theirs = theirs
-        self._ended: Callable[[], None] | None = ended
+        self._ended: Callable[[str], None] | None = ended
 
     def answer(self, body: bytes | CallError) -> None:
         """The callee's answer, for the stranger."""
@@ -53,10 +54,10 @@ class Admitted:
                 origin.reply_error(self.theirs, body)
             else:
                 origin.reply(self.theirs, body[1:])
-        self.end()
+        self.end(type(body).__name__ if isinstance(body, CallError) else "ok")
 
-    def end(self) -> None:
+    def end(self, outcome: str = "cancelled") -> None:
         """It does not count any more, however it ended."""
         ended, self._ended = self._ended, None
         if ended is not None:
-            ended()
+            ended(outcome)

@@ -103,7 +103,10 @@ async def test_the_way_back_of_a_strangers_link_has_no_rights(tmp_path: Path) ->
                 )
 
 
-async def test_whoever_has_the_file_may_call(tmp_path: Path) -> None:
+async def test_whoever_has_the_file_may_call(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "drupelet.grants")
     async with nodes(tmp_path, "alice", "bob", "charlie") as (alice, bob, charlie):
         made = await grant(alice, None, functions=["temp"])
         assert "Keep it secret" in made["text"]
@@ -112,6 +115,10 @@ async def test_whoever_has_the_file_may_call(tmp_path: Path) -> None:
             assert await node.call("alice", "light", "temp") == 20
             with pytest.raises(NotPermitted):
                 await node.call("alice", "light", "on")
+        shown = [each.getMessage() for each in caplog.records if "grant_shown" in each.message]
+        assert shown == [
+            f"grant_shown id={made['id']} key={key_to_text(node.key)}" for node in (bob, charlie)
+        ]
 
 
 async def test_narrowed_for_charlie(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class Origin:
 
 def admitted() -> tuple[Origin, Admitted, list[str]]:
     origin, ended = Origin(), list[str]()
-    return origin, Admitted(cast(Any, origin), 7, lambda: ended.append("ended")), ended
+    return origin, Admitted(cast(Any, origin), 7, ended.append), ended
 
 
 def test_an_answer_goes_to_the_stranger_and_ends_it() -> None:
@@ -35,21 +35,27 @@ def test_an_answer_goes_to_the_stranger_and_ends_it() -> None:
     waiter.answer(b"\0value")
     assert origin.answers == [(7, b"value")]
     waiter.end()
-    assert ended == ["ended"]
+    assert ended == ["ok"]
+
+
+def test_a_stranger_that_cancels() -> None:
+    origin, waiter, ended = admitted()
+    waiter.end()
+    assert (origin.answers, ended) == ([], ["cancelled"])
 
 
 def test_a_failure_too() -> None:
     origin, waiter, ended = admitted()
     error = Timeout(maybe_ran=True)
     waiter.answer(error)
-    assert (origin.answers, ended) == ([(7, error)], ["ended"])
+    assert (origin.answers, ended) == ([(7, error)], ["Timeout"])
 
 
 def test_one_whose_stranger_is_gone_is_counted_all_the_same() -> None:
     origin, waiter, ended = admitted()
     origin.closed = True
     waiter.answer(NoConnection("closed"))
-    assert (origin.answers, ended) == ([], ["ended"])
+    assert (origin.answers, ended) == ([], ["NoConnection"])
 
 
 async def test_the_last_answer_wakes_the_task() -> None:
