@@ -157,8 +157,11 @@ class GrantService:
     # -- strangers' links (services/links.py)
 
     def accepts(self) -> bool:
-        """Whether strangers are let in: something was granted, or is by members."""
-        return not self._damaged and (bool(self._in_force()) or bool(self._rights))
+        """Whether strangers are let in: something was granted, now or once.
+
+        Who held it then is told that it is revoked, and does not look for a broken cable.
+        """
+        return not self._damaged and (self.grants.next_sequence > 1 or bool(self._rights))
 
     def endpoint(self, node: str) -> Endpoint | None:
         """The link to a node of which we hold a grant."""
