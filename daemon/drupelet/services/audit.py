@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
@@ -47,6 +47,11 @@ _TEXT_CHARS: Final = 256  # a stranger's word for a function
 _NOTE_CHARS: Final = 1_024  # a sentence about a grant, or the ids of thirty
 
 
+# times (unix, monotonic), what, (caller, mission, function, outcome), span, count, note: the hot
+# path of a stranger's call (adr/0003)
+_Waiting: TypeAlias = tuple[tuple[float, float], str, tuple[str, str, str, str], int, int, str]
+
+
 class Audit:
     """The audit log of one node. `boot` tells its starts apart."""
 
@@ -54,7 +59,7 @@ class Audit:
         self._log = log
         self._boot = boot
         self._clock = clock
-        self._queue: deque[dict[str, object]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._refused: dict[tuple[str, str, str, str], tuple[float, int]] = {}
         self._opened = False
         self._ended = False
@@ -96,26 +101,9 @@ class Audit:
         if self._ended or len(self._queue) >= QUEUE_MAX:
             self.lost_count += 1
             return
-        self._queue.append(
-            {
-                **self._now(what),
-                "caller": caller,
-                "mission": mission[:_TEXT_CHARS],
-                "function": function[:_TEXT_CHARS],
-                "outcome": outcome,
-                "span_ms": span_ms,
-                "count": count,
-                "note": note[:_NOTE_CHARS],
-            }
-        )
-
-    def _now(self, what: str) -> dict[str, object]:
-        return {
-            "unix_s": float(self._clock()),
-            "up_s": time.monotonic(),
-            "boot": self._boot,
-            "what": what,
-        }
+        text = (caller, mission[:_TEXT_CHARS], function[:_TEXT_CHARS], outcome)
+        times = (self._clock(), time.monotonic())
+        self._queue.append((times, what, text, span_ms, count, note[:_NOTE_CHARS]))
 
     def refused(self, caller: str, mission: str, function: str, outcome: str) -> None:
         """A call was not let in: the first of its kind is an entry, the others are counted."""
@@ -165,17 +153,13 @@ class Audit:
             else:
                 self.written_count += len(waiting)
 
-    def _write(self, waiting: list[dict[str, object]], lost: int) -> None:
+    def _write(self, waiting: list[_Waiting], lost: int) -> None:
         self._open()
         if lost:
             what = "entries were lost: the card failed, or it was too slow"
-            waiting.append({**self._now("damaged"), "note": what, "count": lost})
+            waiting.append(self._damaged(what, lost))
         first = self._log.next_sequence
-        entries = [
-            Entry(sequence=first + place, **each)  # type: ignore[arg-type]
-            for place, each in enumerate(waiting)
-        ]
-        self._log.append(entries)
+        self._log.append([self._entry(first + place, each) for place, each in enumerate(waiting)])
         self._log.sync()
 
     def _open(self) -> None:
@@ -185,9 +169,28 @@ class Audit:
         cut = self._log.open()
         self._opened = True
         if cut:
-            what = f"cut off, half-written at a power cut: {cut}"
-            entry = {**self._now("damaged"), "sequence": self._log.next_sequence, "note": what}
-            self._log.append([Entry(**entry)])  # type: ignore[arg-type]
+            waiting = self._damaged(f"cut off, half-written at a power cut: {cut}", 1)
+            self._log.append([self._entry(self._log.next_sequence, waiting)])
+
+    def _damaged(self, note: str, count: int) -> _Waiting:
+        return ((self._clock(), time.monotonic()), "damaged", ("", "", "", ""), 0, count, note)
+
+    def _entry(self, sequence: int, waiting: _Waiting) -> Entry:
+        (unix_s, up_s), what, (caller, mission, function, outcome), span_ms, count, note = waiting
+        return Entry(
+            sequence=sequence,
+            unix_s=float(unix_s),
+            up_s=up_s,
+            boot=self._boot,
+            what=what,
+            caller=caller,
+            mission=mission,
+            function=function,
+            outcome=outcome,
+            span_ms=span_ms,
+            count=count,
+            note=note,
+        )
 
     # -- for the operator
 

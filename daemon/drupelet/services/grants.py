@@ -338,11 +338,12 @@ class GrantService:
         args: bytes,
     ) -> None:
         """A CALL of a stranger (services/calls.py). Answers it, now or later."""
+        if not flags & (FLAG_MANY | FLAG_MORE):
+            self._serve(endpoint, ident, target, timeout_ms, args)
+            return
         serve = functools.partial(self._serve, endpoint, ident, target, timeout_ms)
         if flags & FLAG_MANY:
             endpoint.reply_error(ident, NotPermitted())
-        elif not flags & FLAG_MORE:
-            serve(args)
         elif not endpoint.assemble(ident, args, serve):
             endpoint.reply_error(ident, NoConnection("overloaded"))
 

@@ -16,6 +16,7 @@ itself (the message says so, and the person looks again).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from drupelet.errors import RemoteProtocolError
@@ -52,6 +53,7 @@ def _polymod(values: list[int]) -> int:
 _PREFIX_VALUES: Final = [b >> 5 for b in _PREFIX] + [0] + [b & 31 for b in _PREFIX]
 
 
+@lru_cache(maxsize=1_024)  # 60 us; the keys of those who call are written with each call
 def key_to_text(key: bytes) -> str:
     """The text form (58 characters) of an Ed25519 public key (32 bytes)."""
     if len(key) != KEY_BYTES:
