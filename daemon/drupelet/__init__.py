@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from drupelet import missions as missions
     from drupelet import net_kernel as net_kernel
     from drupelet.errors import Refused
     from drupelet.mission import at_start, cast, mission
@@ -93,6 +94,7 @@ _MODULES = {  # from drupelet import rpc
     "chan": "drupelet.chan",
     "code": "drupelet.process.code",
     "computing": "drupelet.process.computing",
+    "missions": "drupelet.missions",
     "net_kernel": "drupelet.net_kernel",
     "pg": "drupelet.process.pg",
     "rpc": "drupelet.process.rpc",
@@ -147,6 +149,7 @@ __all__ = [
     "is_process_alive",
     "link",
     "mission",
+    "missions",
     "monitor",
     "monitor_node",
     "monitor_nodes",

@@ -13,7 +13,7 @@ _CORE_UP = {"errors", "wire", "core", "store", "net", "services"} | _CONFIG
 
 ROOMS: dict[str, set[str]] = {
     # names are loaded on first use
-    "__init__": {"errors", "mission", "process", "net_kernel", "ladder"},
+    "__init__": {"errors", "mission", "process", "net_kernel", "missions", "ladder"},
     "errors": set(),
     "toml_text": {"errors"},
     "config_values": {"errors", "toml_text", "wire"},
@@ -31,6 +31,8 @@ ROOMS: dict[str, set[str]] = {
     "worker": {"errors", "wire", "mission", "process", "__init__"},
     "client": {"errors", "wire", "net"},
     "net_kernel": {"errors", "client", "process"},  # joins the two: adr/0010
+    # grants from a program, by its runtime or a client: adr/0014
+    "missions": {"errors", "wire", "client", "process"},
     "simulator": {"errors", "wire", "core"},
     # several nodes in one trio loop, for programs: adr/0013
     "ladder": {"errors", "wire", "core", "process", "mission"},
