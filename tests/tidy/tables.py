@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "worker": {"errors", "wire", "mission", "process", "__init__"},
     "client": {"errors", "wire", "net"},
     "net_kernel": {"errors", "client", "process"},  # joins the two: adr/0010
-    # grants from a program, by its runtime or a client: adr/0014
+    # grants from a program, by its runtime or a client: adr/0015
     "missions": {"errors", "wire", "client", "process"},
     "simulator": {"errors", "wire", "core"},
     # several nodes in one trio loop, for programs: adr/0013

@@ -101,7 +101,7 @@ class Request(NamedTuple):
 GENERAL_OPTIONS: Final = (
     Option(
         "socket",
-        "the Unix socket of the node to ask (default: $DRUPELET_SOCKET, else found)",
+        "the node to ask: its socket, or its name (default: $DRUPELET_SOCKET or found)",
         "PATH",
     ),
     Option("json", "print one JSON document"),

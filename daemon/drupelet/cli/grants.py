@@ -141,7 +141,7 @@ def _make(request: Request, function: str, what: str) -> int:
         _draw(text)
     tell(f"id {output.plain(ident)}")
     if place is not None:
-        tell(f"{output.plain(place, None)} is for them: drupelet accept FILE, on their node")
+        tell(f"{output.plain(place, None)} is for them; on their node: drupelet accept FILE")
     return EXIT_DONE
 
 

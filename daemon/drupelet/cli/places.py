@@ -54,8 +54,14 @@ def state_directory() -> Path:
     return directory
 
 
-def development_config(name: str, directory: Path, mapper_port: int) -> Config:
-    """The configuration of one development node whose state is in `directory`. Loopback only."""
+def development_config(
+    name: str, directory: Path, mapper_port: int, *, listen: str = LOOPBACK, alone: bool = False
+) -> Config:
+    """The configuration of one development node whose state is in `directory`.
+
+    `alone`: a cluster of its own, with a cookie that no other node has and no port mapper.
+    """
+    cookie = (directory if alone else state_directory()) / "cookie"
     return Config(
         node=NodeConfig(
             name=name,
@@ -63,9 +69,9 @@ def development_config(name: str, directory: Path, mapper_port: int) -> Config:
             socket=make_run_directory() / f"{name}.sock",
             environment="dev",
         ),
-        link=LinkConfig(listen=(LOOPBACK,), cookie_file=state_directory() / "cookie"),
+        link=LinkConfig(listen=(listen,), cookie_file=cookie),
         mdns=MdnsConfig(enabled=False),
-        portmapper=PortMapperConfig(listen=(LOOPBACK,), port=mapper_port),
+        portmapper=PortMapperConfig(enabled=not alone, listen=(LOOPBACK,), port=mapper_port),
         missions=MissionsConfig(dir=directory / "missions.d", launcher="subprocess"),
     )
 
@@ -83,11 +89,11 @@ def write_demo_node(name: str, mapper_port: int) -> Path:
     return file
 
 
-def make_cookie() -> None:
-    """Make the shared cookie before several nodes try to at once."""
+def make_cookie(file: Path | None = None) -> None:
+    """Make a cookie (None: the shared one) before several nodes try to at once."""
     from drupelet.store.cookie import load_or_make_cookie
 
-    load_or_make_cookie(state_directory() / "cookie", environment="dev")
+    load_or_make_cookie(file or state_directory() / "cookie", environment="dev")
 
 
 # -- the demo's lock

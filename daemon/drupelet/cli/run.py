@@ -2,13 +2,15 @@
 
 Development's single opt-in: every function that the file marks with @mission is exported. The node
 is this very process; the file is loaded by a mission worker, never here. It has the demo's cookie
-and, while a demo runs, its port mapper, so that they find each other. A file that does not load
-ends it (exit code 1), as `python FILE.py` would; an installed daemon goes on without that mission.
+and, while a demo runs, its port mapper, so that they find each other; with --alone it has neither,
+and others come in by grants. A file that does not load ends it (exit code 1), as `python FILE.py`
+would; an installed daemon goes on without that mission.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import re
 import socket
 from pathlib import Path
@@ -22,6 +24,7 @@ from drupelet.net import sockets
 from drupelet.wire.limits import NAME_CHARS_MAX
 
 if TYPE_CHECKING:
+    from drupelet.config import Config
     from drupelet.node import Node
 
 _SHOWN_MAX: Final = 8  # functions that the greeting lists; the rest of a big file would hide it
@@ -42,18 +45,11 @@ def run(request: Request) -> int:
     if default_name(Path(name), "") != name:
         rule = f"a node's name has 1 to {NAME_CHARS_MAX} letters, digits, - and _"
         raise UsageError(f"--name {name!r}: {rule}; a letter or digit first and last", "run")
-    port = request.integer(
-        "mapper-port", places.demo_mapper_port() or places.MAPPER_PORT, 1, 65_535
-    )
-    directory = places.state_directory() / "run" / name
-    (directory / "missions.d").mkdir(mode=0o700, parents=True, exist_ok=True)
-    places.make_cookie()
+    config, alone = _config(request, name), "alone" in request.options
     spec = MissionSpec(
         name="", modules=(str(file),), directory=str(file.parent), source="drupelet run"
     )
     start_log("info", terse=True)
-
-    config = places.development_config(name, directory, port)
     if _answers(config.node.socket):
         raise Failed(
             f"a node named {name} runs on this machine already",
@@ -61,13 +57,34 @@ def run(request: Request) -> int:
         )
     broken: Failed | None = None
     try:
-        return run_node(config, [spec], lambda node: _greet(node, file))
+        return run_node(config, [spec], lambda node: _greet(node, file, alone))
     except* Failed as group:  # trio's nurseries wrap it
         broken = _first(group)
     raise broken
 
 
-def _greet(node: Node, file: Path) -> None:
+def _config(request: Request, name: str) -> Config:
+    """The node's configuration; its directories and its cookie are there."""
+    port = request.integer(
+        "mapper-port", places.demo_mapper_port() or places.MAPPER_PORT, 1, 65_535
+    )
+    listen = request.options.get("listen", places.LOOPBACK)
+    try:
+        ipaddress.ip_address(listen)
+    except ValueError:
+        raise UsageError(
+            f"--listen {listen!r} is no address; 0.0.0.0 is all that this computer has", "run"
+        ) from None
+    directory = places.state_directory() / "run" / name
+    (directory / "missions.d").mkdir(mode=0o700, parents=True, exist_ok=True)
+    config = places.development_config(
+        name, directory, port, listen=listen, alone="alone" in request.options
+    )
+    places.make_cookie(config.link.cookie_file)
+    return config
+
+
+def _greet(node: Node, file: Path, alone: bool = False) -> None:
     """Say how to call what the file exports. Raises: `Failed` when the file does not load."""
     for mission in node.missions.snapshot():
         if mission["state"] == "refused":
@@ -77,7 +94,7 @@ def _greet(node: Node, file: Path) -> None:
             )
     served = node.missions.exports.values()
     exports = [one for one in served if one.inline is None and one.raw is None]
-    me = program()
+    me = f"{program()} --socket {node.name}" if alone else program()
     output.line(f"node {node.name} serves {file.name} on port {node.port}. In another terminal:")
     for export in exports[:_SHOWN_MAX]:
         call = f"{me} call {node.name} {export.mission} {export.function}"

@@ -264,8 +264,14 @@ _VERBS: Final = (
             Option(
                 "mapper-port", "the port mapper's port (default: the demo's, else 4369)", "PORT"
             ),
+            Option("alone", "a cluster of its own: no demo's; others come in by grants only"),
+            Option("listen", "the address to listen on (default 127.0.0.1, this computer)", "IP"),
         ),
-        ("drupelet run kitchen.py", "drupelet run kitchen.py --name kitchen2"),
+        (
+            "drupelet run kitchen.py",
+            "drupelet run kitchen.py --name kitchen2",
+            "drupelet run light.py --name alice --alone --listen 0.0.0.0",
+        ),
         "It joins the cluster of `drupelet demo` when that runs.\n"
         "Every function that the file marks with @mission is exported.",
         json=False,

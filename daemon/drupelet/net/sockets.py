@@ -4,6 +4,7 @@ Decides the order of the search; says nothing on the sockets it opens. Never imp
 verbs of the command line and plain scripts use it.
 
 - ``--socket PATH`` or ``DRUPELET_SOCKET``: that one and no other; who names one wants that node.
+  A word without a slash that is no file is a node's name: its socket in the user's run directory.
 - else ``/run/drupelet/drupelet.sock``, the system's daemon;
 - else the sockets in the user's run directory (``$XDG_RUNTIME_DIR/drupelet``, else
   ``/tmp/drupelet-UID``): ``gandalf.sock`` first (the demo's first node), then by name.
@@ -97,7 +98,7 @@ def candidate_sockets(
     environ = os.environ if environ is None else environ
     named = os.fspath(explicit or environ.get(SOCKET_VARIABLE, ""))
     if named:
-        return [named]
+        return [named if "/" in named or os.path.exists(named) else _of_node(named, environ)]
     candidates = [SYSTEM_SOCKET]
     directory = run_directory(environ)
     try:
@@ -108,6 +109,13 @@ def candidate_sockets(
     names.sort(key=lambda name: name != FIRST_SOCKET)  # a stable sort: the others stay by name
     candidates += [str(directory / name) for name in names[:SOCKETS_TRIED_MAX]]
     return candidates
+
+
+def _of_node(name: str, environ: Mapping[str, str]) -> str:
+    directory = run_directory(environ)
+    if directory.is_dir():
+        check_run_directory(directory)
+    return str(directory / f"{name}.sock")
 
 
 def connect_nowait(path: str) -> socket.socket:

@@ -30,6 +30,17 @@ def test_a_demo_node_is_on_loopback_with_its_own_socket(tmp_path: Path) -> None:
     assert files == ["echo", "kvs", "resa", "ring"]
 
 
+def test_a_node_alone_shares_no_cookie_and_no_port_mapper(tmp_path: Path) -> None:
+    directory = tmp_path / "alice"
+    directory.mkdir()
+    found = places.development_config("alice", directory, 4368, listen="0.0.0.0", alone=True)
+    assert (found.link.listen, found.portmapper.enabled) == (("0.0.0.0",), False)
+    assert found.link.cookie_file == directory / "cookie"
+    places.make_cookie(found.link.cookie_file)
+    places.make_cookie()
+    assert found.link.cookie_file.read_text() != (places.state_directory() / "cookie").read_text()
+
+
 def test_the_cookie_is_made_once_and_is_private(tmp_path: Path) -> None:
     places.make_cookie()
     file = tmp_path / "state" / "drupelet" / "cookie"

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from drupelet.cli.grammar import UsageError, parse
 from drupelet.cli.output import Failed
-from drupelet.cli.run import _first, _greet, default_name
+from drupelet.cli.run import _config, _first, _greet, default_name
+from drupelet.cli.verbs import VERBS
 from drupelet.net.sockets import make_run_directory
 from drupelet.services.missions import Export
 from drupelet.wire.limits import NAME_CHARS_MAX
@@ -48,6 +50,22 @@ def test_mistakes_are_told(run: Run, tmp_path: Path) -> None:
     assert (code, "end in .py" in err) == (1, True)
 
 
+def test_where_it_listens_and_whose_cookie_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    shared = tmp_path / "state" / "drupelet" / "cookie"
+    found = _config(parse(["run", "k.py"], VERBS), "k")
+    assert (found.link.listen, found.link.cookie_file) == (("127.0.0.1",), shared)
+    words = ["run", "light.py", "--alone", "--listen", "0.0.0.0"]
+    found = _config(parse(words, VERBS), "alice")
+    assert (found.link.listen, found.portmapper.enabled) == (("0.0.0.0",), False)
+    assert found.link.cookie_file.read_text() != shared.read_text()
+    with pytest.raises(UsageError, match=r"--listen 'eth0' is no address; 0\.0\.0\.0 is all"):
+        _config(parse(["run", "k.py", "--listen", "eth0"], VERBS), "k")
+
+
 def test_a_name_that_runs_here_is_refused(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,9 +102,9 @@ class FakeMissions:
         return [{"state": "refused" if self.problem else "ready", "problem": self.problem}]
 
 
-def greet(missions: FakeMissions) -> None:
+def greet(missions: FakeMissions, alone: bool = False) -> None:
     node = SimpleNamespace(name="pi1", port=4370, missions=missions)
-    _greet(cast("Node", node), Path("kitchen.py"))
+    _greet(cast("Node", node), Path("kitchen.py"), alone)
 
 
 def test_greeting_lists_what_can_be_called(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,6 +117,8 @@ def test_greeting_lists_what_can_be_called(capsys: pytest.CaptureFixture[str]) -
         greet(FakeMissions(*(f"f{number}" for number in range(count))))
         out = capsys.readouterr().out
         assert (out.count(" call "), "... and 1 more" in out) == (8, more)
+    greet(FakeMissions("boil"), alone=True)  # no other node of this machine can call it
+    assert "--socket pi1 call pi1 kitchen boil" in capsys.readouterr().out
     greet(FakeMissions())
     assert "nothing to call yet" in capsys.readouterr().out
 

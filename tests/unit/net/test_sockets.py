@@ -25,6 +25,22 @@ def test_a_named_socket_is_the_only_one() -> None:
     assert candidate_sockets(None, {"DRUPELET_SOCKET": "/b"}) == ["/b"]
 
 
+def test_a_word_is_a_nodes_name_unless_it_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path / "run")}
+    socket = str(tmp_path / "run" / "drupelet" / "alice.sock")
+    assert candidate_sockets("alice", environ) == [socket]
+    assert candidate_sockets(None, environ | {"DRUPELET_SOCKET": "alice"}) == [socket]
+    make_run_directory(environ).chmod(0o770)
+    with pytest.raises(ConfigError, match="0770"):
+        candidate_sockets("alice", environ)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alice").touch()
+    assert candidate_sockets("alice", environ) == ["alice"]
+    assert candidate_sockets("./bob", environ) == ["./bob"]
+
+
 def test_the_order_of_the_search(tmp_path: Path) -> None:
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     assert candidate_sockets(None, environ) == [SYSTEM_SOCKET]
