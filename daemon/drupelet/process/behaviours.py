@@ -347,6 +347,8 @@ def reply_value(runtime: Runtime, process: Process, caller: api.Caller, value: o
         value = copy_data(value)
     except NotSendable as error:
         value = error_value(RemoteError("not_sendable", f"the value: {error}"))
+    if process.tracers is not None:
+        runtime.trace(process, "reply", value, caller[0])
     runtime.reply(process.pid, caller[0], caller[1], value)
 
 

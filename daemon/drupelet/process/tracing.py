@@ -259,6 +259,8 @@ class RemoteTracer:
         if self._missed:
             missed, self._missed = self._missed, 0
             self._send(pid, (OVERFLOW, missed, None))
+        if isinstance(message, Request) and message.__class__ is not Request:
+            message = Request(message.caller, message.request)  # an `Errand` is no data
         try:
             self._send(pid, (kind, message, peer))
         except NotSendable:  # one level too deep inside the event

@@ -26,10 +26,12 @@ from drupelet.process import (
     send_nowait,
     spawn,
 )
+from drupelet.process.errands import Errand
+from drupelet.process.gen_server import GenServer
 from drupelet.process.runtime import Runtime
 from drupelet.process.tracing import RemoteTracer, TraceEvent, trace
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import make_pid
+from drupelet.wire.ids import Ref, make_pid
 from drupelet.wire.limits import TRACE_EVENTS_MAX, TRACERS_MAX, VALUE_DEPTH_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import encode_signal
@@ -301,6 +303,31 @@ def test_a_process_of_another_node(seed: int) -> None:
         assert [each["pid"] for each in await alone(alice)] == [me]  # no collector is left
 
     across(body, seed)
+
+
+def test_calls_of_a_server_of_another_node() -> None:
+    """Requests that come through a worker are `Errand`s, which are no data: they are shown too."""
+
+    class Oven(GenServer):
+        def heat(self, by: int) -> int:
+            return by
+
+    async def body(wires: Wires, alice: Runtime, bob: Runtime) -> None:
+        pid = await on(bob, Oven.start)
+        oven = bob.find(pid)
+        assert oven is not None
+        async with trace(pid) as events:
+            errand = Errand((bob.pid, Ref("bob", INCARNATION, 7)), ("heat", 5))
+            bob.put(oven, errand, bob.pid)
+            assert await GenServer.call(pid, "heat", 6) == 6
+            assert shown(events.read(), me=self(), worker=bob.pid) == [
+                ("receive", ("request", "worker", ("heat", 5)), "worker"),
+                ("reply", 5, "worker"),
+                ("receive", ("request", "me", ("heat", 6)), "me"),
+                ("reply", 6, "me"),
+            ]
+
+    across(body)
 
 
 async def alone(runtime: Runtime) -> list[dict[str, Any]]:
