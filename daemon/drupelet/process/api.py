@@ -185,9 +185,10 @@ def _check_spawn(function: object, scope: object, mailbox: object, name: object)
     if not callable(function) and not isinstance(function, str):
         if inspect.iscoroutine(function):
             function.close()
-            called = function_name(function)
+            called = function.__name__
             raise TypeError(f"write spawn(f, x) and not spawn(f(x)): {called} was called already")
-        raise TypeError(f"spawn takes a function, not {function!r:.100}")
+        called = "; write spawn(f, x) and not spawn(f(x))" if function is None else ""
+        raise TypeError(f"spawn takes a function, not {function!r:.100}{called}")
     if scope is not None and not isinstance(scope, (Scope, trio.Nursery)):
         raise TypeError(f"a scope is what open_scope() or open_nursery() gave, not {scope!r:.100}")
     if not isinstance(mailbox, Mailbox):

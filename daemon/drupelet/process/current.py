@@ -28,8 +28,8 @@ def this_runtime() -> Runtime:
     runtime = runtime_var.get(None)
     if runtime is None:
         raise RuntimeError(
-            "no process runs here; start with drupelet.process.run(main), or as a mission "
-            "(drupelet run FILE.py)"
+            "no process runs here; start with run(main) (`from drupelet import run`), or "
+            "as a mission (drupelet run FILE.py)"
         )
     return runtime
 

@@ -6,15 +6,24 @@ Decides which fields people and `drupelet ps` see, and how an exception becomes 
 from __future__ import annotations
 
 import inspect
+import linecache
 import os
 from types import TracebackType
 from typing import Final
 
-from drupelet.errors import ProcessExit
+import outcome
+import trio
+
+from drupelet.errors import DrupeletError, LocalProtocolError, ProcessExit
 from drupelet.process.table import Process
 
 _TEXT_CHARS_MAX: Final = 1_000
-_OWN_FILES: Final = os.path.dirname(__file__) + os.sep
+_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_OURS: Final = (
+    _PACKAGE,
+    *(f"{os.path.dirname(str(each.__file__))}{os.sep}" for each in (trio, outcome)),
+)
+_AUTHORS: Final = (f"{_PACKAGE}bundled{os.sep}", f"{_PACKAGE}lessons{os.sep}")
 
 
 def describe(process: Process) -> dict[str, object]:
@@ -80,8 +89,34 @@ def end_of(error: BaseException) -> object:
 
 
 def author_traceback(error: BaseException) -> TracebackType | None:
-    """Where an exception came from, without the frames of ours before the author's first."""
+    """Where an exception came from, without the frames of ours around the author's.
+
+    Those behind his last one stay when the exception was not raised on purpose: a bug of ours.
+    """
+    steps = []
     step = error.__traceback__
-    while step is not None and step.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
+    while step is not None:
+        steps.append(step)
         step = step.tb_next
-    return step or error.__traceback__
+    authors = [number for number, step in enumerate(steps) if not _is_ours(step)]
+    if not authors:
+        return error.__traceback__
+    if authors[-1] + 1 == len(steps) or not _on_purpose(error, steps[-1]):
+        return steps[authors[0]]
+    chain: TracebackType | None = None
+    for step in reversed(steps[authors[0] : authors[-1] + 1]):
+        chain = TracebackType(chain, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return chain
+
+
+def _is_ours(step: TracebackType) -> bool:
+    file = step.tb_frame.f_code.co_filename
+    return file.startswith(_OURS) and not file.startswith(_AUTHORS)
+
+
+def _on_purpose(error: BaseException, last: TracebackType) -> bool:
+    """Whether one of our `raise` statements made it."""
+    if isinstance(error, DrupeletError):
+        return not isinstance(error, LocalProtocolError)
+    line = linecache.getline(last.tb_frame.f_code.co_filename, last.tb_lineno)
+    return line.lstrip().startswith("raise ")

@@ -6,6 +6,7 @@ when its block ends: every process then ends with "shutdown".
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,7 @@ import trio
 
 from drupelet.errors import ProcessExit
 from drupelet.process.current import runtime_var
-from drupelet.process.information import end_of
+from drupelet.process.information import author_traceback, end_of
 from drupelet.process.runtime import Runtime
 from drupelet.process.transport import Transport
 
@@ -36,8 +37,14 @@ async def open_runtime(transport: Transport | None = None) -> AsyncIterator[Runt
 def run(main: Callable[..., Any], *args: object, clock: trio.abc.Clock | None = None) -> Any:
     """Run ``main(*args)`` as the first process, alone; its value. What it started ends with it.
 
-    Raises what `main` raises.
+    Raises what `main` raises, with the traceback of the author's own frames.
     """
+    if not callable(main):
+        if inspect.iscoroutine(main):
+            main.close()
+            name = main.__name__
+            raise TypeError(f"write run({name}) and not run({name}()): it was called already")
+        raise TypeError(f"run takes an async function, not {main!r:.100}")
 
     async def first() -> Any:
         failure: Exception | None = None
@@ -50,7 +57,10 @@ def run(main: Callable[..., Any], *args: object, clock: trio.abc.Clock | None = 
             raise RuntimeError("the program was ended from within: see the log")
         raise failure
 
-    return trio.run(first, clock=clock)
+    try:
+        return trio.run(first, clock=clock)
+    except Exception as error:
+        raise error.with_traceback(author_traceback(error))  # noqa: B904 - it is the same
 
 
 async def run_main(runtime: Runtime, main: Callable[..., Any], *args: object) -> Any:
@@ -60,10 +70,14 @@ async def run_main(runtime: Runtime, main: Callable[..., Any], *args: object) ->
     """
     outcomes: list[Any] = []
     errors: list[BaseException] = []
+    name = getattr(main, "__name__", "main")
 
     async def body() -> None:
         try:
-            outcomes.append(await main(*args))
+            value = main(*args)
+            if not inspect.isawaitable(value):
+                raise TypeError(f"write `async def {name}`: what runs as a process waits")
+            outcomes.append(await value)
         except Exception as error:  # raised below, so not a crash to be logged
             errors.append(error)
             raise ProcessExit(end_of(error)) from None

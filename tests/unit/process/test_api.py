@@ -109,7 +109,7 @@ CALLS: list[tuple[str, Callable[[], Any]]] = [
 async def test_outside_of_any_process_it_says_how_to_start(
     name: str, call: Callable[[], Any]
 ) -> None:
-    with pytest.raises(RuntimeError, match=r"no process runs here; start with drupelet\.process"):
+    with pytest.raises(RuntimeError, match=r"no process runs here; start with run\(main\)"):
         result = call()
         if inspect.isawaitable(result):
             await result
@@ -124,7 +124,7 @@ def test_every_function_is_in_that_list() -> None:
 
 WRONG_SPAWNS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"function": 5}, TypeError, "spawn takes a function, not 5"),
-    ({"function": None}, TypeError, "spawn takes a function, not None"),
+    ({"function": None}, TypeError, "spawn takes a function, not None; write spawn.f, x."),
     ({"function": "no colon"}, ValueError, 'write "module:function"'),
     ({"scope": 5}, TypeError, r"a scope is what open_scope\(\) or open_nursery\(\) gave, not 5"),
     ({"mailbox": 5}, TypeError, r"a mailbox is Mailbox\(limit=..., policy=...\), not 5"),

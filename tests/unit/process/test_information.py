@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import traceback
 
 import pytest
 
@@ -18,7 +19,7 @@ from drupelet.process.information import (
 )
 from drupelet.process.runtime import Runtime
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid, Ref, check_plain_name
 from tests.unit.process.values import Sans
 
 PIDS = [Pid("bilbo", 1, number) for number in (9, 3)]
@@ -116,3 +117,18 @@ def test_a_traceback_begins_at_the_author_s_first_line() -> None:
         ours = TypeError("all of it is ours").with_traceback(inner)
         assert author_traceback(ours) is inner
     assert author_traceback(ValueError("never raised")) is None
+
+
+def test_the_frames_behind_the_authors() -> None:
+    def frames(error: BaseException) -> list[str]:
+        return [each.name for each in traceback.extract_tb(author_traceback(error))]
+
+    def author(name: object) -> None:
+        check_plain_name(name)  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match="is not a name") as told:
+        author("a b")
+    assert frames(told.value)[-1] == "author"  # raised on purpose: how is no matter of the author's
+    with pytest.raises(TypeError) as bug:
+        author(5)
+    assert frames(bug.value)[-1] == "check_plain_name"  # and a bug of ours is seen

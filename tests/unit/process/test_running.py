@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from drupelet.process import exit, run, self, send, spawn
@@ -31,3 +33,29 @@ def test_the_first_process_can_be_ended() -> None:
 
     with pytest.raises(RuntimeError, match="boom"):
         run(main)
+
+
+def test_a_traceback_has_the_frames_of_the_author() -> None:
+    async def main() -> None:
+        await send(5, "hello")  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError, match="a process is a Pid") as caught:
+        run(main)
+    names = [each.name for each in traceback.extract_tb(caught.value.__traceback__)]
+    assert names == ["test_a_traceback_has_the_frames_of_the_author", "run", "main"]
+
+
+def test_what_is_no_first_process() -> None:
+    async def main() -> None:
+        pass
+
+    with pytest.raises(TypeError, match=r"write run\(main\) and not run\(main\(\)\)"):
+        run(main())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="run takes an async function, not 5"):
+        run(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="write `async def plain`"):
+        run(plain)
+
+
+def plain() -> None:
+    """No process: it waits for nothing."""
