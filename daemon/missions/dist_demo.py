@@ -16,6 +16,7 @@ from drupelet import (
     Down,
     Pid,
     ProcessDown,
+    ProcessExit,
     demonitor,
     exit,
     mission,
@@ -61,6 +62,8 @@ async def loop() -> None:
                 try:
                     value = getattr(importlib.import_module(module), function)(*args)
                     await send(pid, (self(), value))
+                except ProcessExit as ended:  # exit("bang") in there is its affair, as catch has it
+                    await send(pid, (self(), ("EXIT", ended.reason)))
                 except Exception as error:
                     await send(pid, (self(), ("EXIT", (type(error).__name__, str(error)))))
 

@@ -216,6 +216,8 @@ async def test_s001_3_dist_demo(shared: Cluster) -> None:
                 pass
             case other:
                 raise AssertionError(other)
+        left = await dist_demo.rpc(pid, "drupelet", "exit", ["bang"])
+        assert left == ("EXIT", "bang")  # as `catch exit(bang)`
         assert await dist_demo.rpc(pid, "os", "getpid", []) == theirs  # it lives on
         exit(pid, "boom")
         with pytest.raises(ProcessDown):

@@ -243,6 +243,8 @@ class _TaskLoop:
         self.failure = await servers.run(started.set)
         self._nursery.cancel_scope.cancel()
 
+    _run_servers.__module__, _run_servers.__qualname__ = "drupelet", "worker"  # as `ps` shows it
+
     def _take(self, runtime: Runtime) -> None:
         """The code is another: so are the processes that it wants."""
         if self._servers is not None:
