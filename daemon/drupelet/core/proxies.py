@@ -1,0 +1,156 @@
+"""Proxy pids (billet-doux): a stranger's right to send to one process, and nothing else.
+
+Decides which process a proxy stands for, from whom it is taken, and when it is over. What leaves
+the node is its name and 16 random bytes; the pid itself never does.
+
+    secret = random 16 bytes
+    proxies.give(secret, pid, key, now)            # the pid goes to the stranger with that key
+    proxies.take(secret, key, now)                 # it sends: the pid, or None
+    proxies.process_gone(pid), proxies.peer_gone(key), proxies.revoke(key)
+    for gone in proxies.expire(now): ...           # tell the holder that it is over
+
+Rules
+- A proxy counts only from the key that it was given to: who overheard or guessed one has nothing.
+  A wrong one, one that is over and one of somebody else are answered alike: not at all. A sender
+  always hears that it was sent.
+- It ends after LIFETIME_S, after PROXY_MESSAGES_MAX messages, with its process, with its holder's
+  last link and with a revocation, whichever comes first.
+- The same pid given to the same key again is the same proxy, with its time and budget as they are:
+  a holder cannot renew them by asking, and a loop that mentions itself does not fill the table.
+- At most PROXIES_PER_KEY_MAX for one key; beyond, nothing more is given, and the call says so.
+
+References: Armstrong, "Getting Erlang to talk to the outside world", on pids as leaky permissions;
+Miller, "Robust Composition", on revocable forwarders.
+Rejected: signed pids (they would say which process they are, and could be sent without us); proxies
+that whoever holds them may use (they would be passed on without anybody's knowledge).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from drupelet.wire.ids import Pid
+from drupelet.wire.limits import PROXIES_PER_KEY_MAX, PROXY_MESSAGES_MAX
+
+LIFETIME_S: Final = 600.0
+SECRET_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A proxy is over: its holder `key` is told DOWN with `reason`."""
+
+    secret: bytes
+    key: bytes
+    reason: str
+
+
+@dataclass(slots=True)
+class _Proxy:
+    secret: bytes
+    pid: Pid
+    key: bytes
+    deadline: float
+    messages_left: int
+
+
+class Proxies:
+    """All proxies that one node has given."""
+
+    __slots__ = ("_by_key", "_by_pid", "_by_secret", "forged_count", "sent_count")
+
+    def __init__(self) -> None:
+        self._by_secret: dict[bytes, _Proxy] = {}  # in the order of their ends
+        self._by_key: dict[bytes, dict[Pid, _Proxy]] = {}
+        self._by_pid: dict[Pid, set[bytes]] = {}
+        self.forged_count = 0
+        self.sent_count = 0
+
+    def give(self, secret: bytes, pid: Pid, key: bytes, now: float) -> bytes | None:
+        """`pid` goes to the stranger with `key`: its secret; None when it has too many.
+
+        `secret`: 16 fresh random bytes, which are used if this is a new one.
+        """
+        assert len(secret) == SECRET_BYTES
+        given = self._by_key.setdefault(key, {})
+        known = given.get(pid)
+        if known is not None and known.deadline > now:
+            return known.secret
+        if known is not None:
+            self._forget(known)
+        if len(given) >= PROXIES_PER_KEY_MAX:
+            return None
+        proxy = _Proxy(secret, pid, key, now + LIFETIME_S, PROXY_MESSAGES_MAX)
+        self._by_secret[secret] = proxy
+        self._by_key.setdefault(key, {})[pid] = proxy
+        self._by_pid.setdefault(pid, set()).add(secret)
+        return secret
+
+    def take(self, secret: bytes, key: bytes, now: float) -> Pid | None:
+        """A message came for `secret` from the stranger with `key`: for whom it is, or None."""
+        proxy = self._by_secret.get(secret)
+        if proxy is None or proxy.key != key or proxy.deadline <= now or not proxy.messages_left:
+            self.forged_count += 1
+            return None
+        proxy.messages_left -= 1
+        self.sent_count += 1
+        return proxy.pid
+
+    def next_timer(self) -> float:
+        """When `expire` has something to tell; inf: never."""
+        for proxy in self._by_secret.values():
+            return proxy.deadline
+        return inf
+
+    def expire(self, now: float) -> list[Gone]:
+        """Those whose time is over."""
+        over: list[_Proxy] = []
+        for proxy in self._by_secret.values():
+            if proxy.deadline > now:
+                break  # they stand in the order of their ends
+            over.append(proxy)
+        return self._end(over, "expired")
+
+    def process_gone(self, pid: Pid) -> list[Gone]:
+        """The process ended."""
+        secrets = sorted(self._by_pid.get(pid, ()))
+        return self._end([self._by_secret[secret] for secret in secrets], "noproc")
+
+    def runtime_gone(self, pids: Iterable[Pid]) -> list[Gone]:
+        """Many processes ended at once."""
+        return [gone for pid in pids for gone in self.process_gone(pid)]
+
+    def peer_gone(self, key: bytes) -> None:
+        """The holder's last link is gone: nobody is left to tell."""
+        for proxy in list(self._by_key.get(key, {}).values()):
+            self._forget(proxy)
+
+    def revoke(self, key: bytes) -> list[Gone]:
+        """The holder's last right is gone."""
+        return self._end(list(self._by_key.get(key, {}).values()), "revoked")
+
+    def given_to(self, key: bytes) -> int:
+        """How many a key has."""
+        return len(self._by_key.get(key, {}))
+
+    def __len__(self) -> int:
+        return len(self._by_secret)
+
+    def _end(self, proxies: list[_Proxy], reason: str) -> list[Gone]:
+        for proxy in proxies:
+            self._forget(proxy)
+        return [Gone(proxy.secret, proxy.key, reason) for proxy in proxies]
+
+    def _forget(self, proxy: _Proxy) -> None:
+        del self._by_secret[proxy.secret]
+        given = self._by_key[proxy.key]
+        del given[proxy.pid]
+        if not given:
+            del self._by_key[proxy.key]
+        secrets = self._by_pid[proxy.pid]
+        secrets.discard(proxy.secret)
+        if not secrets:
+            del self._by_pid[proxy.pid]

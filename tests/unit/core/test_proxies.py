@@ -1,0 +1,141 @@
+"""Proxy pids: from whom they count, when they end, and how many there are."""
+
+from __future__ import annotations
+
+import random
+from math import inf
+
+import pytest
+
+from drupelet.core import proxies as core
+from drupelet.core.proxies import LIFETIME_S, Gone, Proxies
+from drupelet.wire.ids import Pid
+from drupelet.wire.limits import PROXY_MESSAGES_MAX
+
+BOB, EVE = b"b" * 32, b"e" * 32
+PID, OTHER = Pid("alice", 1, 42), Pid("alice", 1, 43)
+
+
+def secret(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def test_it_counts_from_its_holder_only() -> None:
+    proxies = Proxies()
+    assert proxies.give(secret(1), PID, BOB, 0.0) == secret(1)
+    assert proxies.take(secret(1), BOB, 1.0) == PID
+    assert proxies.take(secret(1), EVE, 1.0) is None
+    assert proxies.take(secret(2), BOB, 1.0) is None
+    assert (proxies.sent_count, proxies.forged_count) == (1, 2)
+
+
+def test_a_million_guesses_hit_nothing() -> None:
+    dice = random.Random(17)
+    proxies = Proxies()
+    for number in range(1_000):
+        proxies.give(dice.randbytes(16), Pid("alice", 1, number), BOB, 0.0)
+    take = proxies.take
+    assert all(take(dice.randbytes(16), BOB, 1.0) is None for _ in range(1_000_000))
+    assert proxies.forged_count == 1_000_000
+
+
+def test_messages_at_the_maximum_and_one_above() -> None:
+    proxies = Proxies()
+    proxies.give(secret(1), PID, BOB, 0.0)
+    for _ in range(PROXY_MESSAGES_MAX):
+        assert proxies.take(secret(1), BOB, 1.0) == PID
+    assert proxies.take(secret(1), BOB, 1.0) is None
+    assert proxies.give(secret(2), PID, BOB, 1.0) == secret(1)  # asking again does not renew it
+    assert proxies.take(secret(1), BOB, 1.0) is None
+
+
+def test_its_time() -> None:
+    proxies = Proxies()
+    assert proxies.next_timer() == inf
+    proxies.give(secret(1), PID, BOB, 5.0)
+    proxies.give(secret(2), OTHER, BOB, 6.0)
+    assert proxies.next_timer() == 5.0 + LIFETIME_S
+    assert proxies.take(secret(1), BOB, 5.0 + LIFETIME_S) is None
+    assert proxies.expire(4.0 + LIFETIME_S) == []
+    assert proxies.expire(5.0 + LIFETIME_S) == [Gone(secret(1), BOB, "expired")]
+    assert proxies.take(secret(2), BOB, 5.0 + LIFETIME_S) == OTHER
+    assert proxies.give(secret(3), PID, BOB, 700.0) == secret(3)
+    assert proxies.give(secret(4), OTHER, BOB, 700.0) == secret(4)  # the old one is over
+    assert len(proxies) == 2
+    assert proxies.next_timer() == 700.0 + LIFETIME_S
+
+
+def test_it_ends_with_its_process_and_every_holder_is_told() -> None:
+    proxies = Proxies()
+    proxies.give(secret(1), PID, BOB, 0.0)
+    proxies.give(secret(2), PID, EVE, 0.0)
+    proxies.give(secret(3), OTHER, BOB, 0.0)
+    assert proxies.process_gone(PID) == [
+        Gone(secret(1), BOB, "noproc"), Gone(secret(2), EVE, "noproc")
+    ]  # fmt: skip
+    assert proxies.process_gone(PID) == []
+    assert proxies.take(secret(1), BOB, 1.0) is None
+    assert proxies.runtime_gone([PID, OTHER]) == [Gone(secret(3), BOB, "noproc")]
+    assert len(proxies) == 0
+
+
+def test_it_ends_with_its_holder() -> None:
+    proxies = Proxies()
+    proxies.give(secret(1), PID, BOB, 0.0)
+    proxies.give(secret(2), PID, EVE, 0.0)
+    proxies.peer_gone(BOB)
+    proxies.peer_gone(BOB)
+    assert proxies.take(secret(1), BOB, 1.0) is None
+    assert proxies.revoke(EVE) == [Gone(secret(2), EVE, "revoked")]
+    assert proxies.revoke(EVE) == []
+    assert (len(proxies), proxies.given_to(EVE)) == (0, 0)
+
+
+def test_proxies_of_a_key_at_the_maximum_and_one_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "PROXIES_PER_KEY_MAX", 3)
+    proxies = Proxies()
+    for number in range(3):
+        assert proxies.give(secret(number), Pid("alice", 1, number), BOB, 0.0)
+    assert proxies.give(secret(9), PID, BOB, 0.0) is None
+    assert proxies.give(secret(9), Pid("alice", 1, 2), BOB, 0.0) == secret(2)
+    assert proxies.give(secret(9), PID, EVE, 0.0) == secret(9)
+    proxies.process_gone(Pid("alice", 1, 0))
+    assert proxies.give(secret(8), PID, BOB, 0.0) == secret(8)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_tables_agree_after_any_history(seed: int) -> None:
+    dice = random.Random(seed)
+    proxies = Proxies()
+    pids = [Pid("alice", 1, number) for number in range(8)]
+    keys = [bytes([number]) * 32 for number in range(4)]
+    now, last = 0.0, 0
+    alive: dict[bytes, tuple[Pid, bytes, float]] = {}
+    for _ in range(800):
+        now += dice.choice([0.0, 1.0, 60.0])
+        step = dice.random()
+        pid, key = dice.choice(pids), dice.choice(keys)
+        if step < 0.4:
+            last += 1
+            got = proxies.give(secret(last), pid, key, now)
+            alive = {s: v for s, v in alive.items() if v[:2] != (pid, key) or v[2] > now}
+            if got == secret(last):
+                alive[got] = (pid, key, now + LIFETIME_S)
+        elif step < 0.6 and alive:
+            chosen = dice.choice(sorted(alive))
+            owner, holder, deadline = alive[chosen]
+            taken = proxies.take(chosen, key, now)
+            assert taken == (owner if key == holder and now < deadline else None)
+        elif step < 0.7:
+            ended = proxies.process_gone(pid)
+            assert {gone.secret for gone in ended} == {s for s, v in alive.items() if v[0] == pid}
+            alive = {s: v for s, v in alive.items() if v[0] != pid}
+        elif step < 0.75:
+            proxies.peer_gone(key)
+            alive = {s: v for s, v in alive.items() if v[1] != key}
+        elif step < 0.9:
+            over = {gone.secret for gone in proxies.expire(now)}
+            assert over == {s for s, v in alive.items() if v[2] <= now}
+            alive = {s: v for s, v in alive.items() if v[2] > now}
+        assert len(proxies) == len(alive)
+        assert sum(map(proxies.given_to, keys)) == len(alive)
