@@ -49,7 +49,8 @@ from drupelet.process.information import function_name as function_name
 from drupelet.process.information import reason_of as reason_of
 from drupelet.process.kernel import LOOK, NOPROC, Ask, Waiter
 from drupelet.process.later import Later
-from drupelet.process.loop_watch import watch_loop
+from drupelet.process.life import UNWIND_S as UNWIND_S
+from drupelet.process.life import abandon, end_waits, live
 from drupelet.process.mailboxes import Parked
 from drupelet.process.nodes import check_names
 from drupelet.process.patterns import runs_code
@@ -66,7 +67,6 @@ _log = logging.getLogger("drupelet.process")
 _Value = outcome.Value
 
 BREATH: Final = 128  # sends and receives between two turns of others: about 0.2 ms
-UNWIND_S: Final = 5.0
 ASK_S: Final = 5.0  # a daemon answers at once, or is gone
 _ONE_RECEIVER: Final = "another task of this process is in receive; use one at a time"
 
@@ -91,14 +91,15 @@ class Runtime(Later):
         self.nursery = nursery
         self.groups = Groups(self)
         self.transport = transport
+        self.task_count = 0  # processes that run in `nursery`
+        self.last: trio.CancelScope | None = None  # cancelled when the last of them has ended
         self._breath = 0
-        self._unwinding: dict[Process, list[object]] = {}
+        self.unwinding: dict[Process, list[object]] = {}
         self.newest: Callable[[Any], Any] = lambda thing: thing  # the newest version of code
 
     async def run(self) -> None:
         """The timers and the loop watch, for ever. The owner starts it in `nursery`."""
-        with watch_loop():
-            await self.timers.run()
+        await live(self)
 
     # -- hooks of the kernel
 
@@ -130,33 +131,17 @@ class Runtime(Later):
     def cancel(self, process: Process) -> None:
         if process.adopted:
             self.end(process, process.exit_reason)
-            self._end_receive(process)
+            end_waits(self, process)
             return
-        if process not in self._unwinding:
+        if process not in self.unwinding:
             deadline = trio.current_time() + UNWIND_S
-            self._unwinding[process] = self.timers.add(deadline, lambda: self._abandon(process))
+            self.unwinding[process] = self.timers.add(deadline, lambda: self._abandon(process))
         if process.scope is not None:
             process.scope.cancel()
 
     def _abandon(self, process: Process) -> None:
         """It did not end in time."""
-        del self._unwinding[process]
-        _log.warning(
-            "process_abandoned pid=%s function=%s did not end within %g s after it was told to "
-            "(%r), telling others that it has",
-            process.pid,
-            function_name(process.function),
-            UNWIND_S,
-            process.exit_reason,
-        )
-        self.end(process, process.exit_reason)
-        self._end_receive(process)
-
-    def _end_receive(self, process: Process) -> None:
-        """The task of a process that is no more waits for messages that cannot come."""
-        task, process.waiting = process.waiting, None
-        if task is not None:
-            self.wake_error(task, ProcessExit(process.exit_reason))
+        abandon(self, process)
 
     # -- processes
 
@@ -173,11 +158,13 @@ class Runtime(Later):
         """A new process that runs ``function(*args)``; it runs when its starter waits."""
         process = self.new_process(function, mailbox)
         process.parent = parent
+        own = nursery is None
         try:
-            (nursery or self.nursery).start_soon(self._run, process, function, args, first)
+            (nursery or self.nursery).start_soon(self._run, process, function, args, first, own)
         except BaseException:  # RuntimeError: the scope is closed
             self.end(process, "shutdown")
             raise
+        self.task_count += own
         return process
 
     def adopt(self) -> Process:
@@ -195,6 +182,7 @@ class Runtime(Later):
         function: Function,
         args: Sequence[object],
         first: Callable[[Process], None] | None,
+        own: bool,
     ) -> None:
         process_var.set(process)
         process.task = current_task()
@@ -233,10 +221,13 @@ class Runtime(Later):
             process.scope = process.task = None
             if process.exiting:
                 reason = process.exit_reason
-                entry = self._unwinding.pop(process, None)
+                entry = self.unwinding.pop(process, None)
                 if entry is not None:
                     self.timers.cancel(entry)
             self.end(process, reason)
+            self.task_count -= own
+            if self.last is not None and not self.task_count:
+                self.last.cancel()
 
     def _crashed(self, process: Process, error: BaseException) -> object:
         """The reason for an exception; a crash is logged, an `exit(reason)` is not."""
@@ -406,7 +397,8 @@ class Runtime(Later):
                 return to, self.node
             case (str(name), str(node)) if to.__class__ is tuple:
                 return name, node
-        raise TypeError(f"a process is a Pid, a name or (name, node), not {to!r:.100}")
+        hint = "; `await` is missing where it was made" if isinstance(to, CoroutineType) else ""
+        raise TypeError(f"a process is a Pid, a name or (name, node), not {to!r:.100}{hint}")
 
     async def _wait_room(self, process: Process | None, receiver: Process, message: object) -> None:
         """Until `message` was taken, or the receiver ends."""
