@@ -150,7 +150,7 @@ class Proxies:
         del given[proxy.pid]
         if not given:
             del self._by_key[proxy.key]
-        secrets = self._by_pid[proxy.pid]
-        secrets.discard(proxy.secret)
-        if not secrets:
+        given_as = self._by_pid[proxy.pid]
+        given_as.discard(proxy.secret)
+        if not given_as:
             del self._by_pid[proxy.pid]
