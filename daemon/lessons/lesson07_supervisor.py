@@ -4,7 +4,7 @@ No program handles every mistake. A supervisor does not even try: it starts its 
 to them, and when one crashes it starts a new one, fresh and in order. The crash costs one answer,
 not the whole program. So write what the server is for, and let the strange cases crash:
 the caller gets ProcessDown, the log has the reason, and the next caller finds a new server.
-More than 3 restarts within 5 seconds are too many: then the supervisor itself gives up.
+More than one restart within 5 seconds is too many: then the supervisor itself gives up.
 """
 
 from drupelet import Child, GenServer, ProcessDown, Supervisor, receive, self, send

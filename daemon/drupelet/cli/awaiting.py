@@ -8,6 +8,7 @@ Decides what a line means before it runs:
 - Inside ``def`` and ``async def`` nothing is added: what is typed there is to work in a file too. A
   call there that lacks its `await` is refused, with what to write: it would do nothing, silently.
   A ``lambda`` and ``return f(x)`` hand the coroutine on, so there it is right as it stands.
+- The same is told of a whole program (`check_awaits`; the lessons use it).
 - A pid may stand in a line as it is printed (`pids.py`).
 
 References: `ast.PyCF_ALLOW_TOP_LEVEL_AWAIT`; IPython's autoawait.
@@ -69,6 +70,11 @@ def compile_line(
     return settled_code
 
 
+def check_awaits(text: str, names: Mapping[str, object], file: str) -> None:
+    """A program with what it loaded. Raises: `SyntaxError` for a call that lacks its `await`."""
+    _Teacher(names, text, file).visit(ast.parse(text))
+
+
 class _Settler(ast.NodeTransformer):
     """``f(x)`` becomes ``await __settle__(f(x))``, outside of functions and generators."""
 
@@ -99,8 +105,9 @@ def _settled(value: ast.expr) -> ast.Await:
 class _Teacher(ast.NodeVisitor):
     """Finds calls in functions that lack their `await`. Raises: `SyntaxError`."""
 
-    def __init__(self, names: Mapping[str, object], source: str) -> None:
+    def __init__(self, names: Mapping[str, object], source: str, file: str = FILE) -> None:
         self._names = names
+        self._file = file
         self._lines = source.splitlines()
         self._function: ast.FunctionDef | ast.AsyncFunctionDef | None = None
         self._own: set[str] = set()  # what the functions around name themselves
@@ -147,7 +154,7 @@ class _Teacher(ast.NodeVisitor):
             if isinstance(function, ast.FunctionDef):
                 mend += f", and `async def {function.name}`"
             text = self._lines[node.lineno - 1] if node.lineno <= len(self._lines) else ""
-            raise SyntaxError(mend, (FILE, node.lineno, node.col_offset + 1, text))
+            raise SyntaxError(mend, (self._file, node.lineno, node.col_offset + 1, text))
         self.generic_visit(node)
 
     def _waits(self, function: ast.expr) -> bool:

@@ -171,9 +171,11 @@ async def _count_nodes(socket: str | None) -> int:
 
 
 def _introduce(chosen: Lesson, program: Program) -> None:
-    output.line(f"Lesson {chosen.number}: {program.title}\n")
-    output.line(textwrap.indent(program.idea, "  "))
-    output.line(f"\nThe program, {program.file}:\n")
+    title = program.title or Program(chosen.file).title  # a learner may drop the docstring
+    output.line(f"Lesson {chosen.number}: {title}\n")
+    if program.idea:
+        output.line(textwrap.indent(program.idea, "  ") + "\n")
+    output.line(f"The program, {program.file}:\n")
     output.line(textwrap.indent(program.code.rstrip(), "  "))
 
 

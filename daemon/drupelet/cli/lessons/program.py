@@ -25,6 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from drupelet.cli.awaiting import check_awaits
+from drupelet.cli.meant import meant
 from drupelet.errors import DrupeletError
 from drupelet.wire.limits import BUNDLE_MODULE_BYTES_MAX
 
@@ -62,13 +64,12 @@ class Program:
         try:
             self.text = self.source.decode()
             tree = ast.parse(self.text)
+            compile(tree, str(file), "exec")  # it knows what a tree does not: an await in a `def`
         except SyntaxError as error:
-            line = f"{file}:{error.lineno}"
-            shown = (error.text or "").rstrip()
-            raise ProgramError(
-                f"{line}: Python cannot read this: {error.msg}\n    {shown.strip()}",
-                mend="look at that line and the one above: a bracket, a colon, the indentation?",
-            ) from None
+            mend = "look at that line and the one above: a bracket, a colon, the indentation?"
+            if "outside async function" in str(error.msg):
+                mend = "where this function begins, write `async def`"
+            raise self._unreadable("Python cannot read this: ", error, mend) from None
         except ValueError as error:
             raise ProgramError(f"{file} is no text: {error}", mend="save it as UTF-8") from None
         idea = ast.get_docstring(tree) or ""
@@ -98,6 +99,11 @@ class Program:
                 raise ProgramError(
                     f"{name} has no main", mend="it must have `async def main():` at its top"
                 )
+            try:
+                check_awaits(self.text, vars(module), name)
+            except SyntaxError as error:
+                mend = "without its `await` it does nothing"
+                raise self._unreadable("", error, mend) from None
             yield loaded
         finally:
             if former is None:
@@ -105,9 +111,18 @@ class Program:
             else:
                 sys.modules[MODULE] = former
 
+    def _unreadable(self, what: str, error: SyntaxError, mend: str) -> ProgramError:
+        lines = self.text.splitlines()
+        line = error.lineno or 0
+        shown = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+        return ProgramError(f"{self.file}:{line}: {what}{error.msg}\n    {shown}", mend=mend)
+
     def where(self, error: BaseException) -> str:
         """An exception in words, with the last line of this file that it passed."""
         words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        near = meant(error)
+        if near:
+            words += f". Did you mean: '{near}'?"
         frames = traceback.extract_tb(error.__traceback__)
         for frame in reversed(frames):
             if frame.filename == str(self.file):

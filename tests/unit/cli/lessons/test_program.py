@@ -76,6 +76,8 @@ def test_a_former_module_of_that_name_comes_back(tmp_path: Path) -> None:
         ("def main(): ...\n", r"has no main"),
         ("x = 1\n", r"has no main"),
         ("import nothing_of_this_name\n", r"ModuleNotFoundError.*\(line 1: import nothing"),
+        ("def f():\n    await g()\n", r"mine\.py:2: .*outside async function\n    await g\(\)"),
+        ("from drupelet import recieve\n", r"Did you mean: 'receive'\?"),
         ("x = 1 / 0\n", r"ZeroDivisionError.*\(line 1: x = 1 / 0\)"),
     ],
 )
@@ -93,3 +95,22 @@ def test_a_file_that_is_not_there_or_too_long(tmp_path: Path) -> None:
     assert program(text.ljust(BUNDLE_MODULE_BYTES_MAX, "#"), tmp_path).title == ""
     with pytest.raises(ProgramError, match="is larger than"):
         program(text.ljust(BUNDLE_MODULE_BYTES_MAX + 1, "#"), tmp_path)
+
+
+@pytest.mark.parametrize("line", ["x = receive()", "send(1, 2)", "print(receive())"])
+def test_a_forgotten_await_is_told_with_its_line(line: str, tmp_path: Path) -> None:
+    text = f"from drupelet import receive, send\n\nasync def main():\n    {line}\n"
+    words = r"mine\.py:4: (receive|send)\(\.\.\.\) waits: inside a function, write `await"
+    with pytest.raises(ProgramError, match=words) as caught, program(text, tmp_path).loaded():
+        pass
+    assert line in str(caught.value)
+
+
+async def test_a_misspelt_name_is_told_with_its_neighbour(tmp_path: Path) -> None:
+    mine = program("from drupelet import spawn\n\nasync def main():\n    spwan(main)\n", tmp_path)
+    with mine.loaded() as loaded:
+        try:
+            await loaded.main()
+        except NameError as error:
+            told = mine.where(error)
+    assert told.endswith("Did you mean: 'spawn'?  (line 4: spwan(main))")
