@@ -212,6 +212,8 @@ def explain(error: Exception) -> list[str]:
 def mend(error: Exception) -> str:
     """What a person can do next; empty when we do not know."""
     match error:
+        case RemoteError(kind="undef", message=text) if "did you mean" in text or "`" in text:
+            return ""  # it has its mend
         case RemoteError():
             return KIND_MENDS.get(error.kind, "")
         case Timeout():

@@ -28,7 +28,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, TracebackType
@@ -40,11 +40,13 @@ import drupelet
 from drupelet.cli import awaiting, output, ps
 from drupelet.cli.attached import open_attached
 from drupelet.cli.grammar import Request
+from drupelet.cli.meant import meant
 from drupelet.cli.pids import parse_pid, shown
 from drupelet.cli.places import state_directory
 from drupelet.client import Client
 from drupelet.errors import EXIT_DONE, EXIT_FAILED, DrupeletError, ProcessExit
 from drupelet.process import api
+from drupelet.process.information import author_traceback
 from drupelet.process.nodes import PROMPT
 from drupelet.process.runtime import Runtime
 from drupelet.process.table import Process
@@ -54,6 +56,7 @@ from drupelet.wire.ids import Pid
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
 HISTORY_LINES_MAX: Final = 2_000
 SOURCE_CHARS_MAX: Final = 1_000_000  # of one statement; a file given by mistake stops here
+HINT_S: Final = 2.0  # a line that waits for so long may wait for ever: say how to get out
 STOP_S: Final = 3.0  # after Ctrl-C a line has this long to clean up
 _BANNER: Final = """\
 You are process {pid} of {name}.
@@ -250,6 +253,7 @@ def shell_names(client: Client) -> dict[str, object]:
         "exit": leave_or_exit,
         "i": show_processes,
         "multicall": client.multicall,
+        "nl": drupelet.code.nl,
         "node": Here(client),
         "quit": leave_or_exit,
         "trace": trace,
@@ -322,6 +326,8 @@ class Console:
         scope = trio.CancelScope()
         try:  # from here on Ctrl-C can come at any point, also before the line has begun
             self._loop.submit(Line(code, self.names, done, scope))
+            if not wait({done}, HINT_S).done:
+                output.note("(this line waits; Ctrl-C cancels it)")
             done.result()
         except KeyboardInterrupt:
             self._loop.cancel(scope)
@@ -343,12 +349,20 @@ class Console:
             output.note("\n".join(output.explain(error)).removeprefix("drupelet: "))
             return
         trace = _users_frames(error.__traceback__)
-        output.note("".join(traceback.format_exception(type(error), error, trace)).rstrip())
+        if not self._debug:
+            trace = author_traceback(error.with_traceback(trace))
+        text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+        near = meant(error)
+        if near and "Did you mean" not in text:
+            text += f". Did you mean: '{near}'?"
+        output.note(text)
 
     def _show(self, value: object) -> None:
         if value is not None:
             self.names["_"] = value
             output.line(shown(value))
+            if isinstance(value, FunctionType):
+                output.note(f"to call it: {value.__name__}()")
 
 
 def _users_frames(trace: TracebackType | None) -> TracebackType | None:

@@ -459,6 +459,7 @@ class Signals:
             return
         known = ", ".join(sorted(self._modules)[:_SHOWN_MAX]) or "none"
         what = f"no process on {self.node} can start code of {signal.to_name!r}; modules: {known}"
+        what += "; `drupelet nl FILE.py` ships code to all nodes"
         self._spawn_failed(signal, RemoteError("undef", what))
 
     # -- names

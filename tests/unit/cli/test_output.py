@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from drupelet.cli.output import mend
 from drupelet.errors import RemoteError
 from tests.unit.cli.conftest import FAILURES, Run, fail_with, program
 from tests.unit.client.fake_daemon import FakeDaemon
@@ -76,3 +77,9 @@ def test_a_reader_that_goes_away_ends_it_quietly(daemon: FakeDaemon) -> None:
     assert running.stderr.read() == b""
     running.stderr.close()
     assert running.wait(10) == 141
+
+
+def test_a_message_that_says_what_to_do_gets_no_other_mend() -> None:
+    assert "node info" in mend(RemoteError("undef", "no mission 'x'"))
+    assert mend(RemoteError("undef", "no 'lokup'; did you mean lookup?")) == ""
+    assert mend(RemoteError("undef", "no code of 'x'; `drupelet nl FILE.py` ships it")) == ""
