@@ -55,10 +55,18 @@ def check_names(
 
 
 def find_verbs(cls: type, *, own: frozenset[str]) -> dict[str, Verb]:
-    """The verbs of a class, with what it inherits; by name."""
+    """The verbs of a class, with what it inherits; by name.
+
+    Raises: `TypeError` for a method without `self`, and an ``__init__`` that wants arguments.
+    """
+    if _arity(cls.__init__)[0] > 1:  # type: ignore[misc]
+        raise TypeError(
+            f"{cls.__name__}: what `start` is given goes to `init(self, ...)`; write that, and not "
+            "`__init__`"
+        )
     verbs = {}
     for name, member in inspect.getmembers_static(cls):
-        if name.startswith("_") or name in own or name in CALLBACKS:
+        if name.startswith("_") or name in own:
             continue
         if isinstance(member, staticmethod | classmethod):
             function: Callable[..., object] = member.__func__
@@ -68,6 +76,10 @@ def find_verbs(cls: type, *, own: frozenset[str]) -> dict[str, Verb]:
             continue
         low, high = _arity(function)
         bound = 0 if isinstance(member, staticmethod) else 1
+        if high < bound:
+            raise TypeError(f"{cls.__name__}.{name}: write `def {name}(self)`")
+        if name in CALLBACKS:
+            continue
         is_cast = getattr(function, _IS_CAST, False) is True
         verbs[name] = Verb(name, is_cast, max(low - bound, 0), max(high - bound, 0))
     return verbs

@@ -97,3 +97,29 @@ def test_what_a_wrong_request_is_told() -> None:
     error = bad_arguments(Oven(), "heat", 1)
     assert error.kind == "badarg"
     assert error.message.endswith("-> 'None': 1 argument given")
+
+
+def test_a_class_that_could_not_serve_does_not_come_into_being() -> None:
+    class Arguments:
+        def __init__(self, degrees: int) -> None: ...
+
+    class Defaults:
+        def __init__(self, degrees: int = 20, *, unit: str = "C") -> None: ...
+
+        @staticmethod
+        def scale() -> None: ...
+
+        def anything(*words: str) -> None: ...
+
+    class Selfless:
+        def heat() -> None: ...  # type: ignore[misc]
+
+    class SelflessCallback:
+        def init() -> None: ...  # type: ignore[misc]
+
+    with pytest.raises(TypeError, match=r"Arguments: what `start` is given goes to `init\(self"):
+        find_verbs(Arguments, own=frozenset())
+    assert set(find_verbs(Defaults, own=frozenset())) == {"scale", "anything"}
+    for cls, name in ((Selfless, "heat"), (SelflessCallback, "init")):
+        with pytest.raises(TypeError, match=rf"\.{name}: write `def {name}\(self\)`"):
+            find_verbs(cls, own=frozenset())
