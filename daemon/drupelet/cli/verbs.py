@@ -65,7 +65,8 @@ _VERBS: Final = (
         ),
         (_TIMEOUT,),
         ("drupelet why bilbo", "drupelet why bilbo kvs store"),
-        "It tries, in order: name, mapper, port, key, member, call, mission, function, code.\n"
+        "It tries, in order: name, mapper, port, key, member, call, mission, function, code;\n"
+        "of a node that granted you something: name, port, grant.\n"
         "Exit code 0 when nothing is broken.",
     ),
     Verb(

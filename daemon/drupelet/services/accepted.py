@@ -25,6 +25,7 @@ from drupelet.services.stranger_links import StrangerLinks
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps
 from drupelet.wire.grant_files import GrantFile
+from drupelet.wire.grants import Grant
 from drupelet.wire.signing import sign
 
 _log = logging.getLogger("drupelet.grants")
@@ -60,6 +61,11 @@ class Accepted:
         """The key of the node of that name, when we hold a grant of it."""
         files = self._files.get(name) or self._files.get(name.partition("@")[0])
         return files[0].grant.issuer if files else None
+
+    def held(self, node: str) -> list[Grant]:
+        """What the node of that name granted."""
+        key = self.owner(node)
+        return [file.grant for file in self.files() if file.grant.issuer == key]
 
     def endpoint(self, node: str) -> Endpoint | None:
         """The open link to that node, if there is one."""

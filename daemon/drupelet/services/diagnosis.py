@@ -1,8 +1,9 @@
 """Diagnosis: `drupelet why NODE [MISSION [FUNCTION]]`, the first broken step and its mend.
 
 Decides by trying, in the order in which a call would: name, mapper, port, key (the handshake:
-cookie, version, membership, name), mission, function, code. A step that holds is shown too, so that
-a learner sees how a call finds its way. The clock is always shown as irrelevant: people suspect it
+cookie, version, membership, name), mission, function, code; for a node that granted this one
+something: name, port, grant. A step that holds is shown too, so that a learner sees how a call
+finds its way. The clock is always shown as irrelevant: people suspect it
 first, and nothing here reads it.
 
 Rules: every step is bounded in time; at most eight addresses of a node are tried; nothing is
@@ -19,11 +20,19 @@ from typing import Final
 import trio
 
 from drupelet.core.candidates import Candidate
-from drupelet.errors import REASONS, CallError, LocalProtocolError, NoConnection
+from drupelet.errors import (
+    REASONS,
+    CallError,
+    LocalProtocolError,
+    NoConnection,
+    NotPermitted,
+    Revoked,
+)
 from drupelet.net import epmd
 from drupelet.services.calls import Calls
 from drupelet.services.links import Links
 from drupelet.services.missions import Missions
+from drupelet.wire.grants import Grant, describe
 
 _ADDRESSES_MAX: Final = 8
 _LOOPBACK: Final = "127.0.0.1"
@@ -58,6 +67,10 @@ MENDS: Final[dict[str, str]] = {
     "mission_refused": "mend what is named above in that mission's file on {node}, then restart "
     "the node",
     "code_differs": "on the node that has the newer file: `drupelet nl MISSION` ships it to all",
+    "revoked": "ask the owner of {node} for a new grant",
+    "expired": "ask the owner of {node} for a new grant",
+    "not_granted": "ask the owner of {node} for a grant of it; `drupelet grants` lists what this "
+    "node has",
     "down": "it was silent for 5 s: stopped, hung, or the network is cut; it is dialled again "
     "for ever",
 }
@@ -108,6 +121,11 @@ class Why:
     ) -> dict[str, object]:
         """Where a call to `node` breaks: {"ok", "step", "reason", "mend", "detail", "steps"}."""
         walk = Diagnosis(node)
+        strangers = self._links.strangers
+        if strangers is not None and self._links.link(node) is None:
+            held = strangers.held(node)
+            if held:
+                return await self._by_grant(walk, node, held, mission, function)
         if node != self._links.own_name and self._links.endpoint(node) is None:
             broken = await self._reach(walk, node)
             if broken is not None:
@@ -117,6 +135,42 @@ class Why:
         else:
             walk.good("name", f"{node} is connected")
         return await self._ask(walk, node, mission, function)
+
+    async def _by_grant(
+        self,
+        walk: Diagnosis,
+        node: str,
+        held: list[Grant],
+        mission: str | None,
+        function: str | None,
+    ) -> dict[str, object]:
+        """The way to a node that is no member's; it says nothing but whether a grant counts."""
+        walk.good("name", f"{node} granted something to this node")
+        try:
+            if self._links.endpoint(node) is None:
+                await self._links.connect(node)
+        except NoConnection as error:
+            return walk.broken("port", error.reason)
+        except Revoked as error:
+            return walk.broken("grant", error.word, str(error))
+        except NotPermitted:
+            return walk.broken("grant", "not_granted", f"{node} does not take what was granted")
+        walk.good("port", "it answers, and its key is right")
+        if mission is None:
+            return walk.done()
+        fitting = [each for each in held if each.mission == mission]
+        if not fitting:
+            names = ", ".join(sorted({each.mission for each in held}))
+            detail = f"{node} granted functions of {names}, none of {mission}"
+            return walk.broken("grant", "not_granted", detail)
+        if function is not None:
+            fitting = [each for each in fitting if each.allows(function)]
+            if not fitting:
+                detail = f"no grant of {node} names {mission}.{function}"
+                return walk.broken("grant", "not_granted", detail)
+        names_of = {fitting[0].issuer: node, fitting[0].holder: "this node"}
+        walk.good("grant", describe(fitting[0], names_of))
+        return walk.done()
 
     async def _reach(self, walk: Diagnosis, node: str) -> dict[str, object] | None:
         candidates = await self._candidates(walk, node)

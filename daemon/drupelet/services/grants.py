@@ -167,6 +167,10 @@ class GrantService:
         """The link to a node of which we hold a grant."""
         return self.accepted.endpoint(node)
 
+    def held(self, node: str) -> list[Grant]:
+        """The grants that we hold of that node."""
+        return self.accepted.held(node)
+
     async def connect(self, node: str) -> Endpoint | None:
         """Connect to a node of which we hold a grant."""
         return await self.accepted.connect(node)

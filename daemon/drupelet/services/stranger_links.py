@@ -24,6 +24,7 @@ from drupelet.services.keepalive import Link
 from drupelet.wire import frames
 from drupelet.wire.codec import loads_control
 from drupelet.wire.frames import frame
+from drupelet.wire.grants import Grant
 from drupelet.wire.handshake import Established
 from drupelet.wire.limits import HANDSHAKE_S, STRANGERS_MAX, STRANGERS_PER_KEY_MAX
 from drupelet.wire.messages.links import Welcome, decode_welcome, encode_welcome
@@ -44,6 +45,10 @@ class Strangers(Protocol):
 
     async def connect(self, node: str) -> Endpoint | None:
         """Connect to it; None: we hold no grant of a node of that name. Raises: `NoConnection`."""
+        ...
+
+    def held(self, node: str) -> list[Grant]:
+        """The grants that we hold of a node of that name."""
         ...
 
 

@@ -17,6 +17,8 @@ from drupelet.node import Node, open_node
 from drupelet.services import diagnosis
 from drupelet.services.diagnosis import MENDS, Diagnosis
 from drupelet.wire.epmd import MapperEntry
+from drupelet.wire.grant_files import GrantFile, encode_grant_file
+from drupelet.wire.grants import Terms, issue
 from tests.unit.services.nodes import make_config, open_small_node, wait_up
 
 
@@ -220,3 +222,43 @@ async def test_a_mission_that_answers_nothing_is_named(
         assert (found["step"], found["reason"]) == ("mission", "mission_silent")
         assert "answered nothing" in found["detail"]
         assert "thread" in found["mend"]
+
+
+async def test_a_node_that_granted_something(tmp_path: Path) -> None:
+    async with (
+        open_small_node(tmp_path, "alice", cookie="a") as alice,
+        open_small_node(tmp_path, "bob", cookie="b") as bob,
+    ):
+        terms = Terms(functions=("temp",))
+        grant = issue(alice.identity.seed, bob.key, "light", terms, bytes(8), sequence=1)
+        alice.grants.grants.issued(grant, trio.current_time())
+        places = (("127.0.0.1", alice.port),)
+        file = GrantFile(grant=grant, name="alice", addresses=places)
+        await bob.grants.accept(encode_grant_file(file))
+        for words in ((), ("light",), ("light", "temp")):
+            found = await why(bob, "alice", *words)
+            assert (found["ok"], steps(found)) == (
+                True,
+                ["name", "port", "grant"][: 3 if words else 2],
+            )
+        assert "this node may call temp of the mission light on alice" in str(found["steps"])
+        for words, detail in (
+            (("light", "on"), "no grant of alice names light.on"),
+            (("kvs",), "alice granted functions of light, none of kvs"),
+        ):
+            found = await why(bob, "alice", *words)
+            assert (found["step"], found["reason"]) == ("grant", "not_granted")
+            assert found["detail"] == detail
+        export = bob.missions.exports[b"node/ping_node"]
+        pinged = await cast(Callable[..., Any], export.inline)("alice")
+        assert pinged["ok"] is True
+        await alice.grants.revoke(grant.id_text)
+        with trio.fail_after(5):
+            while bob.links.endpoint("alice") is not None:
+                await trio.lowlevel.checkpoint()
+        found = await why(bob, "alice", "light", "temp")
+        assert (found["step"], found["reason"]) == ("grant", "revoked")
+        assert "new grant" in found["mend"]
+    async with open_small_node(tmp_path, "bob", cookie="b") as bob:
+        found = await why(bob, "alice")
+        assert (found["step"], found["reason"]) == ("port", "port_closed")
