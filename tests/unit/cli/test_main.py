@@ -14,10 +14,10 @@ from tests.unit.client.fake_daemon import FakeDaemon
 
 
 def test_usage_is_exit_code_2(run: Run) -> None:
-    code, out, err = run("grant", "kitchen")
+    code, out, err = run("frob", "kitchen")
     assert (code, out) == (2, "")
-    assert "unknown verb 'grant'" in err
-    code, out, _ = run("--json", "grant", "kitchen")
+    assert "unknown verb 'frob'" in err
+    code, out, _ = run("--json", "frob", "kitchen")
     assert (code, json.loads(out)["error"]["kind"]) == (2, "UsageError")
     assert run()[0] == 2
     assert run("call", "n", "m", "f", '{"$bytes": 1}')[0] == 2
