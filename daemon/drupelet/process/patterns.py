@@ -31,7 +31,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Callable
-from types import UnionType
+from types import CoroutineType, UnionType
 from typing import Final, cast
 
 from drupelet.wire.ids import Pid, Ref
@@ -110,5 +110,9 @@ def fits(pattern: object, message: object) -> bool:
         return isinstance(message, pattern)
     if callable(pattern):
         _check_alias(pattern)
-        return bool(pattern(message))
+        taken = pattern(message)
+        if taken.__class__ is CoroutineType:
+            taken.close()
+            raise TypeError(f"{pattern!r:.100} is async; a pattern is a plain function")
+        return bool(taken)
     return message.__class__ is kind and message == pattern

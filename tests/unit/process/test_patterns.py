@@ -132,6 +132,15 @@ def test_it_takes_nothing_either(pattern: object) -> None:
         fits(pattern, "abc")
 
 
+def test_an_async_function_would_take_everything() -> None:
+    async def pattern(message: object) -> bool:
+        return False
+
+    for wanted, message in ((pattern, 1), (("x", pattern), ("x", 1))):
+        with pytest.raises(TypeError, match="is async; a pattern is a plain function"):
+            fits(wanted, message)  # and no "was never awaited"
+
+
 class Sized(abc.ABC):
     @abc.abstractmethod
     def size(self) -> int: ...
