@@ -224,10 +224,11 @@ REASONS: Final[dict[str, str]] = {
     "duplicate": "both nodes dialled; the other link is kept",
     "self": "that address leads back to this node",
     "superseded": "a newer start of the same node took its place",
-    "down": "the node was declared down",
+    "down": "the node was declared down, or there is none of that name",
     "overloaded": "too much is waiting for that node already",
     "stopping": "the node is stopping",
     "no_daemon": "no drupeletd answers on this machine",
+    "alone": "this program is on no node; `await net_kernel.start()` joins this machine's",
 }
 
 _CODE_REMOTE_ERROR: Final = 1

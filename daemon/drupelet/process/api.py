@@ -143,7 +143,7 @@ async def _spawn(
         if scope or name or where != computing.INLINE or mailbox is not DEFAULT_MAILBOX:
             raise ValueError("scope, name, where and mailbox are for processes of this node")
         if runtime.transport is None:
-            raise NoConnection("no_daemon")
+            raise NoConnection("alone")
         number, ask = runtime.spawn_elsewhere(
             process or this_process(),
             current_task(),

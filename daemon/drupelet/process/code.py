@@ -35,7 +35,7 @@ async def nl(
         raise TypeError("nl(module): name at least one module")
     transport = this_runtime().transport
     if transport is None:
-        raise NoConnection("no_daemon")
+        raise NoConnection("alone")
     named = [_named(module) for module in modules]
     answer = await transport.call("", "code", "ship", (named, mission), timeout)
     match answer:

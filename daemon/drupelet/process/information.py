@@ -100,7 +100,7 @@ def author_traceback(error: BaseException) -> TracebackType | None:
         step = step.tb_next
     authors = [number for number, step in enumerate(steps) if not _is_ours(step)]
     if not authors:
-        return error.__traceback__
+        return None if steps and _on_purpose(error, steps[-1]) else error.__traceback__
     if authors[-1] + 1 == len(steps) or not _on_purpose(error, steps[-1]):
         return steps[authors[0]]
     chain: TracebackType | None = None

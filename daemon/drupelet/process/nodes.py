@@ -223,7 +223,7 @@ class Nodes(Incoming):
     async def connect(self, node: str) -> None:
         """Connect to a node. Raises: `CallError`."""
         if self.transport is None:
-            raise NoConnection("no_daemon")
+            raise NoConnection("alone")
         await self.transport.call(node, "node", "ping", (), 5.0)
 
     # -- spawns elsewhere

@@ -71,5 +71,5 @@ async def multicall(
 def _transport() -> Transport:
     transport = this_runtime().transport
     if transport is None:
-        raise NoConnection("no_daemon")
+        raise NoConnection("alone")
     return transport

@@ -502,7 +502,7 @@ class Runtime(Later):
         else:
             place = target
             if self.transport is None:
-                raise NoConnection("no_daemon")
+                raise NoConnection("alone")
             if self.paused or self.transport.congested:
                 started = trio.current_time()
                 with trio.move_on_after(max(timeout, 0)) as scope:
@@ -510,7 +510,7 @@ class Runtime(Later):
                 if scope.cancelled_caught:
                     raise Timeout(maybe_ran=False)
                 if self.transport is None:  # it went meanwhile
-                    raise NoConnection("no_daemon")
+                    raise NoConnection("alone")
                 timeout -= trio.current_time() - started
             number = self.new_ref()
             sender = self._own_pid(process)
@@ -559,7 +559,7 @@ class Runtime(Later):
 
     async def ask_pid(self, pid: Pid, request: object) -> object:
         if self.transport is None:
-            raise NoConnection("no_daemon")
+            raise NoConnection("alone")
         number = self.new_ref()  # goes at once: an "unregister" must not overtake a "register"
         self.transmit_message(wire.ASK, self.pid, pid, number, request)
         ask = self.asks[number] = Ask(pid, current_task())

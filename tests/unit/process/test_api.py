@@ -133,7 +133,7 @@ WRONG_SPAWNS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"name": "-x"}, ValueError, "'-x' is not a name"),
     ({"name": "x" * (NAME_CHARS_MAX + 1)}, ValueError, f"has {NAME_CHARS_MAX + 1} characters"),
     ({"where": "here"}, ValueError, "where='here' is not known"),
-    ({"node": "bilbo"}, NoConnection, "no_daemon: no drupeletd answers on this machine"),
+    ({"node": "bilbo"}, NoConnection, "alone: this program is on no node;"),
     ({"node": "bilbo", "name": "x"}, ValueError, "are for processes of this node"),
     ({"node": "bilbo", "mailbox": Mailbox(limit=5)}, ValueError, "are for processes of this node"),
     ({"node": "bilbo", "where": "thread"}, ValueError, "are for processes of this node"),
@@ -230,7 +230,7 @@ def test_alone() -> None:
         await api.monitor_node("bilbo")
         down = await receive(timeout=0)
         assert isinstance(down, NodeDown) and down.node == "bilbo"
-        with pytest.raises(NoConnection, match="no_daemon"):
+        with pytest.raises(NoConnection, match="alone"):
             await whereis("oven", "bilbo")
 
     alone(main)

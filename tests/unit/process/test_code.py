@@ -88,7 +88,7 @@ async def test_code_without_a_file_is_the_daemons(tmp_path: Path) -> None:
 
 
 async def test_what_cannot_be_shipped() -> None:
-    with pytest.raises(NoConnection, match="no_daemon"):
+    with pytest.raises(NoConnection, match="alone"):
         await nl(None, "kettle")
     with pytest.raises(TypeError, match="at least one"):
         await nl(FakeTransport(GOOD))

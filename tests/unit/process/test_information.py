@@ -114,8 +114,12 @@ def test_a_traceback_begins_at_the_author_s_first_line() -> None:
         here = author_traceback(error)
         assert here is not None and here.tb_frame.f_code.co_filename == __file__
         inner = error.__traceback__.tb_next  # type: ignore[union-attr]
-        ours = TypeError("all of it is ours").with_traceback(inner)
-        assert author_traceback(ours) is inner
+        assert author_traceback(TypeError("on purpose").with_traceback(inner)) is None
+    try:
+        check_plain_name(5)  # type: ignore[arg-type]
+    except TypeError as error:
+        inner = error.__traceback__.tb_next  # type: ignore[union-attr]
+        assert author_traceback(TypeError("a bug of ours").with_traceback(inner)) is inner
     assert author_traceback(ValueError("never raised")) is None
 
 

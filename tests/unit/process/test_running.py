@@ -53,8 +53,10 @@ def test_what_is_no_first_process() -> None:
         run(main())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="run takes an async function, not 5"):
         run(5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="write `async def plain`"):
+    with pytest.raises(TypeError, match="write `async def plain`") as caught:
         run(plain)
+    names = [each.name for each in traceback.extract_tb(caught.value.__traceback__)]
+    assert names == ["test_what_is_no_first_process", "run"]
 
 
 def plain() -> None:

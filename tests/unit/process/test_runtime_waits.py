@@ -264,9 +264,9 @@ def test_what_an_asker_is_told() -> None:
             await ask("nobody", 1)
         with pytest.raises(ProcessDown):
             await ask(("nobody", "nonode@nohost"), 1)
-        with pytest.raises(NoConnection, match="no_daemon"):
+        with pytest.raises(NoConnection, match="alone"):
             await ask(("x", "bilbo"), 1)
-        with pytest.raises(NoConnection, match="no_daemon"):
+        with pytest.raises(NoConnection, match="alone"):
             await ask(Pid("bilbo", 1, 1), 1)
         pid = await spawn(ignores)
         for timeout in (0, -5, 0.5):
