@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import stat
@@ -234,3 +235,55 @@ def test_what_was_handed_on_ends_with_its_middle(cluster: Cluster) -> None:
     assert _is_revoked(dave)
     assert _is_revoked(charlie)
     assert done(bob, "call", "alice", "light", "temp") == 20
+
+
+def test_the_log_shows_who_called_and_what_was_changed(cluster: Cluster) -> None:
+    """SEC-3: a changed byte and a missing record are named; a cut end shows by an older hash."""
+    alice, bob = start(cluster, "alice", "bob")
+    ident, file = grant(alice, "--to", key_of(bob), "--only", "temp")
+    done(bob, "accept", file)
+    for _ in range(4):
+        assert done(bob, "call", "alice", "light", "temp") == 20
+    assert refusal(bob, "alice", "light", "on") == REFUSED
+    with alice.connect() as client:  # a member's call is nobody's business
+        assert client.call("", "light", "on") == "on"
+    entries = done(alice, "log", "light", "--since", "1h")
+    assert isinstance(entries, list)
+    seen = [(each["what"], each["function"], each["outcome"]) for each in entries]
+    calls = [("call", "temp", "ok")] * 4
+    assert seen == [("granted", "", ""), *calls, ("refused", "on", "NotPermitted")]
+    assert {each["caller"] for each in entries} == {key_of(bob)}
+    assert {each["note"] for each in entries if each["what"] == "call"} == {ident}
+    shown = alice.run("log", "light").stdout.splitlines()
+    assert [line.split()[2:5] for line in shown][1] == ["call", f"{key_of(bob)[:8]}…", "light/temp"]
+    assert done(alice, "log", "no_such_mission") == []
+    verdict = done(alice, "log", "--check")
+    assert isinstance(verdict, dict)
+    assert (verdict["good"], verdict["entries"]) == (True, 6)
+    remembered = str(verdict["hash"])
+    log = alice.state_dir / "audit" / "00000001.log"
+    good = log.read_bytes()
+    records = [good[begin:end] for begin, end in itertools.pairwise(_records(good))]
+    byte = b"".join([records[0], records[1].replace(b"temp", b"tamp"), *records[2:]])
+    for changed, where in ((byte, 1), (b"".join(records[:2] + records[3:]), 2)):
+        log.write_bytes(changed)
+        result = alice.run("log", "--check")
+        place = f"changed: 00000001.log at byte {sum(map(len, records[:where]))}: "
+        assert (result.returncode, result.stdout.startswith(place)) == (1, True), result
+    log.write_bytes(good)
+    assert alice.run("log", "--check").returncode == 0
+    log.write_bytes(b"".join(records[:-2]))
+    assert "the end was cut off" in alice.run("log", "--check").stdout  # it remembers what it wrote
+    alice.stop()
+    alice.start()
+    assert alice.run("log", "--check").returncode == 0  # and now nothing shows it ...
+    result = alice.run("log", "--check", "--hash", remembered)  # ... but who wrote the hash down
+    assert (result.returncode, "no entry has that hash" in result.stdout) == (1, True)
+
+
+def _records(data: bytes) -> list[int]:
+    """Where they begin, and the end."""
+    places = [0]
+    while places[-1] < len(data):
+        places.append(places[-1] + 4 + int.from_bytes(data[places[-1] : places[-1] + 4], "big"))
+    return places

@@ -231,6 +231,27 @@ _VERBS: Final = (
         "more, also after a restart. A key: all that was granted to it up to now.",
     ),
     Verb(
+        "log",
+        "Show who called by a grant, who was refused, and what was granted and revoked.",
+        "log:log",
+        (Argument("MISSION", "only this mission's entries (default: all)", False),),
+        (
+            Option("since", "the last 90s, 15m, 12h, 30d, 2w (default: all)", "T"),
+            Option("count", "the last N entries, 1 to 10000 (default 1000)", "N"),
+            Option("check", "tell whether the log was changed, and print its last hash"),
+            Option("hash", "with --check: whether the entry with this hash is still there", "HASH"),
+        ),
+        (
+            "drupelet log kitchen --since 1h",
+            "drupelet log --count 20",
+            "drupelet log --check",
+            "drupelet --json log kitchen",
+        ),
+        "Calls of members are not in it. Of refusals that are alike the first is written, and\n"
+        "how many more came within a minute. --check: exit code 1 when an entry was changed,\n"
+        "taken out or put in; a cut end shows only by a hash that was written down elsewhere.",
+    ),
+    Verb(
         "metrics",
         "Print the local node's counters as Prometheus text.",
         "nodes:metrics",

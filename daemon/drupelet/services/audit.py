@@ -7,7 +7,7 @@ so that changes show, store/audit.py decides.
 | function | who | |
 |---|---|---|
 | `read` | operator | entries, newest last: `read(mission, since_s, count_max)` |
-| `verify` | operator | where the chain is broken, and the last hash |
+| `verify` | operator | where the chain is broken, the last hash, whether an older one is there |
 
 Rules
 - The door never waits for the card: entries wait in memory for FLUSH_S at most, QUEUE_MAX of them;
@@ -216,19 +216,27 @@ class Audit:
                 found.append(entry)
         return [asdict(entry) for entry in found]
 
-    async def verify(self) -> dict[str, object]:
-        """`{"good", "hash", "entries", "broken"}`; `hash` stands for all up to now."""
+    async def verify(self, remembered: str = "") -> dict[str, object]:
+        """`{"good", "hash", "entries", "broken", "remembered"}`; `hash` stands for all up to now.
+
+        `remembered`: a `hash` of an earlier answer; whether it is still there, None without one.
+        """
+        try:
+            digest = bytes.fromhex(remembered)
+        except (ValueError, TypeError):
+            raise RemoteError("badarg", "remembered is a hash that verify gave") from None
         await self.flush()
         async with self._lock:
-            broken = await trio.to_thread.run_sync(self._verify)
+            broken, found = await trio.to_thread.run_sync(self._verify, digest)
         where = f"{broken.path.name} at byte {broken.offset}: {broken.why}" if broken else ""
         return {
             "good": broken is None,
             "hash": self._log.last_hash.hex(),
             "entries": self._log.next_sequence - 1,
             "broken": where,
+            "remembered": found if digest else None,
         }
 
-    def _verify(self) -> Broken | None:
+    def _verify(self, digest: bytes) -> tuple[Broken | None, bool]:
         self._open()
-        return self._log.verify()
+        return self._log.verify(), bool(digest) and self._log.has(digest)

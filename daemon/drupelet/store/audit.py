@@ -8,6 +8,7 @@ Decides the bytes. ``state_dir/audit/00000001.log`` and so on; each is records o
 CBOR map (`Entry`). The first record of a file continues the last of the file before, so nothing in
 the middle can be changed, taken out or put in without `verify` naming the place. Cutting the end
 off can only be seen by who remembers a later hash: `last_hash` is what to write down elsewhere.
+(The program that writes remembers it for as long as it runs.)
 
 Rules
 - Append only. A record that a power cut left half-written is cut off at the next start, and an
@@ -196,7 +197,18 @@ class AuditLog:
                 if sequence and entry.sequence != sequence + 1:
                     return Broken(path, offset, f"entry {sequence + 1} is missing")
                 former, sequence = digest, entry.sequence
+        if (former or _FIRST) != self._hash:  # what this run of the program wrote or found
+            path = self._path(self._number)
+            return Broken(path, path.stat().st_size if path.exists() else 0, "the end was cut off")
         return None
+
+    def has(self, digest: bytes) -> bool:
+        """Whether a record has that hash: then everything before it is as it was."""
+        return any(
+            known == digest and entry is not None
+            for number in self._numbers()
+            for _, known, entry in _records(self._path(number).read_bytes())
+        )
 
     def _numbers(self) -> list[int]:
         try:

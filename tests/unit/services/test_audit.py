@@ -38,6 +38,13 @@ async def test_what_is_noted_is_read_and_verified(tmp_path: Path) -> None:
     assert len(await log.read(since_s=1.0)) == 5
     verdict = await log.verify()
     assert (verdict["good"], verdict["entries"], verdict["broken"]) == (True, 5, "")
+    assert verdict["remembered"] is None
+    log.note("call", mission="kitchen")
+    assert (await log.verify(str(verdict["hash"])))["remembered"] is True
+    assert (await log.verify("ab" * 32))["remembered"] is False
+    for bad in ("x", 3):
+        with pytest.raises(RemoteError, match="remembered is a hash"):
+            await log.verify(bad)  # type: ignore[arg-type]
     for bad in (0, audit.READ_MAX + 1, "x"):
         with pytest.raises(RemoteError, match="count_max"):
             await log.read(count_max=bad)  # type: ignore[arg-type]

@@ -80,7 +80,26 @@ def test_a_cut_end_is_told_by_the_hash(tmp_path: Path) -> None:
     assert again.open() == ""
     assert again.verify() is None
     assert again.last_hash != remembered
+    assert again.has(again.last_hash)
+    assert not again.has(remembered)
     again.close()
+
+
+def test_a_cut_end_is_seen_by_who_wrote_it(tmp_path: Path) -> None:
+    log = filled(tmp_path, 3)
+    data = path_of(tmp_path).read_bytes()
+    last = max(offset for offset, _, _ in audit._records(data))
+    for kept in (data[:last], b""):
+        path_of(tmp_path).write_bytes(kept)
+        broken = log.verify()
+        assert broken is not None and (broken.offset, broken.why) == (
+            len(kept),
+            "the end was cut off",
+        )
+    path_of(tmp_path).unlink()
+    broken = log.verify()
+    assert broken is not None and broken.why == "the end was cut off"
+    log.close()
 
 
 def test_a_power_cut_at_any_byte_loses_no_other_record(tmp_path: Path) -> None:
