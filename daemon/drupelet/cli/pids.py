@@ -21,7 +21,7 @@ import re
 from typing import Final
 
 from drupelet.cli.output import plain
-from drupelet.wire.ids import Pid, Ref, check_name, check_plain_name
+from drupelet.wire.ids import Pid, ProxyPid, Ref, check_name, check_plain_name
 from drupelet.wire.notices import CLASSES
 
 MESSAGE_CHARS_MAX: Final = 2_000  # of a message for a person; --json has all of it
@@ -91,7 +91,7 @@ def shown_address(address: object) -> str:
 
 def _shown(value: object) -> str:
     kind = type(value)
-    if kind is Pid or kind is Ref:
+    if kind in (Pid, ProxyPid, Ref):
         return str(value)
     if kind is list:
         return f"[{_joined(value)}]"

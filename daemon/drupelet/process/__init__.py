@@ -54,7 +54,7 @@ from drupelet.process.patterns import ANY
 from drupelet.process.running import run
 from drupelet.process.table import Mailbox
 from drupelet.process.tracing import TraceEvent, trace
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid, ProxyPid, Ref
 from drupelet.wire.notices import Down, Exit, NodeDown, NodeUp, Request
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "Pid",
     "ProcessDown",
     "ProcessExit",
+    "ProxyPid",
     "ReceiveTimeout",
     "Ref",
     "Request",

@@ -16,11 +16,11 @@ from typing import Final, cast
 
 from drupelet.errors import NotSendable
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid, ProxyPid, Ref
 from drupelet.wire.limits import VALUE_DEPTH_MAX
 from drupelet.wire.notices import CLASSES, Notice, notice_fields, notice_from_fields
 
-_ATOMS: Final = frozenset({str, bytes, bool, float, type(None), Pid, Ref, uuid.UUID})
+_ATOMS: Final = frozenset({str, bytes, bool, float, type(None), Pid, ProxyPid, Ref, uuid.UUID})
 _NOTICES: Final = frozenset(CLASSES)
 _TEXT_CHARS_MAX: Final = 1_000
 _INT_MIN: Final = -(2**63)

@@ -34,7 +34,7 @@ from collections.abc import Callable
 from types import CoroutineType, UnionType
 from typing import Final, cast
 
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid, ProxyPid, Ref
 
 Predicate = Callable[[object], object]
 
@@ -51,7 +51,8 @@ ANY: Final = _Any()
 
 # what is compared, by code that is not the author's
 _PLAIN: Final = frozenset(
-    {type(None), bool, int, float, str, bytes, Pid, Ref, uuid.UUID, datetime.datetime, _Any}
+    {type(None), bool, int, float, str, bytes, Pid, ProxyPid, Ref, uuid.UUID, datetime.datetime}
+    | {_Any}
 )
 
 

@@ -15,8 +15,9 @@ Decides what data is (`dumps` refuses the rest, naming the place) and what bytes
 | datetime with seconds in its offset      | tag 91 round ISO 8601 text (old local mean times)   |
 | uuid.UUID                                | tag 37 round 16 bytes                               |
 | Down, Exit, NodeUp, NodeDown, Request    | tag 92 round [index, field...] (notices.py)         |
+| ProxyPid                                 | tag 93 round [node, 16 bytes]                       |
 
-Tags 88-92 are ours, from the gap 88-95 that IANA left behind the typed arrays of RFC 8746.
+Tags 88-93 are ours, from the gap 88-95 that IANA left behind the typed arrays of RFC 8746.
 `drupelet.cddl` says the same in CDDL.
 
 Rules
@@ -70,7 +71,7 @@ import cbor2
 
 from drupelet.errors import RemoteProtocolError
 from drupelet.wire import limits
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import PROXY_SECRET_BYTES, Pid, ProxyPid, Ref
 from drupelet.wire.notices import (
     CLASSES,
     Down,
@@ -90,6 +91,7 @@ TAG_PID: Final = 89
 TAG_REF: Final = 90
 TAG_DATETIME_SECONDS: Final = 91
 TAG_NOTICE: Final = 92
+TAG_PROXY: Final = 93
 
 
 # -- heads
@@ -293,9 +295,15 @@ def _encode_id(value: Pid | Ref) -> bytes:
     )
 
 
+def _encode_proxy(value: ProxyPid) -> bytes:
+    secret = _BYTES_HEADS[PROXY_SECRET_BYTES] + value.secret
+    return b"".join((_head(6, TAG_PROXY), _ARRAY_HEADS[2], _encode_text(value.node), secret))
+
+
 _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     Pid: _encode_id,
     Ref: _encode_id,
+    ProxyPid: _encode_proxy,
     datetime.datetime: _encode_datetime,
     uuid.UUID: lambda value: _head(6, TAG_UUID) + _BYTES_HEADS[16] + value.bytes,
     bytearray: _encode_bytes_like,
@@ -311,7 +319,7 @@ _MARK_VALUE: Final = int.from_bytes(_MARK[1:], "big")
 _BETWEEN: Final = b"\x82%b" + _MARK  # the mark holds no per cent sign
 _cbor2_loads: Final = cbor2.loads
 _LEAVES: Final = frozenset({str, bytes, float, bool, type(None)})
-_TAGGED: Final = frozenset({datetime.datetime, uuid.UUID, Pid, Ref})
+_TAGGED: Final = frozenset({datetime.datetime, uuid.UUID, Pid, Ref, ProxyPid})
 # A level of ours is up to two of cbor2's (a tag and its array); a Pid within, and the 2-array.
 _CBOR2_DEPTH_MAX: Final = 2 * limits.VALUE_DEPTH_MAX + 2 + 1
 _ALIKE_MIN: Final = 16  # from here on, one set of types is quicker than a look at each item
@@ -509,6 +517,12 @@ def _decode_id(cls: type[Pid] | type[Ref]) -> Callable[[Any, bool], Pid | Ref]:
     return decode
 
 
+def _decode_proxy(content: Any, immutable: bool) -> ProxyPid:
+    if immutable or type(content) is not list or len(content) != 2:
+        raise RemoteProtocolError("proxy pid without its two fields")
+    return ProxyPid(*content)  # ValueError unless they are right
+
+
 def _decode_notice(content: Any, immutable: bool) -> Notice:
     if immutable or type(content) is not list:
         raise RemoteProtocolError("notice tag without its array")
@@ -524,5 +538,6 @@ _DECODERS: Final = _Decoders(
         TAG_REF: _decode_id(Ref),
         TAG_DATETIME_SECONDS: _decode_datetime_seconds,
         TAG_NOTICE: _decode_notice,
+        TAG_PROXY: _decode_proxy,
     }
 )

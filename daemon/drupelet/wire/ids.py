@@ -1,11 +1,12 @@
-"""Pids, refs and names: what a process, a one-shot mark and a thing on a node are called.
+"""Pids, proxy pids, refs and names: what processes, one-shot marks and things on a node are called.
 
 Decides their shape and their text form, nothing else; who hands out numbers is decided in
 `process/`. A pid names one process of one incarnation of one node: `incarnation` grows with every
 start of the node, so a pid of a former life is never given to another process.
 
 Text forms are Erlang's with the node's name in place of its index: ``<gandalf.17.42>`` and
-``#Ref<gandalf.17.42>``.
+``#Ref<gandalf.17.42>``. A proxy pid is shown as ``<proxy gandalf 3f2a..>``, never whole: its bytes
+are a right.
 
 Names are ASCII: they become file names, systemd unit names, DNS labels and words on a command
 line, and two names that look alike would be two grants. A name starts with a letter, a digit or an
@@ -28,6 +29,7 @@ from typing import Final, Self
 
 from drupelet.wire import limits
 
+PROXY_SECRET_BYTES: Final = 16
 NUMBER_MAX: Final = 2**63 - 1  # a signed 64-bit integer, like every integer of ours on the wire
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
@@ -138,6 +140,30 @@ class Ref:
     def from_text(cls, text: str) -> Self:
         """The reverse of `str()`. Raises: `ValueError`."""
         return cls(*_parts(text, "#Ref"))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ProxyPid:
+    """A right to send to one process of a node that is no member: what strangers get for a pid.
+
+    It says nothing of the process. `drupelet.send` takes it, `monitor` tells when it is over;
+    nothing else does. Whose it is, and how long: core/proxies.py.
+    """
+
+    node: str
+    secret: bytes
+
+    def __post_init__(self) -> None:
+        if type(self.node) is not str:
+            raise ValueError(f"a node's name is text, not {type(self.node).__name__}")
+        _check_node(self.node)
+        if type(self.secret) is not bytes or len(self.secret) != PROXY_SECRET_BYTES:
+            raise ValueError(f"a proxy pid has {PROXY_SECRET_BYTES} bytes")
+
+    def __str__(self) -> str:
+        return f"<proxy {self.node} {self.secret[:2].hex()}..>"
+
+    __repr__ = __str__
 
 
 _set = object.__setattr__

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid, ProxyPid, Ref
 
 
 @dataclass(frozen=True, slots=True, kw_only=False)
@@ -30,7 +30,7 @@ class Down:
     """
 
     ref: Ref
-    pid: Pid | tuple[str, str]
+    pid: Pid | ProxyPid | tuple[str, str]
     reason: object
 
 
@@ -77,7 +77,7 @@ CLASSES: Final[tuple[type[Notice], ...]] = (Down, Exit, NodeUp, NodeDown, Reques
 def notice_fields(notice: Notice) -> list[object]:
     """``[index, field...]``. Raises: `ValueError` for a field of another type than it must have."""
     match notice:
-        case Down(Ref() as ref, Pid() as pid, reason):
+        case Down(Ref() as ref, (Pid() | ProxyPid()) as pid, reason):
             return [0, ref, pid, reason]
         case Down(Ref() as ref, (str(name), str(node)) as pid, reason) if type(pid) is tuple:
             return [0, ref, (name, node), reason]

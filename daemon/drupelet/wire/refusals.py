@@ -17,14 +17,14 @@ from typing import Final
 
 from drupelet.errors import NotSendable
 from drupelet.wire import limits
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid, ProxyPid, Ref
 from drupelet.wire.notices import CLASSES, notice_fields
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 _LEAVES: Final = frozenset(
     {int, float, bool, bytes, type(None), bytearray, memoryview, uuid.UUID, datetime.datetime}
-    | {Pid, Ref}
+    | {Pid, ProxyPid, Ref}
 )
 _BASES: Final = (int, float, str, bytes, tuple, list, dict, datetime.datetime, uuid.UUID)
 _KEY_SHOWN_CHARS_MAX: Final = 40  # enough to find it

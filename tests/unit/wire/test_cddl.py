@@ -60,6 +60,7 @@ def test_tags_are_those_of_the_codec() -> None:
         "datetime-seconds": codec.TAG_DATETIME_SECONDS,
         "uuid": codec.TAG_UUID,
         "notice": codec.TAG_NOTICE,
+        "proxy-pid": codec.TAG_PROXY,
         "named": codec.TAG_TUPLE,
         "caller": codec.TAG_TUPLE,
     }

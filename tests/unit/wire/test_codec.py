@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from drupelet.errors import NotSendable, RemoteProtocolError
 from drupelet.wire import codec, limits
 from drupelet.wire.codec import dumps, loads, loads_canonical, loads_control
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid, ProxyPid, Ref
 from drupelet.wire.notices import (
     CLASSES,
     Down,
@@ -60,17 +60,19 @@ LEAVES = st.one_of(
     st.uuids(),
     st.builds(Pid, NODES, NUMBERS, NUMBERS),
     st.builds(Ref, NODES, NUMBERS, NUMBERS),
+    st.builds(ProxyPid, NODES, st.binary(min_size=16, max_size=16)),
 )
 KEYS = st.text() | st.integers(-(2**63), 2**63 - 1)
 PIDS = st.builds(Pid, NODES, NUMBERS, NUMBERS)
 REFS = st.builds(Ref, NODES, NUMBERS, NUMBERS)
+PROXIES = st.builds(ProxyPid, NODES, st.binary(min_size=16, max_size=16))
 VALUES = st.recursive(
     LEAVES,
     lambda inner: (
         st.lists(inner)
         | st.lists(inner).map(tuple)
         | st.dictionaries(KEYS, inner, max_size=5)
-        | st.builds(Down, REFS, PIDS | st.tuples(st.text(), NODES), inner)
+        | st.builds(Down, REFS, PIDS | PROXIES | st.tuples(st.text(), NODES), inner)
         | st.builds(Exit, PIDS, inner)
         | st.builds(NodeUp, NODES)
         | st.builds(NodeDown, NODES, st.text())

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drupelet.wire import limits
-from drupelet.wire.ids import NUMBER_MAX, Pid, Ref, check_name, check_plain_name, in_order
+from drupelet.wire.ids import NUMBER_MAX, Pid, ProxyPid, Ref, check_name, check_plain_name, in_order
 
 NUMBERS = st.integers(0, NUMBER_MAX)
 NAMES = st.from_regex(
@@ -129,3 +129,19 @@ def test_pids_in_an_order_that_no_hash_decides() -> None:
     assert in_order(pids[::-1]) == pids
     assert list(in_order({pids[0]})) == pids[:1]
     assert list(in_order(())) == []
+
+
+def test_a_proxy_pid_is_shown_but_not_told() -> None:
+    proxy = ProxyPid("alice", bytes.fromhex("3f2a") + b"s" * 14)
+    assert str(proxy) == repr(proxy) == "<proxy alice 3f2a..>"
+    assert proxy == ProxyPid("alice", proxy.secret)
+    assert len({proxy, ProxyPid("bob", proxy.secret)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("node", "secret"),
+    [("a b", b"s" * 16), (7, b"s" * 16), ("a", b"s" * 15), ("a", b"s" * 17), ("a", "s" * 16)],
+)
+def test_what_is_no_proxy_pid(node: str, secret: bytes) -> None:
+    with pytest.raises(ValueError):
+        ProxyPid(node, secret)
