@@ -85,11 +85,19 @@ class RemoteError(CallError):
         self.traceback_text = traceback_text
 
 
+_DOWN_WORDS: Final = {
+    "noproc": "there is no such process, or not any more",
+    "calling_self": "a process that asks itself would wait for ever",
+}
+
+
 class ProcessDown(RemoteError):
     """The process that was asked is gone, or was never there: `reason` as in `Down`."""
 
     def __init__(self, reason: object) -> None:
-        super().__init__("process_down", f"the process that was asked is gone: {reason!r:.200}")
+        what = _DOWN_WORDS.get(reason) if isinstance(reason, str) else None
+        what = what or "the process that was asked is gone"
+        super().__init__("process_down", f"{what}: {reason!r:.200}")
         self.reason = reason
 
 

@@ -163,3 +163,9 @@ def test_refusals_of_a_chan_begin_with_lib_chans_word() -> None:
     assert str(bad) == f"badService: the server has no service '{'n' * 80}'"
     assert (AuthFail.word, bad.word, bad.service) == ("authFail", "badService", "n" * 100)
     assert not isinstance(bad, CallError), "it has no wire form"
+
+
+def test_a_process_that_cannot_be_asked_is_told_apart() -> None:
+    assert "gone: ('ValueError', 'bad')" in str(errors.ProcessDown(("ValueError", "bad")))
+    assert "no such process, or not any more: 'noproc'" in str(errors.ProcessDown("noproc"))
+    assert "asks itself" in str(errors.ProcessDown("calling_self"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Final, NamedTuple
 
 from drupelet.errors import RemoteError
@@ -109,5 +109,11 @@ def undefined(cls: str, verbs: Mapping[str, Verb], request: object) -> RemoteErr
 
 def bad_arguments(server: object, name: str, given: int) -> RemoteError:
     """The answer to a request with so many arguments, which the verb does not take."""
-    shown = f"{type(server).__name__}.{name}{inspect.signature(getattr(server, name))}"
-    return RemoteError("badarg", f"{shown}: {given} argument{'s' if given != 1 else ''} given")
+    method = getattr(server, name)
+    shown = f"{type(server).__name__}.{name}{inspect.signature(method)}"
+    told = f"{shown}: {given} argument{'s' if given != 1 else ''} given"
+    if isinstance(method, MethodType) and method.__self__ is server:
+        first = next(iter(inspect.signature(method.__func__).parameters))
+        if first != "self":
+            told += f"; `{first}` stands where `self` should"
+    return RemoteError("badarg", told)

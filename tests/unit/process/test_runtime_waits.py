@@ -260,7 +260,9 @@ def test_what_an_asker_is_told() -> None:
             assert caught.value.reason == kind
         with pytest.raises(ProcessDown, match="'calling_self'"):
             await ask(self(), 1)
-        with pytest.raises(ProcessDown, match="the process that was asked is gone: 'noproc'"):
+        with pytest.raises(
+            ProcessDown, match="there is no such process, or not any more: 'noproc'"
+        ):
             await ask("nobody", 1)
         with pytest.raises(ProcessDown):
             await ask(("nobody", "nonode@nohost"), 1)

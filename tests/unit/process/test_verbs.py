@@ -123,3 +123,16 @@ def test_a_class_that_could_not_serve_does_not_come_into_being() -> None:
     for cls, name in ((Selfless, "heat"), (SelflessCallback, "init")):
         with pytest.raises(TypeError, match=rf"\.{name}: write `def {name}\(self\)`"):
             find_verbs(cls, own=frozenset())
+
+
+def test_a_forgotten_self_is_told() -> None:
+    class Calculator:
+        def left(sweets, children) -> None: ...  # type: ignore[no-untyped-def]
+
+        @classmethod
+        def name(cls) -> None: ...
+
+    told = bad_arguments(Calculator(), "left", 2).message
+    assert told.startswith("Calculator.left(children) -> ")
+    assert told.endswith(": 2 arguments given; `sweets` stands where `self` should")
+    assert "self" not in bad_arguments(Calculator(), "name", 1).message
