@@ -32,6 +32,7 @@ _log = logging.getLogger("drupelet.grants")
 
 PROOF_DOMAIN: Final = b"drupelet/grant-proof/1"
 PRESENT_S: Final = 5.0
+TURNED_AWAY_S: Final = 1.1  # core/admission.py: the first failure at an address counts for 1 s
 _PRESENT: Final = frames.call_body(b"grants/present", b"", timeout_ms=int(PRESENT_S * 1_000))
 
 
@@ -102,6 +103,16 @@ class Accepted:
             await self._present(endpoint, file.grant.issuer)
 
     async def _dial(self, key: bytes) -> Endpoint:
+        """Turned away at the door, for others' failures at this address too: once more, later."""
+        try:
+            return await self._dial_once(key)
+        except NoConnection as error:
+            if error.reason != "overloaded":
+                raise
+        await trio.sleep(TURNED_AWAY_S)
+        return await self._dial_once(key)
+
+    async def _dial_once(self, key: bytes) -> Endpoint:
         failure = NoConnection("no_such_node")
         known: list[tuple[str, int]] = []
         for file in self.files():

@@ -38,6 +38,28 @@ async def test_a_link_that_ended_is_dialled_again(tmp_path: Path) -> None:
         assert await bob.call("alice", "light", "temp") == 20
 
 
+async def test_who_is_turned_away_for_others_failures_tries_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        admission = alice.links.admission
+        admission.admit("127.0.0.1", trio.current_time())
+        admission.finished("127.0.0.1", False, trio.current_time())
+        assert await bob.call("alice", "light", "temp") == 20
+        assert admission.statistics().refused_penalty_count == 1
+        alice.links.stranger_links.cut_all(NoConnection("closed"))
+        await bob.links.stranger_links.wait_none()
+        monkeypatch.setattr("drupelet.services.accepted.TURNED_AWAY_S", 0.0)
+        for _ in range(2):
+            admission.admit("127.0.0.1", trio.current_time())
+        for _ in range(2):
+            admission.finished("127.0.0.1", False, trio.current_time() + 60)
+        with pytest.raises(NoConnection) as caught:
+            await bob.call("alice", "light", "temp")
+        assert caught.value.reason == "overloaded"
+
+
 async def test_a_second_grant_is_shown_on_the_open_link(tmp_path: Path) -> None:
     async with nodes(tmp_path, "alice", "bob") as (alice, bob):
         await bob.grants.accept((await grant(alice, bob, functions=["temp"]))["text"])
