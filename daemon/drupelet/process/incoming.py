@@ -310,7 +310,7 @@ class Incoming(Kernel):
         if process.silenced:
             process.silenced = {each for each in process.silenced if not hit(each)} or None
         for ref, target in list((process.monitors or {}).items()):
-            if hit(target) and not self._watched_here(ref, target):
+            if hit(target) and ref not in self.by_name:
                 self.down(process, ref, target, reason)
         for pid in in_order([each for each in process.links or () if hit(each)]):
             if process.links is None:
@@ -318,13 +318,6 @@ class Incoming(Kernel):
             process.links.discard(pid)
             self.forget_marks(process, pid)
             self.exit_signal(process, pid, reason)
-
-    def _watched_here(self, ref: Ref, target: Target) -> bool:
-        """Whether a name that is watched is that of a process of this runtime."""
-        if isinstance(target, Pid) or target[1] != self.node:
-            return False
-        process = self.names.get(target[0])
-        return process is not None and ref in (process.watchers or ())
 
     def _on_group(self, signal: Signal) -> None:
         self.group_signal(signal)

@@ -83,6 +83,7 @@ class Kernel(Mailboxes):
         self.former: set[tuple[str, int, int]] = set()  # (node, incarnation, serial) we were before
         self.processes: dict[int, Process] = {}  # by pid number
         self.names: dict[str, Process] = {}
+        self.by_name: dict[Ref, Process] = {}  # who is watched here by a name that he had then
         self.asks: dict[int, Ask] = {}  # by the number of their ref
         self.groups: Any = None  # pg.py
         self.remote: dict[tuple[str, int], set[Process]] = {}  # who has relations with which node
@@ -230,13 +231,14 @@ class Kernel(Mailboxes):
                 to = make_pid(node, 0, 0)
                 self.transmit(encode_signal(wire.MONITOR, to, watcher, ref.number, name=name))
                 return
-            other = self.names.get(name)
+            other = self.by_name[ref] = self.names[name]
         if other is None:
             self.down(process, ref, target, NOPROC)
             return
         if other.watchers is None:
             other.watchers = {}
         elif other.relations >= RELATIONS_MAX:
+            self.by_name.pop(ref, None)
             self.down(process, ref, target, SYSTEM_LIMIT)
             return
         other.watchers[ref] = watcher
@@ -259,9 +261,7 @@ class Kernel(Mailboxes):
                 return
             other = self.find(target)
         else:
-            other = self.names.get(target[0]) if target[1] == self.node else None
-            if other is None or other.watchers is None or ref not in other.watchers:
-                other = self._watched_by(ref) if target[1] == self.node else None
+            other = self.by_name.pop(ref, None)
             if other is None:
                 to = make_pid(target[1], 0, 0)
                 self.transmit(
@@ -270,13 +270,6 @@ class Kernel(Mailboxes):
                 return
         if other is not None and other.watchers is not None:
             other.watchers.pop(ref, None)
-
-    def _watched_by(self, ref: Ref) -> Process | None:
-        """Who is watched by a name that is now another's, or nobody's."""
-        for process in self.processes.values():
-            if process.watchers is not None and ref in process.watchers:
-                return process
-        return None
 
     def down(self, process: Process, ref: Ref, target: Target, reason: object) -> None:
         """A process that `process` watches has ended."""
@@ -385,6 +378,7 @@ class Kernel(Mailboxes):
             self.ask_down(ref, reason)
             return
         ref = cast(Ref, ref)
+        self.by_name.pop(ref, None)
         if not self.is_local(watcher):
             body = self._dumps(reason)
             self.transmit(encode_signal(wire.DOWN, watcher, pid, ref.number, body))

@@ -432,6 +432,19 @@ def test_a_monitor_by_name_is_of_the_process_that_had_it() -> None:
     assert not kernel.signals
 
 
+def test_a_monitor_by_name_is_taken_back_after_its_node_was_left() -> None:
+    kernel = Sans()
+    kernel.attach("gandalf", 1, 3)
+    watcher, watched = kernel.new_process(None), kernel.new_process(None)
+    kernel.name(watched, "oven")
+    refs = [kernel.monitor(watcher, ("oven", "gandalf")) for _ in range(2)]
+    kernel.attach("nonode@nohost", 0, 0)
+    assert kernel.demonitor(watcher, refs[0])
+    assert set(watched.watchers or ()) == {refs[1]}
+    kernel.end(watcher, "over")
+    assert not watched.watchers and not kernel.signals
+
+
 # -- requests
 
 

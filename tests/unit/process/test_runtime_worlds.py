@@ -113,9 +113,9 @@ class World:
                     self.problems.append(f"{sender} after its Down")
                 self.got[sender, me] = number
             case Down(ref, pid, reason):
-                if ref in self.downs:
+                if (me, ref) in self.downs:  # refs of two programs alone may be equal
                     self.problems.append(f"Down of {pid} twice")
-                self.downs.add(ref)
+                self.downs.add((me, ref))
                 if isinstance(pid, Pid) and reason != "noconnection":
                     self.ended.setdefault(me, set()).add(pid)
 
@@ -236,6 +236,8 @@ async def run_world(seed: int, trouble: str) -> World:
             await be_cut(world, wires)
         elif trouble == "deaths":
             await lose_runtimes(world, wires)
+        elif trouble == "alone":
+            await be_alone(world, wires)
         await trio.sleep(60)
         await settle()
         look_for_one_sided(world, list(wires.runtimes.values()))
@@ -262,6 +264,18 @@ async def lose_runtimes(world: World, wires: Wires) -> None:
             fresh.start(live, (world, ACTS), mailbox=world.mailbox())
 
 
+async def be_alone(world: World, wires: Wires) -> None:
+    """Programs leave their node, and come back (net_kernel)."""
+    for _ in range(3):
+        await trio.sleep(world.random.random() * 3)
+        node, runtime = world.random.choice(
+            [(end.node, runtime) for end, runtime in wires.runtimes.items()]
+        )
+        wires.leave(runtime)
+        await trio.sleep(world.random.random() * 3)
+        wires.join(runtime, node)
+
+
 async def be_cut(world: World, wires: Wires) -> None:
     for _ in range(4):
         await trio.sleep(world.random.random() * 3)
@@ -273,10 +287,18 @@ async def be_cut(world: World, wires: Wires) -> None:
 def look_for_one_sided(world: World, runtimes: list[Runtime]) -> None:
     """When all is quiet: who is linked, watched or asked is so on both sides."""
     processes = {each.pid: each for runtime in runtimes for each in runtime.processes.values()}
+    for runtime in runtimes:
+        if runtime.outside is not None:  # what others call its older processes
+            processes |= {
+                there: processes[here]
+                for there, here in runtime.outside._in.items()
+                if here in processes
+            }
     asks = {number for runtime in runtimes for number in runtime.asks}
-    for process in processes.values():
+    for process in set(processes.values()):
         for pid in process.links or ():
-            if pid not in processes or process.pid not in (processes[pid].links or ()):
+            other = processes.get(pid)
+            if other is None or process not in map(processes.get, other.links or ()):
                 world.problems.append(f"{process.pid} is linked to {pid}, and not the reverse")
         for ref, watcher in (process.watchers or {}).items():
             number = ref.number if isinstance(ref, Ref) else ref
@@ -294,6 +316,7 @@ def look_for_leaks(world: World, runtime: Runtime) -> None:
         "processes": runtime.processes,
         "names": runtime.names,
         "asks": runtime.asks,
+        "by_name": runtime.by_name,
         "remote": runtime.remote,
         "paused": runtime.paused,
         "node_watchers": runtime.node_watchers,
@@ -305,7 +328,7 @@ def look_for_leaks(world: World, runtime: Runtime) -> None:
     world.problems += [f"{runtime.node}: {name} {what}" for name, what in left.items() if what]
 
 
-@pytest.mark.parametrize("trouble", ["none", "cuts", "deaths"])
+@pytest.mark.parametrize("trouble", ["none", "cuts", "deaths", "alone"])
 @pytest.mark.parametrize("seed", range(10))
 def test_nothing_breaks_and_nothing_is_left_behind(seed: int, trouble: str) -> None:
     worlds: list[World] = []

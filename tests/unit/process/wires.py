@@ -45,6 +45,7 @@ class End:
         self.node = node
         self.serial = serial
         self.held = False  # by the test
+        self.stopped = False
         self.calls: list[tuple[str, str, str]] = []
         self._out = bytearray()
         self._in = bytearray()
@@ -86,6 +87,17 @@ class End:
     async def cast(self, node: str, mission: str, function: str, args: Sequence[object]) -> None:
         await self.call(node, mission, function, args, 0)
 
+    def stop(self) -> None:
+        """What was sent arrives; nothing comes back."""
+        self.stopped = True
+        self._news.set()
+        whole = self._cutter.receive_data(bytes(self._out))
+        position = 0
+        while position < len(whole):
+            start = position
+            signal, position = decode_signal(whole, start)
+            self.wires.route(signal, whole[start:position])
+
     def deliver(self, signal: bytes) -> None:
         self._in += signal
         self._news.set()
@@ -93,10 +105,10 @@ class End:
     async def pump(self, runtime: Runtime) -> None:
         """Move bytes both ways, in pieces of any size."""
         cut = self.wires.random.randint
-        while True:
+        while not self.stopped:
             await self._news.wait()
             self._news = trio.Event()
-            while self._out or self._in:
+            while (self._out or self._in) and not self.stopped:
                 piece = bytes(self._out[: cut(1, CUT_BYTES_MAX)])
                 del self._out[: len(piece)]
                 self._freed()
@@ -149,6 +161,11 @@ class Wires:
                 task_status.started(runtime)
 
         runtime: Runtime = await self.nursery.start(serve)
+        self._tell_up(end, known=known)
+        return runtime
+
+    def _tell_up(self, end: End, *, known: bool) -> None:
+        node = end.node
         for other in self.all():
             if self.is_cut(node, other.node):
                 continue
@@ -159,14 +176,36 @@ class Wires:
             self.tell(other, wire.UP, end.pid)
             self.tell(end, wire.UP, other.pid)
         self.nodes[node].append(end)
-        return runtime
 
     def kill(self, runtime: Runtime, reason: object = "killed") -> None:
         """A worker dies: what it had sent arrives, then its daemon tells."""
         end = next(each for each, other in self.runtimes.items() if other is runtime)
         self.nodes[end.node].remove(end)
         del self.runtimes[end]
-        self.scopes[end].cancel()
+        self.scopes.pop(end).cancel()
+        self._gone(end, reason)
+
+    def leave(self, runtime: Runtime) -> None:
+        """It is alone from now on, and its processes run on."""
+        end = next(each for each, other in self.runtimes.items() if other is runtime)
+        self.nodes[end.node].remove(end)
+        del self.runtimes[end]
+        end.stop()
+        runtime.detached()
+        self._gone(end, "noconnection")
+
+    def join(self, runtime: Runtime, node: str) -> None:
+        """One that has left comes back, as another."""
+        self._serial += 1
+        end = End(self, node, self._serial)
+        self.scopes[end] = runtime.nursery.cancel_scope
+        self.runtimes[end] = runtime
+        runtime.transport = end
+        runtime.attached(node, INCARNATION, end.serial)
+        runtime.nursery.start_soon(end.pump, runtime)
+        self._tell_up(end, known=True)
+
+    def _gone(self, end: End, reason: object) -> None:
         names = [name for name, pid in self.names[end.node].items() if self._is_of(pid, end)]
         for name in names:
             del self.names[end.node][name]
@@ -209,7 +248,10 @@ class Wires:
         if node not in self.nodes or self.is_cut(signal.from_node, node):
             self._absent(signal, NOCONNECTION)
         elif signal.kind == wire.SPAWN:
-            self.nodes[node][0].deliver(own)
+            if self.nodes[node]:
+                self.nodes[node][0].deliver(own)
+            else:
+                self._absent(signal, NOPROC)
         elif signal.to_name:
             pid = self.names[node].get(signal.to_name)
             if pid is None:
