@@ -86,6 +86,7 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "admission": {"effects"},
     "guests": {"admission"},
     "grants": {"buckets"},
+    "relay": {"buckets"},
     "processes": {"lines", "signals"},
     "signals": {"lines"},
 }

@@ -89,6 +89,34 @@ GRANTS_NARROWED_MAX: Final = 256  # links under one grant whose use is counted
 GRANTS_REVOKED_MAX: Final = 65_536  # ids and keys remembered; 100 bytes each
 GRANT_CALLERS_MAX: Final = 4_096  # callers whose rate is counted; the longest rested goes first
 
+# -- pairing (wire/pairing.py, core/pairing.py)
+PAIR_S: Final = 300.0  # a code is good for so long: a walk to the other machine and back
+PAIR_CONFIRM_S: Final = 10.0  # after the code was proved: a disk and a round trip
+PAIR_RUNS_MAX: Final = 8  # links that try one code at the same time; the oldest goes first
+PAIR_MESSAGE_BYTES_MAX: Final = GRANT_FILE_CHARS_MAX + 512  # with a grant's file
+PAIR_SPENT_MAX: Final = 64  # codes that were tried from this node and did not hold
+INVITATION_CHARS_MAX: Final = 1_024  # 8 addresses; a QR code that a phone still reads
+
+# -- the relay (wire/announcements.py, wire/relay.py, core/relay.py, relay/)
+RELAY_ACCOUNTS_MAX: Final = 10_000  # of one relay; 300 bytes each
+RELAY_INVITES_MAX: Final = 1_024
+RELAY_PENDING_MAX: Final = 1_000  # accounts that wait for the owner; strangers make them
+RELAY_EMAIL_CHARS_MAX: Final = 254  # RFC 5321 with erratum 1690
+RELAY_MISSIONS_MAX: Final = 64  # in one announcement
+RELAY_HOLDERS_MAX: Final = 1_024  # digests in one announcement: 16 KB, kept for each node
+RELAY_OFFERS_BYTES_MAX: Final = 32_768  # those and 64 names
+RELAY_MESSAGE_BYTES_MAX: Final = REQUEST_BYTES_MAX + 1_024  # a sealed request or reply
+RELAY_FRAME_BYTES_MAX: Final = RELAY_MESSAGE_BYTES_MAX + 1_024  # what a node and a relay exchange
+MAILBOX_MESSAGES_MAX: Final = 1_000  # that wait for one account; half of it from one sender
+MAILBOX_BYTES_MAX: Final = 1_048_576  # the same in bytes
+MAILBOX_KEPT_S: Final = 7 * 86_400  # the longest that a message waits
+RELAY_WINDOW_MESSAGES: Final = 64  # delivered to one connection and not yet acknowledged
+RELAY_LINKS_MAX: Final = 4_096  # connections at once
+RELAY_LINKS_PER_ACCOUNT_MAX: Final = 4  # a node that changes networks; the oldest goes first
+RELAY_WRITES_MAX: Final = 1_024  # that wait for the disk; beyond it: busy
+RELAY_NONCES_MAX: Final = 4_096  # given out for HTTP logins and not yet used; the oldest goes first
+RELAY_SESSIONS_MAX: Final = 4_096  # HTTP sessions; the longest unused goes first
+
 # -- chan, services for guests (wire/guests.py, wire/chan.py, chan/)
 CHAN_TRIES_MAX: Final = 3  # wrong passwords from one address, then ...
 CHAN_BACKOFF_S: Final = 60.0  # ... none for so long: 6 letters and digits last 36,000 years

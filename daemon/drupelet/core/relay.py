@@ -1,0 +1,360 @@
+"""The relay's decisions: who has an account, who sees which node, whose mailbox has room.
+
+    accounts.admit(key)                          # raises RelayRefused: not_registered, ...
+    catalogue.announce(asker, announcement, now) # 30 s
+    catalogue.seen_by(asker, after, now)         # only what the asker's key matches
+    mailboxes.admit(sender, to, size)            # raises RelayRefused: mailbox_full
+    allowances.charge(key, "send", now)          # raises RelayRefused: rate_limited
+
+Rules
+- An account is a node's key. An invite approves it at once and is used up; an email address waits
+  for the relay's owner. What is refused says which: not_registered, not_verified, denied.
+- `now` is monotonic seconds. Announcements are told apart by run and sequence, not by time, so a
+  replay is refused however the clocks stand. A sequence is remembered as long as the relay runs.
+- A missing node and one that is not for the asker get the same refusal.
+- One sender takes at most half of a mailbox, so none can shut all others out of it.
+- A table that is full refuses; nothing that was accepted is dropped for something new.
+
+References: STUN/TURN allocations (RFC 8656) for what a relay owes to whom; SMTP's 550 and 450.
+Rejected: accounts by address and password (the key is there); a mailbox for keys without an
+account (anybody could fill the disk).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from drupelet.core.buckets import Bucket
+from drupelet.errors import RemoteProtocolError
+from drupelet.wire.announcements import Announcement, holder_digest, holds
+from drupelet.wire.grants import decode_grant
+from drupelet.wire.limits import (
+    MAILBOX_BYTES_MAX,
+    MAILBOX_MESSAGES_MAX,
+    RELAY_ACCOUNTS_MAX,
+    RELAY_PENDING_MAX,
+)
+from drupelet.wire.relay import RelayRefused
+
+ANNOUNCED_S: Final = 30.0
+MESSAGE_OVERHEAD_BYTES: Final = 128  # what a message costs beside its body
+_PAGE: Final = 64  # nodes in one answer of the catalogue
+_SWEEP: Final = 2_048  # buckets, before those that have rested are forgotten
+
+
+# -- accounts
+
+
+class Standing(enum.Enum):
+    """What the owner thinks of an account."""
+
+    APPROVED = "approved"
+    PENDING = "pending"
+    DENIED = "denied"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One key that may use the relay, or asked to."""
+
+    key: bytes
+    name: str
+    email: str
+    standing: Standing
+
+
+class Accounts:
+    """All accounts, by key. The store keeps them; this judges."""
+
+    def __init__(self, accounts: Iterable[Account] = ()) -> None:
+        self._accounts: dict[bytes, Account] = {}
+        self.load(accounts)
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def get(self, key: bytes) -> Account | None:
+        """The account of `key`, whatever its standing."""
+        return self._accounts.get(key)
+
+    def load(self, accounts: Iterable[Account]) -> None:
+        """All accounts anew: the owner has changed some."""
+        self._accounts = {account.key: account for account in accounts}
+
+    def put(self, account: Account) -> None:
+        """The store has it."""
+        self._accounts[account.key] = account
+
+    def admit(self, key: bytes) -> Account:
+        """The account, if it may use the relay. Raises: `RelayRefused`."""
+        account = self._accounts.get(key)
+        if account is None:
+            raise RelayRefused("not_registered", "register with an invite or an email address")
+        if account.standing is Standing.PENDING:
+            raise RelayRefused("not_verified", "the owner of the relay has not approved it yet")
+        if account.standing is Standing.DENIED:
+            raise RelayRefused("denied")
+        return account
+
+    def may_receive(self, key: bytes) -> bool:
+        """Whether there is a mailbox for `key`."""
+        account = self._accounts.get(key)
+        return account is not None and account.standing is Standing.APPROVED
+
+    def application(self, key: bytes, name: str, email: str, *, invited: bool) -> Account:
+        """The account that a registration makes. The invite is good: the store looked.
+
+        Raises: `RelayRefused`. A key that was denied stays so; an approved one is as it was.
+        """
+        known = self._accounts.get(key)
+        if known is not None:
+            if known.standing is Standing.DENIED:
+                raise RelayRefused("denied")
+            if known.standing is Standing.APPROVED:
+                return known
+            standing = Standing.APPROVED if invited else Standing.PENDING
+            return replace(known, name=name, email=email or known.email, standing=standing)
+        if len(self._accounts) >= RELAY_ACCOUNTS_MAX:
+            raise RelayRefused("busy", "this relay has no room for more accounts")
+        if not invited:
+            waiting = sum(one.standing is Standing.PENDING for one in self._accounts.values())
+            if waiting >= RELAY_PENDING_MAX:
+                raise RelayRefused("busy", "too many accounts wait for the owner")
+        standing = Standing.APPROVED if invited else Standing.PENDING
+        return Account(key=key, name=name, email=email, standing=standing)
+
+
+# -- the catalogue
+
+
+@dataclass(slots=True)
+class _Live:
+    beacon: bytes
+    name: str
+    offers: Mapping[str, bytes]
+    offers_hash: bytes
+    until: float
+
+
+class Catalogue:
+    """The nodes that have announced themselves in this run of the relay."""
+
+    def __init__(self, run: bytes) -> None:
+        self.run = run
+        self._live: dict[bytes, _Live] = {}  # the first to end is the first here
+        self._sequences: dict[bytes, int] = {}  # at most one for each account that there was
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def announce(self, asker: bytes, announcement: Announcement, now: float) -> None:
+        """Show it for ANNOUNCED_S. `asker`: who brought it. Raises: `RelayRefused`."""
+        self.expire(now)
+        beacon = announcement.beacon
+        if beacon.key != asker:
+            raise RelayRefused("denied", "an announcement of another node")
+        if beacon.run != self.run or beacon.sequence <= self._sequences.get(asker, 0):
+            raise RelayRefused("replayed", f"last: {self._sequences.get(asker, 0)}")
+        live = self._live.get(asker)
+        if announcement.offers is not None:
+            offers = announcement.offers
+        elif live is not None and live.offers_hash == beacon.offers_hash:
+            offers = live.offers
+        else:
+            raise RelayRefused("offers_wanted")
+        self._sequences[asker] = beacon.sequence
+        self._live.pop(asker, None)
+        self._live[asker] = _Live(
+            beacon.data, beacon.name, offers, beacon.offers_hash, now + ANNOUNCED_S
+        )
+
+    def withdraw(self, key: bytes) -> None:
+        """It goes, or is no longer welcome."""
+        self._live.pop(key, None)
+
+    def expire(self, now: float) -> None:
+        """Forget those whose time is over."""
+        while self._live:
+            key, live = next(iter(self._live.items()))
+            if live.until > now:
+                return
+            del self._live[key]
+
+    def seen_by(
+        self, asker: bytes, after: bytes, now: float
+    ) -> list[tuple[bytes, str, bytes, list[str]]]:
+        """(key, name, beacon, missions that the asker's key matches), by key, from `after` on."""
+        self.expire(now)
+        found = []
+        for key in sorted(key for key in self._live if key > after):
+            live = self._live[key]
+            missions = self._matching(key, live, asker)
+            if missions:
+                found.append((key, live.name, live.beacon, missions))
+                if len(found) == _PAGE:
+                    break
+        return found
+
+    def find(
+        self, asker: bytes, node: bytes, grant: bytes, now: float
+    ) -> tuple[bytes, str, bytes, list[str]]:
+        """As one of `seen_by`; who shows a grant of the node's needs no match.
+
+        Raises: `RelayRefused`.
+        """
+        self.expire(now)
+        live = self._live.get(node)
+        missions = self._matching(node, live, asker) if live else []
+        if grant:
+            try:
+                shown = decode_grant(grant)
+            except RemoteProtocolError as error:
+                raise RelayRefused("malformed", str(error)) from None
+            if shown.issuer == node and live and shown.mission in live.offers:
+                missions = sorted({*missions, shown.mission})
+        if live is None or not missions:
+            raise RelayRefused("not_found")
+        return node, live.name, live.beacon, missions
+
+    @staticmethod
+    def _matching(node: bytes, live: _Live, asker: bytes) -> list[str]:
+        digest = holder_digest(node, asker)
+        return [mission for mission, digests in live.offers.items() if holds(digests, digest)]
+
+
+# -- mailboxes
+
+
+@dataclass(slots=True)
+class _Share:
+    messages: int = 0
+    size: int = 0
+
+
+@dataclass(slots=True)
+class _Box:
+    messages: int = 0
+    size: int = 0
+    senders: dict[bytes, _Share] = field(default_factory=dict)
+
+
+class Mailboxes:
+    """How full each mailbox is. The messages themselves are in the store."""
+
+    def __init__(self) -> None:
+        self._boxes: dict[bytes, _Box] = {}
+
+    def waiting(self, key: bytes) -> tuple[int, int]:
+        """Messages and bytes that wait for `key`."""
+        box = self._boxes.get(key)
+        return (box.messages, box.size) if box else (0, 0)
+
+    @property
+    def total(self) -> int:
+        """Messages that wait in all of them."""
+        return sum(box.messages for box in self._boxes.values())
+
+    def admit(self, sender: bytes, to: bytes, body_bytes: int) -> None:
+        """Count a message in, before it is written. Raises: `RelayRefused`."""
+        size = body_bytes + MESSAGE_OVERHEAD_BYTES
+        box = self._boxes.get(to) or _Box()
+        share = box.senders.get(sender) or _Share()
+        if box.messages >= MAILBOX_MESSAGES_MAX or box.size + size > MAILBOX_BYTES_MAX:
+            raise RelayRefused("mailbox_full")
+        if sender != to and (
+            share.messages >= MAILBOX_MESSAGES_MAX // 2
+            or share.size + size > MAILBOX_BYTES_MAX // 2
+        ):
+            raise RelayRefused("mailbox_full", "half of it is yours")
+        self.restore(sender, to, body_bytes)
+
+    def has_room(self, sender: bytes, to: bytes, body_bytes: int) -> bool:
+        """Whether `admit` would; then it has counted it in."""
+        try:
+            self.admit(sender, to, body_bytes)
+        except RelayRefused:
+            return False
+        return True
+
+    def restore(self, sender: bytes, to: bytes, body_bytes: int) -> None:
+        """Count in what the store has, even if it is too much by today's rules."""
+        size = body_bytes + MESSAGE_OVERHEAD_BYTES
+        box = self._boxes.setdefault(to, _Box())
+        share = box.senders.setdefault(sender, _Share())
+        box.messages += 1
+        box.size += size
+        share.messages += 1
+        share.size += size
+
+    def release(self, sender: bytes, to: bytes, body_bytes: int) -> None:
+        """It is gone: taken, expired, or never written."""
+        size = body_bytes + MESSAGE_OVERHEAD_BYTES
+        box = self._boxes[to]
+        share = box.senders[sender]
+        box.messages -= 1
+        box.size -= size
+        share.messages -= 1
+        share.size -= size
+        if not share.messages:
+            del box.senders[sender]
+        if not box.messages:
+            del self._boxes[to]
+
+
+# -- how often
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """`count` in `period_s` seconds, `burst` at once."""
+
+    count: int
+    period_s: int
+    burst: int
+
+
+RATES: Final[Mapping[str, Rate]] = {
+    "send": Rate(count=50, period_s=1, burst=200),  # a mailbox is full after 20 s
+    "announce": Rate(count=1, period_s=2, burst=10),  # one each 10 s, and after each change
+    "ask": Rate(count=5, period_s=1, burst=20),  # a catalogue of 1,000 nodes takes 2 ms
+    "login": Rate(count=1, period_s=2, burst=20),  # of a key, or from an address that proved none
+    "register": Rate(count=5, period_s=60, burst=5),  # from an address
+}
+
+
+class Allowances:
+    """Buckets: for each account and each kind of question."""
+
+    def __init__(self, rates: Mapping[str, Rate] = RATES) -> None:
+        self._rates = rates
+        self._buckets: dict[tuple[bytes, str], Bucket] = {}
+        self._sweep_at = _SWEEP
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def charge(self, who: bytes, kind: str, now: float) -> None:
+        """One more. `who`: a key or an address. Raises: `RelayRefused`."""
+        bucket = self._buckets.get((who, kind))
+        if bucket is None:
+            if len(self._buckets) >= self._sweep_at:
+                self._sweep(now)
+            rate = self._rates[kind]
+            bucket = Bucket(rate.count, rate.period_s, burst=rate.burst, now=now)
+            self._buckets[who, kind] = bucket
+        wait_s = bucket.wait_s(now)
+        if wait_s:
+            raise RelayRefused("rate_limited", retry_after_s=wait_s)
+        bucket.take()
+
+    def _sweep(self, now: float) -> None:
+        """Forget those that have rested; what is left may double before the next time."""
+        rested = [who for who, bucket in self._buckets.items() if bucket.rested(now)]
+        for who in rested:
+            del self._buckets[who]
+        if len(self._buckets) >= 4 * RELAY_ACCOUNTS_MAX:
+            raise RelayRefused("busy")
+        self._sweep_at = max(_SWEEP, 2 * len(self._buckets))
