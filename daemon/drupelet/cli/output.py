@@ -65,6 +65,10 @@ KIND_MENDS: Final = {
     "not_durable": "make room on that node's disk",
     "damaged": "what it says, on this node, and restart it",
 }
+RAISED_MEND: Final = (
+    "the function raised that: its node's log has the line; a GenServer starts anew, with a new "
+    "state"
+)
 
 
 class Failed(DrupeletError):
@@ -190,7 +194,9 @@ def explain(error: Exception) -> list[str]:
     """A failure as lines for a person: what, why, mend."""
     match error:
         case RemoteError():
-            lines = [f"drupelet: {plain(one, None)}" for one in str(error).splitlines() or [""]]
+            twice = f": {error.kind}: " in error.message  # each line of it names its kind
+            text = error.message if twice else str(error)
+            lines = [f"drupelet: {plain(one, None)}" for one in text.splitlines() or [""]]
             if error.traceback_text:
                 lines += ["why: the function raised on the other node:"]
                 lines += [f"  {plain(one, None)}" for one in error.traceback_text.splitlines()]
@@ -214,6 +220,8 @@ def mend(error: Exception) -> str:
     match error:
         case RemoteError(kind="undef", message=text) if "did you mean" in text or "`" in text:
             return ""  # it has its mend
+        case RemoteError() if error.kind[:1].isupper() and not error.traceback_text:
+            return RAISED_MEND  # the name of an exception
         case RemoteError():
             return KIND_MENDS.get(error.kind, "")
         case Timeout():

@@ -5,6 +5,7 @@ Decides which fields people and `drupelet ps` see, and how an exception becomes 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import linecache
 import os
@@ -22,6 +23,7 @@ _PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _OURS: Final = (
     _PACKAGE,
     *(f"{os.path.dirname(str(each.__file__))}{os.sep}" for each in (trio, outcome)),
+    contextlib.__file__,
 )
 _AUTHORS: Final = (f"{_PACKAGE}bundled{os.sep}", f"{_PACKAGE}lessons{os.sep}")
 

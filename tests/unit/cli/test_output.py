@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drupelet.cli.output import mend
+from drupelet.cli.output import explain, mend
 from drupelet.errors import RemoteError
 from tests.unit.cli.conftest import FAILURES, Run, fail_with, program
 from tests.unit.client.fake_daemon import FakeDaemon
@@ -83,3 +83,16 @@ def test_a_message_that_says_what_to_do_gets_no_other_mend() -> None:
     assert "node info" in mend(RemoteError("undef", "no mission 'x'"))
     assert mend(RemoteError("undef", "no 'lokup'; did you mean lookup?")) == ""
     assert mend(RemoteError("undef", "no code of 'x'; `drupelet nl FILE.py` ships it")) == ""
+
+
+def test_what_a_function_raised_and_where_to_look() -> None:
+    assert "node's log has the line" in mend(RemoteError("TypeError", "bad"))
+    assert mend(RemoteError("TypeError", "bad", "Traceback: ...")) == ""  # it is shown
+    assert mend(RemoteError("no_water", "bad")) == ""
+
+
+def test_a_kind_is_not_told_twice() -> None:
+    assert explain(RemoteError("file_wont_compile", "k.py:4: file_wont_compile: no ':'"))[0] == (
+        "drupelet: k.py:4: file_wont_compile: no ':'"
+    )
+    assert explain(RemoteError("badarg", "f(x)"))[0] == "drupelet: badarg: f(x)"
