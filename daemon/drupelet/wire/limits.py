@@ -94,6 +94,7 @@ PAIR_S: Final = 300.0  # a code is good for so long: a walk to the other machine
 PAIR_CONFIRM_S: Final = 10.0  # after the code was proved: a disk and a round trip
 PAIR_RUNS_MAX: Final = 8  # links that try one code at the same time; the oldest goes first
 PAIR_MESSAGE_BYTES_MAX: Final = GRANT_FILE_CHARS_MAX + 512  # with a grant's file
+PAIR_COOKIE_CHARS_MAX: Final = 256  # one that a person chose: store/cookie.py
 PAIR_SPENT_MAX: Final = 64  # codes that were tried from this node and did not hold
 INVITATION_CHARS_MAX: Final = 1_024  # 8 addresses; a QR code that a phone still reads
 
