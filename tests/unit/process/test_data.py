@@ -91,7 +91,7 @@ def mutables(value: Any) -> Iterator[int]:
             yield from mutables(item)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(VALUES)
 def test_a_copy_is_the_same_and_shares_nothing_that_can_change(value: Any) -> None:
     copied = copy_data(value)
@@ -106,7 +106,7 @@ def test_a_copy_is_what_arrives_elsewhere(value: Any) -> None:
     assert dumps(loads(dumps(value))) == dumps(copy_data(value))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.sampled_from(BAD), st.lists(st.sampled_from(WRAPS), max_size=4))
 def test_what_is_no_data_is_refused_in_the_same_words(
     bad: object, wraps: list[Callable[[object], object]]

@@ -77,7 +77,7 @@ class Model:
             self.signal(other, pids[who], reason, pids)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(OPERATIONS)
 def test_links_monitors_exits_and_names_do_what_the_model_does(
     operations: list[tuple[Any, ...]],

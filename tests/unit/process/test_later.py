@@ -33,7 +33,7 @@ from tests.unit.process.values import alone
 from tests.unit.process.wires import on, open_wires, settle, start, virtual
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 20), st.none() | st.integers(0, 20)), max_size=20))
 def test_they_come_in_order_of_their_time_unless_they_are_cancelled(
     sends: list[tuple[int, int | None]],

@@ -25,7 +25,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(STEPS, st.integers(0, 5))
 def test_both_sides_agree_whatever_crossed_on_the_way(
     steps: list[tuple[str, int, int]], seed: int

@@ -45,7 +45,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.sampled_from(["block", "drop_new", "drop_old", "exit"]), st.integers(1, 4), OPERATIONS)
 def test_every_policy_does_what_its_model_does(
     policy: str, limit: int, operations: list[tuple[str, Any]]

@@ -36,14 +36,14 @@ def same_without_nan(value: Any) -> bool:
     return not isinstance(value, Request) or same_without_nan(value.request)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(VALUES)
 def test_data_is_a_pattern_that_takes_its_copy(value: Any) -> None:
     assume(no_nan(value))
     assert fits(value, copy_data(value))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(VALUES, VALUES)
 def test_data_takes_what_is_the_same_and_of_a_dict_what_has_more(one: Any, other: Any) -> None:
     def model(wanted: Any, message: Any) -> bool:

@@ -34,7 +34,7 @@ def virtual(main: Any) -> None:
     trio.run(whole, clock=MockClock(autojump_threshold=0))
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(OPERATIONS, st.sampled_from([0, 2, 512]))
 def test_what_is_due_runs_in_order_and_once(
     operations: list[tuple[str, int]], rebuilt_from: int
