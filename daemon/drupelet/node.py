@@ -54,6 +54,7 @@ from drupelet.wire.limits import GRANT_ADDRESSES_MAX, WORKER_CALLS_MAX
 
 _log = logging.getLogger("drupelet")
 
+INCARNATION_BITS: Final = 31  # people read it in pids; one start in 2**31 is like the last one
 DRAIN_S: Final = 2.0  # how long stopping waits for peers to say goodbye
 
 
@@ -317,7 +318,7 @@ def _credentials(
         identity.seed,
         secrets.token_bytes(32),
         name=config.node.name,
-        incarnation=secrets.randbits(62) + 1,
+        incarnation=secrets.randbits(INCARNATION_BITS) + 1,
         port=port,
         software=__version__,
         psks=tuple(each.psk for each in cookies),

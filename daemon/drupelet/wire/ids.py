@@ -1,8 +1,8 @@
 """Pids, proxy pids, refs and names: what processes, one-shot marks and things on a node are called.
 
 Decides their shape and their text form, nothing else; who hands out numbers is decided in
-`process/`. A pid names one process of one incarnation of one node: `incarnation` grows with every
-start of the node, so a pid of a former life is never given to another process.
+`process/`. A pid names one process of one incarnation of one node: `incarnation` is drawn anew at
+every start of the node, so a pid of a former life is not given to another process.
 
 Text forms are Erlang's with the node's name in place of its index: ``<gandalf.17.42>`` and
 ``#Ref<gandalf.17.42>``. A proxy pid is shown as ``<proxy gandalf 3f2a..>``, never whole: its bytes
