@@ -417,9 +417,11 @@ def check_names(*texts: str) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"a name is text, not {text!r:.80}")
-        if not 0 < len(text.encode("utf-8", "surrogatepass")) <= PROCESS_NAME_BYTES_MAX or any(
-            "\ud800" <= each <= "\udfff" for each in text
-        ):
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:  # lone surrogates
+            size = 0
+        if not 0 < size <= PROCESS_NAME_BYTES_MAX:
             raise TypeError(f"a name has 1 to {PROCESS_NAME_BYTES_MAX} bytes, not {text!r:.80}")
 
 
