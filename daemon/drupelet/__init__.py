@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from drupelet import missions as missions
     from drupelet import net_kernel as net_kernel
     from drupelet.errors import Refused
-    from drupelet.mission import at_start, cast, mission
+    from drupelet.mission import Length, Range, at_start, cast, mission
     from drupelet.process import (
         ANY,
         Down,
@@ -115,6 +115,7 @@ __all__ = [
     "GenEvent",
     "GenServer",
     "GenStatem",
+    "Length",
     "Mailbox",
     "MailboxFull",
     "NameTaken",
@@ -124,6 +125,7 @@ __all__ = [
     "ProcessDown",
     "ProcessExit",
     "ProxyPid",
+    "Range",
     "ReceiveTimeout",
     "Ref",
     "Refused",
@@ -189,6 +191,8 @@ _HOMES = dict.fromkeys(__all__, "drupelet.process") | {
     "mission": "drupelet.mission",
     "cast": "drupelet.mission",
     "at_start": "drupelet.mission",
+    "Length": "drupelet.mission",
+    "Range": "drupelet.mission",
     "Refused": "drupelet.errors",
     "IGNORE": "drupelet.process.behaviours",
     "Child": "drupelet.process.children",

@@ -29,6 +29,9 @@
 A class that derives from GenServer is a process that its worker keeps alive; other classes are one
 object. `at_start` marks a function that starts such processes itself.
 
+What an argument may be stands in its annotation, and is checked before the function runs
+(worker/arguments.py); `Range` and `Length` say what a type cannot.
+
 Decides the marks and nothing else: a mark only leaves a note on the function or class, which stays
 as it was and can be used and tested like any other. A worker process (`drupelet.worker`) reads the
 notes. Marking alone exposes nothing: the operator lists the names in ``missions.d/NAME.toml`` too
@@ -41,6 +44,7 @@ marks by name prefix (too easy to do by accident).
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Final, NamedTuple, TypeVar
 
 from drupelet.wire.limits import NAME_CHARS_MAX
@@ -64,6 +68,46 @@ class Mark(NamedTuple):
     mission: str
     where: str
     prefix: bool = True
+
+
+class Range:
+    """Which numbers an argument may be, both ends included: ``Annotated[float, Range(0.1, 5)]``.
+
+    Raises: `ValueError` when there is no such number, `TypeError` for ends that are no numbers.
+    """
+
+    __slots__ = ("high", "low")
+
+    def __init__(self, low: float = -inf, high: float = inf) -> None:
+        for end in (low, high):
+            if type(end) not in (int, float):
+                raise TypeError(f"Range goes from a number to a number, not {end!r}")
+        if not low <= high:
+            raise ValueError(f"Range({low!r}, {high!r}) is empty")
+        self.low, self.high = low, high
+
+    def __repr__(self) -> str:
+        return f"Range({self.low!r}, {self.high!r})"
+
+
+class Length:
+    """How long a text, bytes, list or dict may be: ``Annotated[str, Length(1, 64)]``.
+
+    Raises: `ValueError` when there is no such length, `TypeError` for ends that are no integers.
+    """
+
+    __slots__ = ("high", "low")
+
+    def __init__(self, low: int, high: int) -> None:
+        for end in (low, high):
+            if type(end) is not int:
+                raise TypeError(f"Length goes from an integer to an integer, not {end!r}")
+        if not 0 <= low <= high:
+            raise ValueError(f"Length({low!r}, {high!r}) is empty")
+        self.low, self.high = low, high
+
+    def __repr__(self) -> str:
+        return f"Length({self.low!r}, {self.high!r})"
 
 
 def mission(name: str, *, where: str = INLINE, prefix: bool = True) -> Callable[[_Marked], _Marked]:

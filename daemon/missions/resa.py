@@ -86,8 +86,8 @@ async def stats(server: str) -> object:
 
 
 @mission("resa")
-async def start(resources: list[str]) -> str:
-    """Start the server on this node; "started", or why not."""
+async def start(resources: object) -> str:
+    """Start the server on this node with a list of texts; "started", or why not."""
     if not isinstance(resources, list):
         return "expected_data_type_list"
     if not resources:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from drupelet import cast, mission
+from drupelet import Length, Range, cast, mission
 from drupelet.mission import Mark, is_cast, marks_of
 
 
@@ -85,3 +85,29 @@ def test_the_function_wins_over_the_module_of_its_name(first: str) -> None:
     """Whoever imports the module first: a mission file must get the function."""
     code = f"{first}\nfrom drupelet import mission\nassert mission('a')(lambda: 1)() == 1"
     subprocess.run([sys.executable, "-I", "-c", code], check=True, timeout=20)
+
+
+def test_limits_say_what_they_are() -> None:
+    assert repr([Range(1, 5), Range(high=0.5), Length(1, 64)]) == (
+        "[Range(1, 5), Range(-inf, 0.5), Length(1, 64)]"
+    )
+    assert (Range(1).low, Range(1).high) == (1, float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "ends", "error"),
+    [
+        (Range, (5, 1), ValueError),
+        (Range, (float("nan"), 1), ValueError),
+        (Range, ("1", "5"), TypeError),
+        (Range, (True, 5), TypeError),
+        (Length, (5, 1), ValueError),
+        (Length, (-1, 1), ValueError),
+        (Length, (1, 2.5), TypeError),
+    ],
+)
+def test_limits_that_nothing_is_within(
+    limit: type, ends: tuple[object, ...], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        limit(*ends)

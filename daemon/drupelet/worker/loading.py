@@ -50,7 +50,7 @@ from drupelet.wire.messages.workers import (
     WorkerHello,
     WorkerOrder,
 )
-from drupelet.worker.targets import Target, signature_problems
+from drupelet.worker.targets import Target, argument_checks, signature_problems
 
 try:
     from _blake2 import blake2b  # hashlib would load OpenSSL: 3.6 MB in every worker
@@ -474,6 +474,7 @@ class _Finder:
             is_cast=is_cast(function),
             owner=owner,
             server=server,
+            checks=argument_checks(function),
         )
 
     def _not_marked(self, mission: str, name: str, module: types.ModuleType, value: object) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 
 from drupelet.errors import CallError, RemoteError, error_to_fields
 from drupelet.wire.limits import MANY_CALLS_MAX
+from drupelet.worker.arguments import complaint
 from drupelet.worker.targets import IN_THREAD, INLINE, TASK, Target
 
 AsError = Callable[[BaseException], CallError]
@@ -40,9 +41,13 @@ class Outcomes:
         """The arguments when they fit; else the error is noted."""
         target = self._target
         if isinstance(args, list) and target.arity_min <= len(args) <= target.arity_max:
-            return args
-        what = f"{len(args)} given" if isinstance(args, list) else "not an array of arguments"
-        self.errors[index] = error_to_fields(RemoteError("badarg", f"{target.shown}: {what}"))
+            wrong = complaint(target.name, target.checks, args)
+            if not wrong:
+                return args
+        else:
+            what = f"{len(args)} given" if isinstance(args, list) else "not an array of arguments"
+            wrong = f"{target.shown}: {what}"
+        self.errors[index] = error_to_fields(RemoteError("badarg", wrong))
         return None
 
     def fail(self, index: int, error: BaseException) -> None:

@@ -49,6 +49,7 @@ from drupelet.wire.frames import (
     FrameReader,
     frame,
 )
+from drupelet.worker.arguments import complaint
 from drupelet.worker.endings import SETTLE_TARGET, Endings
 from drupelet.worker.many import many_target
 from drupelet.worker.targets import INLINE, Target
@@ -259,6 +260,9 @@ class Session:
         if args.__class__ is not list or not target.arity_min <= len(args) <= target.arity_max:
             self._error(ident, _bad_arguments(target, _describe_count(args)))
             return
+        if target.checks and (what := complaint(target.name, target.checks, args)):
+            self._error(ident, RemoteError("badarg", what))
+            return
         if target.how != INLINE or target.is_cast:
             self._start(ident, target, args)
             return
@@ -300,6 +304,9 @@ class Session:
             return
         if not isinstance(args, list) or not target.arity_min <= len(args) <= target.arity_max:
             self._log_cast(target, _bad_arguments(target, _describe_count(args)))
+            return
+        if target.checks and (what := complaint(target.name, target.checks, args)):
+            self._log_cast(target, RemoteError("badarg", what))
             return
         self._run_cast(target, args)
 

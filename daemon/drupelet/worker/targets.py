@@ -1,7 +1,8 @@
 """Targets: what a call runs, with everything about it that can be known before the call.
 
 Decides how a function is run (inline, as a task, in a thread), how many arguments it takes, how its
-signature is shown, and which signatures a mission may not have.
+signature is shown, and which signatures a mission may not have. What each argument may be:
+arguments.py.
 
 Rules: computed once per export at load; a call then costs two comparisons. Every problem of a
 signature is reported, not the first.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from drupelet.errors import RemoteError
 from drupelet.mission import THREAD
 from drupelet.wire.messages.workers import SIGNATURE_CHARS_MAX
+from drupelet.worker.arguments import BadAnnotation, Check, compile_checks
 
 if TYPE_CHECKING:
     from drupelet.worker.servers import Slot
@@ -52,8 +54,8 @@ class Target:
     """One export, ready to run."""
 
     __slots__ = (
-        "arity_max", "arity_min", "function", "how", "is_cast", "name", "owner", "server", "shown",
-        "slot", "stop",
+        "arity_max", "arity_min", "checks", "function", "how", "is_cast", "name", "owner", "server",
+        "shown", "slot", "stop",
     )  # fmt: skip
 
     def __init__(
@@ -65,8 +67,10 @@ class Target:
         is_cast: bool = False,
         owner: object = None,
         server: str = "",
+        checks: tuple[Check, ...] = (),
     ) -> None:
         self.name = name
+        self.checks = checks  # of the arguments
         self.function = function
         self.is_cast = is_cast
         self.owner = owner  # the class instance whose state it changes: one thread at a time
@@ -161,18 +165,40 @@ def signature_problems(name: str, function: Callable[..., object]) -> Iterator[s
             yield f"{name}: return value: {what}"
 
 
+def argument_checks(function: Callable[..., object]) -> tuple[Check, ...]:
+    """What its arguments may be, for `arguments.complaint`; of a function without problems."""
+    return compile_checks(
+        [
+            (parameter.name, _resolve(parameter.annotation, function))
+            for parameter in inspect.signature(function).parameters.values()
+        ]
+    )
+
+
 def _annotation_problem(annotation: object, function: Callable[..., object]) -> str:
-    if isinstance(annotation, str):
-        plain = inspect.unwrap(function)
-        names = getattr(plain, "__globals__", None) or getattr(
-            getattr(plain, "__func__", None), "__globals__", {}
-        )
-        try:
-            annotation = eval(annotation, dict(names))  # the author's own text
-        except Exception as error:  # whatever it evaluates to
-            return f"{annotation!r} is not a type ({type(error).__name__}: {error}); import it"
-    wrong = _not_data(annotation)
-    return f"{wrong}; use types that are data: int, str, list, dict..." if wrong else ""
+    try:
+        hint = _resolve(annotation, function)
+    except Exception as error:  # whatever it evaluates to
+        return f"{annotation!r} is not a type ({type(error).__name__}: {error}); import it"
+    wrong = _not_data(hint)
+    if wrong:
+        return f"{wrong}; use types that are data: int, str, list, dict..."
+    try:
+        compile_checks([("", hint)])
+    except BadAnnotation as bad:
+        return str(bad)
+    return ""
+
+
+def _resolve(annotation: object, function: Callable[..., object]) -> object:
+    """The annotation itself, where it was written as a text."""
+    if not isinstance(annotation, str):
+        return annotation
+    plain = inspect.unwrap(function)
+    names = getattr(plain, "__globals__", None) or getattr(
+        getattr(plain, "__func__", None), "__globals__", {}
+    )
+    return eval(annotation, dict(names))  # the author's own text
 
 
 def _not_data(hint: object, depth: int = 0) -> str:

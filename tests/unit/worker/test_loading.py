@@ -11,6 +11,7 @@ import pytest
 
 from drupelet.errors import RemoteError
 from drupelet.wire.messages.workers import EXPORTS_MAX, PROBLEMS_MAX, decode_hello, encode_hello
+from drupelet.worker.arguments import complaint
 from drupelet.worker.loading import SOURCE_BYTES_MAX, LoadError, module_path
 from drupelet.worker.targets import IN_THREAD
 from tests.unit.worker.modules import load_order, problems_of, write
@@ -304,3 +305,48 @@ def test_a_method_and_something_else_of_one_name(other: str, tmp_path: Path) -> 
         assert problem.kind == "invalid_export"
         assert "'heat' is there twice" in problem.message
         assert f"{path}:3" in problem.message
+
+
+def test_arguments_have_limits(tmp_path: Path) -> None:
+    text = (
+        "from __future__ import annotations\nfrom typing import Annotated\n"
+        "from drupelet import GenServer, Length, Range, mission\n"
+        "Litres = Annotated[float, Range(0.1, 5)]\n"
+        f"{MARK}def boil(litres: Litres, lid: bool = True) -> str: ...\n"
+        f"{MARK}class Oven(GenServer):\n"
+        "    def heat(self, to: Annotated[int, Range(20, 250)]): ...\n"
+        f"{MARK}class Pot:\n    def name(self, text: Annotated[str, Length(1, 9)]): ...\n"
+    )
+    path = tmp_path / "limits.py"
+    path.write_text(text)
+    targets = load_order(str(path), exports="boil Oven.heat Pot.name").missions["m"]
+    for name, args, told in (
+        ("boil", [5], ""),
+        ("boil", [0.5, False], ""),
+        ("boil", [7], "boil(litres): 7 is more than 5"),
+        ("boil", [1, "x"], "boil(lid): 'x' is no bool"),
+        ("Oven.heat", [250], ""),
+        ("Oven.heat", [251], "Oven.heat(to): 251 is more than 250"),
+        ("Pot.name", ["x" * 9], ""),
+        ("Pot.name", [""], "Pot.name(text): 0 characters, at least 1"),
+    ):
+        assert complaint(name, targets[name].checks, args) == told
+    assert targets["boil"].shown == "boil(litres: Litres, lid: bool = True) -> str"
+
+
+def test_limits_that_cannot_be_meant_do_not_load(tmp_path: Path) -> None:
+    text = (
+        "from typing import Annotated\nfrom drupelet import Length, Range\n"
+        f"{MARK}def one(a: Annotated[str, Range(1, 5)]): ...\n"
+        f"{MARK}def two(a: int, b: 'Annotated[str, Length(5, 1)]'): ...\n"
+    )
+    path = write(tmp_path, "bad5", text)
+    problems = problems_of(path, exports="one two")
+    assert [(each.kind, each.line) for each in problems] == [
+        ("invalid_fn_and_arity", 4), ("invalid_fn_and_arity", 6)
+    ]  # fmt: skip
+    assert "one: argument a: Range(1, 5) is for int and float, not for str" in problems[0].message
+    assert "Length(5, 1) is empty" in problems[1].message
+    path = write(tmp_path, "bad6", "from drupelet import Range\nLITRES = Range(5, 1)\n")
+    (problem,) = problems_of(path, exports="one")
+    assert (problem.kind, problem.line) == ("file_wont_compile", 3)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,8 +135,16 @@ def test_calls_and_casts_of_a_server(oven: WorkerOrder) -> None:
         assert answers.values == {2: 25, 4: None, 6: 21, 10: [[22, 24], {}]}
         assert answers.errors[8].kind == "badarg"
         assert "Oven.heat(by: int) -> int: 0 arguments" in answers.errors[8].message
-        answers = daemon.ask(cast("m/Oven.cool"), call(12, "m/Oven.heat", 0), count=1)
-        assert answers.values[12] == 20
+        answers = daemon.ask(
+            call(12, "m/Oven.heat", "x"),
+            call(14, "m/Oven.heat", [1], ["x"], [True], flags=frames.FLAG_MANY),
+        )
+        assert answers.errors[12].message == "Oven.heat(by): 'x' is no int"
+        answer: Any = answers.values[14]
+        assert answer[0] == [25, None, None]
+        assert answer[1][2][2] == "Oven.heat(by): True is no int"
+        answers = daemon.ask(cast("m/Oven.cool"), call(16, "m/Oven.heat", 0), count=1)
+        assert answers.values[16] == 20  # the same server: nothing of that reached it
         assert daemon.close() == EXIT_DONE
 
 
@@ -194,9 +203,10 @@ def load_call(ident: int, directory: Path, text: str) -> bytes:
 
 
 def test_a_server_is_restarted_and_too_often_is_the_end(
-    oven: WorkerOrder, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(oven) as daemon:
+    unchecked = write(tmp_path, "zzo", OVEN.format(1).replace("by: int", "by"))
+    with serving(WorkerOrder(mission="m", modules=(unchecked,))) as daemon:
         daemon.start()
         daemon.ask(call(2, "m/Oven.heat", 100))
         for ident in (4, 6, 8):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,9 @@ from drupelet.wire import frames, limits
 from drupelet.wire.bodies import Outgoing
 from drupelet.wire.codec import dumps
 from drupelet.worker import session as session_module
+from drupelet.worker.arguments import compile_checks
 from drupelet.worker.session import FLUSH_BYTES, Session
-from drupelet.worker.targets import Target
+from drupelet.worker.targets import TASK, Target
 from tests.unit.worker.calls import Answers, call, cancel, cast, raw_call, settle
 
 
@@ -50,6 +52,24 @@ class Rig:
 
 def add(a: int, b: int = 1) -> int:
     return a + b
+
+
+def test_arguments_that_do_not_fit_never_reach_the_function() -> None:
+    ran: list[object] = []
+    rig = Rig(inline=ran.append, tasked=ran.append, casts=ran.append)
+    for target in rig.table.values():
+        target.checks = compile_checks([("a", int)])
+    rig.table[b"m/tasked"].how = TASK
+    rig.table[b"m/casts"].is_cast = True
+    answers = rig.send(*(call(n, f"m/{name}", "x") for n, name in enumerate(("inline", "tasked"))))
+    assert answers.errors[0].kind == answers.errors[1].kind == "badarg"
+    assert answers.errors[1].message == "tasked(a): 'x' is no int"
+    many = call(2, "m/inline", [1], ["x"], [2], flags=frames.FLAG_MANY)
+    error = ["badarg", "inline(a): 'x' is no int"]
+    answer: Any = rig.send(many).values[2]
+    assert (answer[0], answer[1][1][1:3], ran) == ([None] * 3, error, [1, 2])
+    rig.send(cast("m/casts", "x"), cast("m/casts", 3))
+    assert (ran, rig.spawned) == ([1, 2, 3], [])
 
 
 def test_a_batch_of_calls_is_answered_in_one_send() -> None:
