@@ -43,6 +43,7 @@ from drupelet.services.missions import Missions, MissionSpec
 from drupelet.services.own_addresses import own_addresses
 from drupelet.services.portmap import PortMapper
 from drupelet.services.processes import Processes
+from drupelet.services.proxies import ProxyService
 from drupelet.services.system import MEMBERS, System
 from drupelet.store.audit import AuditLog
 from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
@@ -95,6 +96,10 @@ class Node:
         self.processes = Processes(
             config.node.name, self.credentials.incarnation, self.links, self.deadlines, nursery
         )
+        self.proxies = ProxyService(
+            config.node.name, self.processes, self.links.stranger_links, self.deadlines
+        )
+        self.calls.border = self.proxies
         self.control = Control(
             config.node.socket,
             self.calls,
@@ -126,6 +131,7 @@ class Node:
     def _make_grants(self) -> GrantService:
         return GrantService(
             audit=self.audit,
+            border=self.proxies,
             seed=self.identity.seed,
             name=self.config.node.name,
             store=GrantStore(self.config.node.state_dir / "grants"),
@@ -251,6 +257,7 @@ class Node:
             set_cookie=self.set_cookie,
         ).register()
         self.processes.register(self.missions)
+        self.proxies.register()
         for spec in missions:
             self.missions.add(spec)
         self.code.register()

@@ -27,16 +27,18 @@ from drupelet.core.signals import (
     FAILED_S,
     Answered,
     Connect,
+    Ended,
     Peer,
     ProcessEffect,
     Runtime,
     Signals,
     ToNode,
+    ToProxy,
     ToRuntime,
 )
 from drupelet.errors import NoConnection, RemoteError
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import in_order, make_pid
+from drupelet.wire.ids import Pid, in_order, make_pid
 from drupelet.wire.limits import (
     PROCESS_NAME_BYTES_MAX,
     RUNTIME_MODULES_MAX,
@@ -44,12 +46,14 @@ from drupelet.wire.limits import (
 )
 from drupelet.wire.messages.processes import (
     ASK,
+    DOWN,
     GONE,
     LINK,
     MONITOR,
     NOCONNECTION,
     PAUSE,
     RESUME,
+    SEND,
     SERIAL_MAX,
     SERIAL_SHIFT,
     SPAWN,
@@ -59,7 +63,16 @@ from drupelet.wire.messages.processes import (
     encode_signal,
 )
 
-__all__ = ["Answered", "Connect", "ProcessEffect", "ProcessRouter", "ToNode", "ToRuntime"]
+__all__ = [
+    "Answered",
+    "Connect",
+    "Ended",
+    "ProcessEffect",
+    "ProcessRouter",
+    "ToNode",
+    "ToProxy",
+    "ToRuntime",
+]
 
 FAILED_MAX: Final = 1_024  # nodes that could not be reached, remembered
 PEERS_MAX: Final = 1_024  # as many as membership remembers
@@ -136,6 +149,7 @@ class ProcessRouter(Signals):
             del self._asked[ref]
             self._effects.append(Answered(ref, None))
         self._forget_waiting(runtime)
+        self._ended_with(self.node, serial)
         self._broadcast(GONE, runtime.pid, dumps([reason, sorted(runtime.names)]))
 
     def receive_runtime(self, serial: int, data: bytes, now: float) -> None:
@@ -286,6 +300,7 @@ class ProcessRouter(Signals):
         peer.runtimes.clear()
         peer.told_pause = False
         self._tell_all(GONE, peer.pid, _NOCONNECTION_BODY)
+        self._ended_with(peer.name)
         for runtime in self._runtimes.values():
             runtime.fenced.setdefault(peer.node_bytes, []).append(peer.incarnation)
             gone = {each for each in runtime.silenced if each.node == peer.name}
@@ -324,6 +339,45 @@ class ProcessRouter(Signals):
     def _next_epoch(self) -> int:
         self._last_epoch += 1
         return self._last_epoch
+
+    # -- for processes of strangers (services/proxies.py)
+
+    def deliver(self, pid: Pid, body: bytes, now: float) -> None:
+        """A message for a process of the cluster, from us; dropped where its way is full."""
+        self._now = now
+        runtime = self._runtimes.get(pid.number >> SERIAL_SHIFT)
+        peer = self._peers.get(pid.node.encode())
+        if pid.node == self.node:
+            is_full = runtime is not None and runtime.congested
+        else:
+            is_full = peer is not None and peer.line.paused
+        if is_full:
+            self._dropped += 1
+        else:
+            self._route(encode_signal(SEND, pid, self.pid, 0, body))
+
+    def watch(self, pid: Pid, now: float) -> None:
+        """`Ended` comes when the process ends; at once for one that is not there."""
+        self._now = now
+        if pid in self._watching:
+            return
+        self._last_ref += 1
+        self._watching[pid] = self._last_ref
+        peer = self._peers.get(pid.node.encode())
+        if pid.node == self.node:
+            runtime = self._runtimes.get(pid.number >> SERIAL_SHIFT)
+            is_there = runtime is not None and pid.incarnation == self.incarnation
+        else:
+            is_there = peer is not None and peer.up and peer.incarnation == pid.incarnation
+        if is_there:
+            self._route(encode_signal(MONITOR, pid, self.pid, self._last_ref))
+        else:
+            self._ended(pid)
+
+    def tell_down(self, watcher: Pid, ref: int, reason: str, now: float) -> None:
+        """What a process of ours watched at a stranger's is over."""
+        self._now = now
+        self._route(encode_signal(DOWN, watcher, self.pid, ref, dumps(reason)))
 
     # -- time and effects
 

@@ -9,6 +9,9 @@ the node is its name and 16 random bytes; the pid itself never does.
     proxies.process_gone(pid), proxies.peer_gone(key), proxies.revoke(key)
     for gone in proxies.expire(now): ...           # tell the holder that it is over
 
+`Held` has the other side: those that strangers gave to processes of this node, and who of them
+watches which.
+
 Rules
 - A proxy counts only from the key that it was given to: who overheard or guessed one has nothing.
   A wrong one, one that is over and one of somebody else are answered alike: not at all. A sender
@@ -18,6 +21,8 @@ Rules
 - The same pid given to the same key again is the same proxy, with its time and budget as they are:
   a holder cannot renew them by asking, and a loop that mentions itself does not fill the table.
 - At most PROXIES_PER_KEY_MAX for one key; beyond, nothing more is given, and the call says so.
+- A pid that comes back from who holds its proxy is that pid again (`given`).
+- What one stranger gave is never sent to another, nor taken from one that did not give it.
 
 References: Armstrong, "Getting Erlang to talk to the outside world", on pids as leaky permissions;
 Miller, "Robust Composition", on revocable forwarders.
@@ -32,11 +37,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from drupelet.wire.ids import Pid
-from drupelet.wire.limits import PROXIES_PER_KEY_MAX, PROXY_MESSAGES_MAX
+from drupelet.wire.ids import PROXY_SECRET_BYTES, Pid
+from drupelet.wire.limits import PROXIES_PER_KEY_MAX, PROXY_MESSAGES_MAX, PROXY_WATCHERS_MAX
 
 LIFETIME_S: Final = 600.0
-SECRET_BYTES: Final = 16
+NOPROC: Final = "noproc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Proxies:
 
         `secret`: 16 fresh random bytes, which are used if this is a new one.
         """
-        assert len(secret) == SECRET_BYTES
+        assert len(secret) == PROXY_SECRET_BYTES
         given = self._by_key.setdefault(key, {})
         known = given.get(pid)
         if known is not None and known.deadline > now:
@@ -99,6 +104,13 @@ class Proxies:
         self.sent_count += 1
         return proxy.pid
 
+    def given(self, secret: bytes, key: bytes, now: float) -> Pid | None:
+        """Whose proxy it is, when that stranger holds it; costs nothing of its budget."""
+        proxy = self._by_secret.get(secret)
+        if proxy is None or proxy.key != key or proxy.deadline <= now:
+            return None
+        return proxy.pid
+
     def next_timer(self) -> float:
         """When `expire` has something to tell; inf: never."""
         for proxy in self._by_secret.values():
@@ -117,7 +129,7 @@ class Proxies:
     def process_gone(self, pid: Pid) -> list[Gone]:
         """The process ended."""
         secrets = sorted(self._by_pid.get(pid, ()))
-        return self._end([self._by_secret[secret] for secret in secrets], "noproc")
+        return self._end([self._by_secret[secret] for secret in secrets], NOPROC)
 
     def runtime_gone(self, pids: Iterable[Pid]) -> list[Gone]:
         """Many processes ended at once."""
@@ -154,3 +166,73 @@ class Proxies:
         given_as.discard(proxy.secret)
         if not given_as:
             del self._by_pid[proxy.pid]
+
+
+class Held:
+    """The proxies that strangers gave us. A watcher: a process of ours, its monitor's ref."""
+
+    __slots__ = ("_by_key", "_key_of")
+
+    def __init__(self) -> None:
+        self._by_key: dict[bytes, dict[bytes, set[tuple[Pid, int]]]] = {}  # secret -> watchers
+        self._key_of: dict[bytes, bytes] = {}
+
+    def keep(self, secret: bytes, key: bytes) -> bool:
+        """The stranger with `key` gave it. False: it gave too many, or it is somebody else's."""
+        owner = self._key_of.get(secret)
+        if owner is not None:
+            return owner == key
+        own = self._by_key.setdefault(key, {})
+        if len(own) >= PROXIES_PER_KEY_MAX:
+            return False
+        own[secret] = set()
+        self._key_of[secret] = key
+        return True
+
+    def key_of(self, secret: bytes) -> bytes | None:
+        """Who gave it."""
+        return self._key_of.get(secret)
+
+    def watch(self, secret: bytes, watcher: Pid, ref: int) -> str:
+        """Why not, as a Down has it; "" when its end will be told."""
+        key = self._key_of.get(secret)
+        if key is None:
+            return NOPROC
+        watchers = self._by_key[key][secret]
+        if len(watchers) >= PROXY_WATCHERS_MAX:
+            return "system_limit"
+        watchers.add((watcher, ref))
+        return ""
+
+    def unwatch(self, secret: bytes, watcher: Pid, ref: int) -> None:
+        """It is not watched any more by that one."""
+        key = self._key_of.get(secret)
+        if key is not None:
+            self._by_key[key][secret].discard((watcher, ref))
+
+    def end(self, secret: bytes, key: bytes) -> list[tuple[Pid, int]]:
+        """Who gave it says that it is over: whom to tell."""
+        if self._key_of.get(secret) != key:
+            return []
+        del self._key_of[secret]
+        own = self._by_key[key]
+        watchers = own.pop(secret)
+        if not own:
+            del self._by_key[key]
+        return _in_order(watchers)
+
+    def peer_gone(self, key: bytes) -> list[tuple[Pid, int]]:
+        """All that this one gave is over: whom to tell."""
+        told: list[tuple[Pid, int]] = []
+        for secret, watchers in self._by_key.pop(key, {}).items():
+            del self._key_of[secret]
+            told += _in_order(watchers)
+        return told
+
+    def __len__(self) -> int:
+        return len(self._key_of)
+
+
+def _in_order(watchers: set[tuple[Pid, int]]) -> list[tuple[Pid, int]]:
+    """The same in each run."""
+    return sorted(watchers, key=lambda each: (each[0].number, each[1]))

@@ -50,6 +50,7 @@ from drupelet.wire.limits import (
 )
 from drupelet.wire.messages.processes import (
     ASK,
+    DEMONITOR,
     DOWN,
     EXIT,
     GONE,
@@ -62,7 +63,9 @@ from drupelet.wire.messages.processes import (
     NOCONNECTION,
     NOPROC,
     PAUSE,
+    PROXY_MARK,
     REPLY,
+    SEND,
     SERIAL_SHIFT,
     SPAWN,
     SPAWNED,
@@ -77,6 +80,7 @@ FAILED_S: Final = 1.0  # as often as membership dials for a call that wants a no
 _SHOWN_MAX: Final = 16  # modules in a refusal
 _LABEL_BYTES_MAX: Final = 1_024  # of what runs in a runtime elsewhere: kept for those who attach
 
+_TO_PROXIES: Final = (SEND, MONITOR, DEMONITOR)
 _LAST: Final = (EXIT, DOWN)  # a node answers for pids of its former lives
 
 _unpack = HEADER.unpack_from
@@ -113,7 +117,21 @@ class Answered:
     body: bytes | None
 
 
-ProcessEffect: TypeAlias = ToRuntime | ToNode | Connect | Answered
+@dataclass(frozen=True, slots=True)
+class ToProxy:
+    """A process of ours sends to a stranger's, watches it, or does not any more."""
+
+    signal: Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A process that `watch` was called for has ended, or was not there."""
+
+    pid: Pid
+
+
+ProcessEffect: TypeAlias = ToRuntime | ToNode | Connect | Answered | ToProxy | Ended
 
 
 @dataclass(slots=True)
@@ -170,6 +188,7 @@ class Signals:
         self._connecting_bytes = 0
         self._failed: dict[bytes, tuple[str, float]] = {}  # why not, and until when
         self._asked: dict[int, int] = {}  # ref -> serial
+        self._watching: dict[Pid, int] = {}  # what this daemon watches itself, with its ref
         self._dirty_runtimes: dict[int, Runtime] = {}
         self._dirty_peers: dict[str, Peer] = {}
         self._effects: list[ProcessEffect] = []
@@ -277,6 +296,11 @@ class Signals:
                 self._put(runtime, own)
         elif signal.kind == SPAWN:
             self._spawn(signal, own)
+        elif signal.to_name[:1] == PROXY_MARK:
+            if local and signal.kind in _TO_PROXIES:
+                self._effects.append(ToProxy(signal))
+            else:
+                self._absent(signal, NOPROC)
         elif signal.to_name:
             pid = self._names.get(signal.to_name)
             if pid is None:
@@ -299,6 +323,8 @@ class Signals:
             if origin.serial == self._asked[signal.ref]:
                 del self._asked[signal.ref]
                 self._effects.append(Answered(signal.ref, signal.body))
+        elif signal.kind == DOWN and self._watching.get(signal.sender) == signal.ref:
+            self._ended(signal.sender)
         elif signal.kind == GROUP:
             for runtime in self._runtimes.values():
                 if runtime is not origin:
@@ -320,6 +346,18 @@ class Signals:
         for runtime in self._runtimes.values():
             self._put(runtime, own)
             runtime.silenced.discard(signal.sender)
+        if signal.kind == GONE:
+            self._ended_with(peer.name, serial)
+
+    def _ended(self, pid: Pid) -> None:
+        del self._watching[pid]
+        self._effects.append(Ended(pid))
+
+    def _ended_with(self, node: str, serial: int = 0) -> None:
+        """A runtime is gone, or (0) a node."""
+        for pid in [each for each in self._watching if each.node == node]:
+            if not serial or pid.number >> SERIAL_SHIFT == serial:
+                self._ended(pid)
 
     # -- out
 

@@ -29,8 +29,10 @@ from drupelet.core.membership import Membership
 from drupelet.core.processes import (
     Answered,
     Connect,
+    Ended,
     ProcessRouter,
     ToNode,
+    ToProxy,
     ToRuntime,
 )
 from drupelet.errors import NoConnection
@@ -369,7 +371,7 @@ class Daemon:
                             link.out.send(("segment", None, segment))
                 case Connect(node):
                     self._connect(node)
-                case Answered():
+                case Answered() | ToProxy() | Ended():  # no strangers here
                     pass
                 case _:
                     assert_never(effect)

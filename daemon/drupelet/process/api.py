@@ -27,10 +27,10 @@ from drupelet.process.current import check_there, process_var, this_process, thi
 from drupelet.process.data import copy_data
 from drupelet.process.kernel import NOPROC
 from drupelet.process.nodes import check_names
-from drupelet.process.runtime import Become, To, function_name
+from drupelet.process.runtime import SENDS_ONLY, Become, To, function_name
 from drupelet.process.status import shown_state
 from drupelet.process.table import DEFAULT_MAILBOX, Mailbox, Process
-from drupelet.wire.ids import Pid, Ref, check_plain_name
+from drupelet.wire.ids import Pid, ProxyPid, Ref, check_plain_name
 from drupelet.wire.notices import Down
 
 Function = Callable[..., Any]
@@ -238,7 +238,7 @@ def is_alive() -> bool:
 
 
 async def send(to: To, message: object) -> None:
-    """Send to a pid, a name of this node, or ``(name, node)``.
+    """Send to a pid, a proxy pid, a name of this node, or ``(name, node)``.
 
     Waits while the receiver's mailbox is full (policy "block"), wherever it is. To a process that
     has ended: nothing happens.
@@ -317,7 +317,7 @@ def unlink(pid: Pid) -> None:
 def monitor(target: To) -> Ref:
     """Watch a process: exactly one `Down(ref, pid, reason)` comes when it ends, or is not there."""
     process = this_process()
-    if not isinstance(target, Pid):
+    if not isinstance(target, Pid | ProxyPid):
         target = this_runtime().address(target)
         check_names(*target)
     return process.runtime.monitor(process, target)
@@ -359,6 +359,8 @@ def exit(*args: object) -> None:
             check_there(process)
             sender = runtime.pid if process is None else process.pid
             runtime.send_exit(sender, pid, copy_data(reason))
+        case [ProxyPid(), _]:
+            raise TypeError(SENDS_ONLY)
         case _:
             raise TypeError("write exit(reason), or exit(pid, reason)")
 
@@ -500,6 +502,8 @@ async def ping(node: str) -> str:
 
 
 def _pid(pid: object) -> Pid:
+    if isinstance(pid, ProxyPid):
+        raise TypeError(SENDS_ONLY)
     if not isinstance(pid, Pid):
         raise TypeError(f"that takes a Pid, not {pid!r:.100}")
     return pid

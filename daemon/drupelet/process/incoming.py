@@ -19,7 +19,7 @@ from drupelet.process.kernel import SYSTEM_LIMIT, Kernel, Target
 from drupelet.process.table import RELATIONS_MAX, Process
 from drupelet.process.tracing import RemoteTracer
 from drupelet.wire.codec import loads
-from drupelet.wire.ids import Pid, Ref, in_order, make_pid
+from drupelet.wire.ids import Pid, ProxyPid, Ref, in_order, make_pid
 from drupelet.wire.limits import PAUSED_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import (
@@ -270,6 +270,8 @@ class Incoming(Kernel):
         serial = pid.number >> wire.SERIAL_SHIFT
 
         def hit(other: Target) -> bool:
+            if isinstance(other, ProxyPid):  # our daemon held it
+                return not serial and pid.node == self.node
             if not isinstance(other, Pid):
                 return other[1] == pid.node and (not serial or other[0] in names)
             if self.is_local(other):  # our daemon is gone; we are not

@@ -37,16 +37,16 @@ from drupelet.process.table import (
     Process,
 )
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import Pid, Ref, in_order, make_pid, make_ref
+from drupelet.wire.ids import Pid, ProxyPid, Ref, in_order, make_pid, make_ref
 from drupelet.wire.limits import PROCESSES_MAX, TRACERS_MAX
 from drupelet.wire.messages import processes as wire
-from drupelet.wire.messages.processes import NOPROC, encode_signal
+from drupelet.wire.messages.processes import NOPROC, encode_signal, proxy_name
 from drupelet.wire.notices import Down, Exit, Request
 
 NONODE: Final = "nonode@nohost"  # Erlang's name of a node that is not alive
 SYSTEM_LIMIT: Final = "system_limit"  # OTP's word
 
-Target = Pid | tuple[str, str]
+Target = Pid | ProxyPid | tuple[str, str]
 
 Tracer = Callable[[Pid, str, object, object], None]
 
@@ -224,6 +224,10 @@ class Kernel(Mailboxes):
                 self.transmit(encode_signal(wire.MONITOR, target, watcher, ref.number))
                 return
             other = self.find(target)
+        elif isinstance(target, ProxyPid):
+            self.relate(process, make_pid(self.node, self.incarnation, 0))  # our daemon holds it
+            self.transmit(self.to_proxy(wire.MONITOR, target, watcher, ref.number))
+            return
         else:
             name, node = target
             if node != self.node or name not in self.names:
@@ -260,6 +264,9 @@ class Kernel(Mailboxes):
                 self.transmit(encode_signal(wire.DEMONITOR, target, watcher, ref.number))
                 return
             other = self.find(target)
+        elif isinstance(target, ProxyPid):
+            self.transmit(self.to_proxy(wire.DEMONITOR, target, watcher, ref.number))
+            return
         else:
             other = self.by_name.pop(ref, None)
             if other is None:
@@ -270,6 +277,13 @@ class Kernel(Mailboxes):
                 return
         if other is not None and other.watchers is not None:
             other.watchers.pop(ref, None)
+
+    def to_proxy(
+        self, kind: int, proxy: ProxyPid, sender: Pid, ref: int, body: bytes = b""
+    ) -> bytes:
+        """A signal for a process of a stranger, by way of our daemon."""
+        daemon = make_pid(self.node, self.incarnation, 0)
+        return encode_signal(kind, daemon, sender, ref, body, name=proxy_name(proxy))
 
     def down(self, process: Process, ref: Ref, target: Target, reason: object) -> None:
         """A process that `process` watches has ended."""

@@ -22,11 +22,12 @@ from drupelet.process.nodes import Nodes
 from drupelet.process.table import BLOCK, Process
 from drupelet.process.timers import Entry, Timers, check_seconds
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid, ProxyPid, Ref
 from drupelet.wire.limits import TIMERS_MAX
 from drupelet.wire.messages import processes as wire
 
-To = Pid | str | tuple[str, str]
+To = Pid | ProxyPid | str | tuple[str, str]
+Place = Pid | ProxyPid | tuple[str, str]  # elsewhere
 
 
 class Later(Nodes):
@@ -37,12 +38,12 @@ class Later(Nodes):
         self.timers = Timers()
         self.sends_due: dict[Ref, tuple[Entry, To]] = {}
 
-    def target(self, to: To) -> Process | Pid | tuple[str, str]:
+    def target(self, to: To) -> Process | Place:
         """Where `to` is: a process here, or an address elsewhere."""
         raise NotImplementedError
 
     def transmit_message(
-        self, kind: int, sender: Pid, place: Pid | tuple[str, str], ref: int, message: object
+        self, kind: int, sender: Pid, place: Place, ref: int, message: object
     ) -> None:
         """A message or request to elsewhere."""
         raise NotImplementedError

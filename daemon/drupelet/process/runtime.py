@@ -35,6 +35,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from drupelet.errors import (
     MailboxFull,
     NoConnection,
+    NotSendable,
     ProcessDown,
     ProcessExit,
     ReceiveTimeout,
@@ -48,7 +49,8 @@ from drupelet.process.information import describe as describe
 from drupelet.process.information import function_name as function_name
 from drupelet.process.information import reason_of as reason_of
 from drupelet.process.kernel import LOOK, NOPROC, Ask, Waiter
-from drupelet.process.later import Later
+from drupelet.process.later import Later, Place
+from drupelet.process.later import To as To
 from drupelet.process.life import UNWIND_S as UNWIND_S
 from drupelet.process.life import abandon, end_waits, live
 from drupelet.process.mailboxes import Parked
@@ -58,7 +60,8 @@ from drupelet.process.table import BLOCK, DEFAULT_MAILBOX, DROP_NEW, EXIT, Mailb
 from drupelet.process.timers import check_seconds
 from drupelet.process.transport import Transport
 from drupelet.wire.codec import dumps
-from drupelet.wire.ids import Pid, make_pid
+from drupelet.wire.ids import Pid, ProxyPid, make_pid
+from drupelet.wire.limits import PROXY_MESSAGE_BYTES_MAX
 from drupelet.wire.messages import processes as wire
 from drupelet.wire.messages.processes import NOCONNECTION, encode_signal
 from drupelet.wire.notices import Request
@@ -68,10 +71,10 @@ _Value = outcome.Value
 
 BREATH: Final = 128  # sends and receives between two turns of others: about 0.2 ms
 ASK_S: Final = 5.0  # a daemon answers at once, or is gone
+SENDS_ONLY: Final = "a proxy pid takes send and monitor, nothing else: its process is a stranger's"
 _ONE_RECEIVER: Final = "another task of this process is in receive; use one at a time"
 
 Function = Callable[..., object]
-To = Pid | str | tuple[str, str]
 
 
 class Become(BaseException):
@@ -367,7 +370,7 @@ class Runtime(Later):
                 self.trace(process, "send", message, place)
             self.transmit_message(wire.SEND, self._own_pid(process), place, 0, message)
 
-    def target(self, to: To) -> Process | Pid | tuple[str, str]:
+    def target(self, to: To) -> Process | Place:
         """Where `to` is: a process here (perhaps a dead one: NOBODY), or an address elsewhere.
 
         Raises: `ProcessDown` for a name that nobody here has, `TypeError` for no address.
@@ -378,6 +381,8 @@ class Runtime(Later):
             if process is not None and process.pid == pid:
                 return process
             return self.nobody if self.is_local(pid) else pid
+        if to.__class__ is ProxyPid:
+            return self.nobody if self.transport is None else to
         name, node = self.address(to)
         if node == self.node:
             process = self.names.get(name)
@@ -426,15 +431,13 @@ class Runtime(Later):
         queue.append(task)
         await wait_task_rescheduled(abort)
 
-    async def _send_elsewhere(
-        self, process: Process | None, place: Pid | tuple[str, str], message: object
-    ) -> None:
+    async def _send_elsewhere(self, process: Process | None, place: Place, message: object) -> None:
         await self._wait_path(place)
         if process is not None and process.tracers is not None:
             self.trace(process, "send", message, place)
         self.transmit_message(wire.SEND, self._own_pid(process), place, 0, message)
 
-    async def _wait_path(self, place: Pid | tuple[str, str]) -> None:
+    async def _wait_path(self, place: Place) -> None:
         """Until neither the receiver, nor its node, nor our daemon holds us back."""
         while self.transport is not None:
             queue = self._held_back(place)
@@ -445,9 +448,9 @@ class Runtime(Later):
             else:
                 return
 
-    def _held_back(self, place: Pid | tuple[str, str]) -> deque[object] | None:
+    def _held_back(self, place: Place) -> deque[object] | None:
         paused = self.paused
-        if not paused:
+        if not paused or isinstance(place, ProxyPid):
             return None
         node = place.node if isinstance(place, Pid) else place[1]
         queue = paused.get(node)
@@ -463,11 +466,16 @@ class Runtime(Later):
         return self._held_back(pid) is not None or (transport is not None and transport.congested)
 
     def transmit_message(
-        self, kind: int, sender: Pid, place: Pid | tuple[str, str], ref: int, message: object
+        self, kind: int, sender: Pid, place: Place, ref: int, message: object
     ) -> None:
         body = dumps(message)
         if isinstance(place, Pid):
             self.transmit(encode_signal(kind, place, sender, ref, body))
+        elif isinstance(place, ProxyPid):
+            if len(body) > PROXY_MESSAGE_BYTES_MAX:
+                limit = f"{PROXY_MESSAGE_BYTES_MAX:,}"
+                raise NotSendable(f"a message of {len(body):,} bytes; a proxy pid takes {limit}")
+            self.transmit(self.to_proxy(kind, place, sender, ref, body))
         else:
             name, node = place
             to = make_pid(node, 0, 0)
@@ -501,6 +509,8 @@ class Runtime(Later):
             self.ask_local(receiver, number, self._own_pid(process), request)
         else:
             place = target
+            if isinstance(place, ProxyPid):
+                raise TypeError(SENDS_ONLY)
             if self.transport is None:
                 raise NoConnection("alone")
             if self.paused or self.transport.congested:

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid, ProxyPid, Ref
 
 if TYPE_CHECKING:
     import trio
@@ -120,7 +120,7 @@ class Process:
         self.links: set[Pid] | None = None
         # of links to elsewhere: the refs of the last LINK that we sent, and that we got
         self.link_marks: dict[Pid, tuple[int, int]] | None = None
-        self.monitors: dict[Ref, Pid | tuple[str, str]] | None = None  # who we watch
+        self.monitors: dict[Ref, Pid | ProxyPid | tuple[str, str]] | None = None  # who we watch
         self.watchers: dict[object, Pid] | None = None  # who watches us, by their ref
         self.names: list[str] | None = None
         self.tracers: list[Callable[[Pid, str, object, object], None]] | None = None

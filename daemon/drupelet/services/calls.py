@@ -34,7 +34,7 @@ from drupelet.errors import (
     RemoteProtocolError,
     Timeout,
 )
-from drupelet.services.directory import Directory, StrangerDoor
+from drupelet.services.directory import Border, Directory, StrangerDoor
 from drupelet.services.endpoint import Endpoint, too_large
 from drupelet.services.inline import (
     as_call_error,
@@ -84,6 +84,7 @@ class Calls:
         self.directory: Directory | None = None
         self.own_name = b""
         self.strangers: StrangerDoor | None = None
+        self.border: Border | None = None
         self.served_count = 0
         self.refused_count = 0
 
@@ -108,6 +109,9 @@ class Calls:
             raise too_large(len(encoded))
         if endpoint.channel.congested:
             await self._wait_for_room(endpoint, deadline)
+        if endpoint.ring == "stranger" and self.border is not None:
+            body = await endpoint.call(prefix, self.border.outgoing(endpoint, encoded), deadline)
+            return loads(self.border.incoming(endpoint, body[1:]))
         body = await endpoint.call(prefix, encoded, deadline)
         return loads(body[1:])
 
@@ -169,6 +173,8 @@ class Calls:
             self.run_cast(prefix + encoded, "member")
             return
         endpoint = directory.endpoint(node) or await self._connect(node, inf)
+        if endpoint.ring == "stranger" and self.border is not None:
+            encoded = self.border.outgoing(endpoint, encoded)
         endpoint.cast(prefix, encoded)
 
     async def multicall(
@@ -405,7 +411,8 @@ class Calls:
         """A CAST frame came; nobody waits, so a refusal is only counted."""
         call = frames.split_call(body)
         if endpoint.ring == "stranger" and self.strangers is not None:
-            self.strangers.cast(endpoint, call.target, call.args)
+            if self.border is None or not self.border.on_cast(endpoint, call.target, call.args):
+                self.strangers.cast(endpoint, call.target, call.args)
             return
         raw = self._exports.get(call.target)
         if raw is not None and raw.raw is not None:
@@ -431,6 +438,10 @@ class Calls:
         directory = self._directory()
         try:
             endpoint = directory.endpoint(node) or await self._connect(node, inf)
+            if endpoint.ring == "stranger" and self.border is not None:
+                call = frames.split_call(body)
+                args = self.border.answer(endpoint, call.args)
+                body = frames.call_body(call.target, args)
             endpoint.cast(body, b"")
         except CallError:
             self.refused_count += 1
@@ -496,8 +507,8 @@ class Calls:
             self._pass_on_later, origin, ident, _text(node), prefix, args, deadline
         )
 
-    @staticmethod
     def _forward(
+        self,
         origin: Endpoint,
         ident: int,
         endpoint: Endpoint,
@@ -509,6 +520,9 @@ class Calls:
         try:
             if endpoint.channel.congested or endpoint.closed:
                 raise NoConnection("overloaded" if endpoint.channel.congested else "closed")
+            if endpoint.ring == "stranger" and self.border is not None:
+                self.border.forward(origin, ident, endpoint, prefix, args, deadline, more)
+                return
             endpoint.forward(origin, ident, prefix, args, deadline, more)
         except CallError as error:
             origin.reply_error(ident, error)

@@ -48,3 +48,40 @@ class StrangerDoor(Protocol):
     def cast(self, endpoint: Endpoint, target: bytes, args: bytes) -> None:
         """Deliver it, or count it as refused."""
         ...
+
+
+class Border(Protocol):
+    """What becomes of pids on links of strangers (services/proxies.py)."""
+
+    def outgoing(self, endpoint: Endpoint, body: bytes) -> bytes:
+        """An encoded value, for a stranger. Raises: `NotSendable`."""
+        ...
+
+    def incoming(self, endpoint: Endpoint, body: bytes) -> bytes:
+        """An encoded value, of a stranger. Raises: `CallError`."""
+        ...
+
+    def answer(self, endpoint: Endpoint, body: bytes) -> bytes:
+        """As `outgoing`. Raises: `CallError`."""
+        ...
+
+    def forward(
+        self,
+        origin: Endpoint,
+        ident: int,
+        endpoint: Endpoint,
+        prefix: bytes,
+        args: bytes,
+        deadline: float,
+        more: int,
+    ) -> None:
+        """Pass on a call to a stranger. Answers it, now or later."""
+        ...
+
+    def on_cast(self, endpoint: Endpoint, target: bytes, body: bytes) -> bool:
+        """A CAST of a stranger; False: it is a call like others."""
+        ...
+
+    def revoked(self, key: bytes) -> None:
+        """A stranger's last right is gone; its link still stands."""
+        ...

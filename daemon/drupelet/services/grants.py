@@ -49,6 +49,7 @@ from drupelet.errors import (
 from drupelet.services.accepted import PROOF_DOMAIN, Accepted
 from drupelet.services.audit import Audit
 from drupelet.services.calls import Calls, worker_of
+from drupelet.services.directory import Border
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.missions import Missions
 from drupelet.services.system import OPERATOR
@@ -57,6 +58,7 @@ from drupelet.store.grants import GrantStore, KeptGrants
 from drupelet.wire import sodium
 from drupelet.wire.frames import CALL_HEADER, FLAG_MANY, FLAG_MORE
 from drupelet.wire.grant_files import GrantFile, decode_grant_file, encode_grant_file
+from drupelet.wire.grant_terms import terms_from_fields
 from drupelet.wire.grants import NONCE_BYTES, Grant, Terms, describe, issue, narrow
 from drupelet.wire.keys import key_from_text, key_to_text
 from drupelet.wire.limits import CALLS_PER_LINK_MAX, GRANTS_ACCEPTED_MAX, OUT_BYTES_MAX
@@ -95,6 +97,7 @@ class GrantService:
         calls: Calls,
         accepted: Accepted,
         audit: Audit,
+        border: Border,
         addresses: Callable[[], list[tuple[str, int]]],
         members: Callable[[], dict[str, bytes]],
     ) -> None:
@@ -107,6 +110,7 @@ class GrantService:
         self._addresses = addresses
         self._members = members
         self._audit = audit
+        self._border = border
         self.accepted = accepted
         self.grants = Grants(self._key, lambda key: key in members().values())
         self._revoked: list[Revocation] = []
@@ -182,9 +186,7 @@ class GrantService:
 
         `holder`: a key, a member's name, or "" for whoever has the file. `terms`: as in `Terms`.
         """
-        self._check_usable()
-        chosen = _terms(terms)
-        self._check_exports(mission, chosen)
+        chosen = self.check(mission, terms)
         seed = secrets.token_bytes(32) if not holder else None
         key = sodium.ed25519_public(seed) if seed is not None else self._holder(holder)
         async with self._lock:
@@ -245,7 +247,9 @@ class GrantService:
             seed = secrets.token_bytes(32) if not holder else None
             key = sodium.ed25519_public(seed) if seed is not None else self._holder(holder)
             nonce = secrets.token_bytes(NONCE_BYTES)
-            grant = narrow(file.grant, own, key, _terms(terms), nonce, bearer=seed is not None)
+            grant = narrow(
+                file.grant, own, key, terms_from_fields(terms), nonce, bearer=seed is not None
+            )
         except (RemoteProtocolError, ValueError) as error:
             raise RemoteError("bad_grant", str(error)) from None
         await trio.lowlevel.checkpoint()
@@ -368,11 +372,12 @@ class GrantService:
         now = trio.current_time()
         function = target.decode().partition("/")[2]
         self._running[ticket] = _Running(endpoint, ident, worker, right.grant, function, now)
-        waiter = Admitted(endpoint, ident, functools.partial(self._ended, ticket))
+        value = functools.partial(self._border.answer, endpoint)
+        waiter = Admitted(endpoint, ident, functools.partial(self._ended, ticket), value)
         span = min(timeout_ms / 1_000, CALL_S_MAX) if timeout_ms else CALL_S_MAX
         header = CALL_HEADER.pack(0, timeout_ms, len(target)) + target
         try:
-            worker.pass_on(waiter, header, args, now + span)
+            worker.pass_on(waiter, header, self._border.incoming(endpoint, args), now + span)
         except CallError as error:
             waiter.answer(error)
 
@@ -385,10 +390,11 @@ class GrantService:
         """A CAST of a stranger; nobody waits, so a refusal is only counted."""
         try:
             worker, right, ticket = self._admit(endpoint, target, len(args))
+            self.grants.finish(ticket)
+            args = self._border.incoming(endpoint, args)
         except CallError as error:
             self._refused(endpoint, target, error)
             return
-        self.grants.finish(ticket)
         worker.cast(CALL_HEADER.pack(0, 0, len(target)) + target, args)
         self._log_call(endpoint, right.grant, target.decode().partition("/")[2], "cast", 0)
 
@@ -481,6 +487,7 @@ class GrantService:
         for endpoint, rights in list(self._rights.items()):
             rights[:] = [each for each in rights if self.grants.holds(each, now)]
             if not rights:
+                self._border.revoked(endpoint.key)
                 endpoint.channel.send_now()
                 endpoint.close(NoConnection("closed"))
 
@@ -506,8 +513,10 @@ class GrantService:
         if self._damaged:
             raise RemoteError("damaged", self._damaged)
 
-    def _check_exports(self, mission: str, terms: Terms) -> None:
-        """A person who mistypes is told now, not the holder later."""
+    def check(self, mission: str, fields: dict[str, Any]) -> Terms:
+        """The terms of a grant; who mistypes is told now, not the holder later."""
+        self._check_usable()
+        terms = terms_from_fields(fields)
         exports = {
             each.function
             for each in self._missions.exports.values()
@@ -526,6 +535,7 @@ class GrantService:
             if function not in exports:
                 known = ", ".join(sorted(exports))
                 raise RemoteError("badarg", f"{mission} exports no {function!r}, but {known}")
+        return terms
 
     def _holder(self, text: str) -> bytes:
         """A key, or the name of a member. Raises: `RemoteError`."""
@@ -570,22 +580,3 @@ class GrantService:
             "text": encode_grant_file(file),
             "sentence": self._sentence(file.grant),
         }
-
-
-def _terms(fields: dict[str, Any]) -> Terms:
-    """What a client wrote. Raises: `RemoteError`."""
-    known = {"functions", "rate", "burst", "concurrent", "bytes", "expires_s", "delegable"}
-    if not isinstance(fields, dict) or fields.keys() - known:
-        raise RemoteError("badarg", f"terms are {', '.join(sorted(known))}")
-    chosen = dict(fields)
-    for field in ("functions", "rate"):
-        if isinstance(chosen.get(field), list):
-            chosen[field] = tuple(chosen[field])
-    functions, rate = chosen.get("functions"), chosen.get("rate")
-    good = functions is None or all(isinstance(each, str) for each in functions)
-    good = good and (rate is None or (len(rate) == 2 and all(type(each) is int for each in rate)))
-    numbers = (chosen.get(field) for field in ("burst", "concurrent", "bytes", "expires_s"))
-    good = good and all(each is None or type(each) is int for each in numbers)
-    if not good or type(chosen.get("delegable", 0)) is not int:
-        raise RemoteError("badarg", "a term has a value of the wrong kind")
-    return Terms(**chosen)

@@ -25,16 +25,18 @@ Owns: one task for each node that is being connected, and for each runtime that 
 from __future__ import annotations
 
 import logging
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 import trio
 
 from drupelet.core.processes import (
     Answered,
     Connect,
+    Ended,
     ProcessRouter,
     ProcessStatistics,
     ToNode,
+    ToProxy,
     ToRuntime,
 )
 from drupelet.errors import NoConnection, NotPermitted, RemoteError, RemoteProtocolError
@@ -46,7 +48,9 @@ from drupelet.services.missions import Missions
 from drupelet.wire import frames
 from drupelet.wire.codec import loads
 from drupelet.wire.frames import CAST, frame
+from drupelet.wire.ids import Pid
 from drupelet.wire.limits import FRAGMENT_BYTES_MAX, OUT_BYTES_MAX
+from drupelet.wire.messages.processes import Signal
 
 _log = logging.getLogger("drupelet.processes")
 
@@ -56,6 +60,18 @@ LIST_S: Final = 2.0  # what a runtime does not answer in that time is shown as s
 PIECE_BYTES_MAX: Final = FRAGMENT_BYTES_MAX - 64  # of a stream of signals in one CAST
 _SIGNALS_PREFIX: Final = frames.call_body(b"process/signals", b"")
 _SEGMENT_PREFIX: Final = frames.call_body(b"process/segment", b"")
+
+
+class ProxyDoor(Protocol):
+    """Who knows the processes of strangers (services/proxies.py)."""
+
+    def from_process(self, signal: Signal) -> None:
+        """One of ours sends to one of theirs, or watches it."""
+        ...
+
+    def process_ended(self, pid: Pid) -> None:
+        """One that was watched."""
+        ...
 
 
 class Processes:
@@ -73,6 +89,7 @@ class Processes:
         self._up: dict[str, int] = {}  # connected nodes, with their incarnation
         self._watched: set[int] = set()  # runtimes that do not read
         self._answers: dict[int, tuple[trio.Event, list[bytes | None]]] = {}
+        self.proxies: ProxyDoor | None = None
 
     def register(self, missions: Missions) -> None:
         """Put the mission into the whitelist, and hear of nodes."""
@@ -192,7 +209,25 @@ class Processes:
         if soonest < self._deadlines.wakes_at:
             self._deadlines.arm(soonest)
 
+    # -- for processes of strangers (services/proxies.py)
+
+    def deliver(self, pid: Pid, body: bytes) -> None:
+        """A stranger's message for a process."""
+        self.router.deliver(pid, body, trio.current_time())
+        self._perform()
+
+    def watch(self, pid: Pid) -> None:
+        """Say when that process ends: `ProxyDoor.process_ended`."""
+        self.router.watch(pid, trio.current_time())
+        self._perform()
+
+    def tell_down(self, watcher: Pid, ref: int, reason: str) -> None:
+        """A stranger's process, which a process watches, is over."""
+        self.router.tell_down(watcher, ref, reason, trio.current_time())
+        self._perform()
+
     def _perform(self) -> None:
+        others: list[ToProxy | Ended] = []
         for effect in self.router.take_effects():
             match effect:
                 case ToRuntime(serial, data):
@@ -209,8 +244,16 @@ class Processes:
                     if waiting is not None:
                         waiting[1].append(body)
                         waiting[0].set()
+                case ToProxy() | Ended():
+                    others.append(effect)
                 case _:
                     assert_never(effect)
+        if others and self.proxies is not None:
+            for other in others:  # they make effects of their own
+                if isinstance(other, Ended):
+                    self.proxies.process_ended(other.pid)
+                else:
+                    self.proxies.from_process(other.signal)
 
     def _to_runtime(self, serial: int, data: bytes) -> None:
         endpoint = self._endpoints.get(serial)

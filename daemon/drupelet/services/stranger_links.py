@@ -67,19 +67,20 @@ class StrangerLinks:
         self._deadlines = deadlines
         self._links: set[Link] = set()
         self._none = trio.Event()
+        self.on_gone: Callable[[Endpoint], None] | None = None
 
     @property
     def count(self) -> int:
         """How many there are now."""
         return len(self._links)
 
-    async def dial(self, host: str, port: int, key: bytes) -> Endpoint:
-        """A link, as a stranger, to the node with that key. Raises: `NoConnection`."""
+    async def dial(self, host: str, port: int, key: bytes | None) -> Endpoint:
+        """A link, as a stranger, to the node with that key (None: any). Raises: `NoConnection`."""
         if self.nursery is None:
             raise NoConnection("stopping")
         sock = await dial(host, port)
         established, reason = await self._shake(sock)
-        if established is None or established.peer.key != key:
+        if established is None or key not in (None, established.peer.key):
             sock.close()
             raise NoConnection(reason if established is None else "wrong_node")
         greeting = _Greeting()
@@ -133,13 +134,29 @@ class StrangerLinks:
             if not self._links:
                 self._none.set()
                 self._none = trio.Event()
+            if self.on_gone is not None:
+                self.on_gone(endpoint)
             if greeting is not None:
                 greeting.ended(endpoint.channel.close_reason or "closed")
+
+    def endpoint_of(self, key: bytes) -> Endpoint | None:
+        """An open link of the stranger with that key."""
+        for link in self._links:
+            if link.peer.key == key and not link.endpoint.closed:
+                return link.endpoint
+        return None
 
     def _refused(self, key: bytes) -> str | None:
         same = sum(link.peer.key == key for link in self._links)
         full = len(self._links) >= STRANGERS_MAX or same >= STRANGERS_PER_KEY_MAX
         return "overloaded" if full else None
+
+    def cut_uninvited(self, invited: Callable[[Endpoint], bool]) -> None:
+        """Close those that strangers opened who are not invited; what is in line for them goes."""
+        for link in list(self._links):
+            if not link.initiated and not invited(link.endpoint):
+                link.endpoint.channel.send_now()
+                link.endpoint.close(NoConnection("closed"))
 
     def goodbye(self, reason: str, now: float) -> None:
         """Say goodbye on all."""

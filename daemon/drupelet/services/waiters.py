@@ -36,20 +36,33 @@ class Gather:
 
 
 class Admitted:
-    """The call `theirs` of the stranger `origin`, passed on; `ended` is called once, at its end,
-    with "ok", the error's name, or "cancelled"."""
+    """The call `theirs` of `origin`, passed on from or to a stranger; `ended` is called once, at
+    its end, with "ok", the error's name, or "cancelled". `convert`: the value's bytes at the border
+    (services/proxies.py)."""
 
-    __slots__ = ("_ended", "origin", "theirs")
+    __slots__ = ("_convert", "_ended", "origin", "theirs")
 
-    def __init__(self, origin: Endpoint, theirs: int, ended: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        origin: Endpoint,
+        theirs: int,
+        ended: Callable[[str], None],
+        convert: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        self._convert = convert
         self.origin = origin
         self.theirs = theirs
         self._ended: Callable[[str], None] | None = ended
 
     def answer(self, body: bytes | CallError) -> None:
-        """The callee's answer, for the stranger."""
+        """The callee's answer, for the caller."""
         origin = self.origin
         if not origin.closed:
+            if self._convert is not None and not isinstance(body, CallError):
+                try:
+                    body = body[:1] + self._convert(body[1:])
+                except CallError as error:
+                    body = error
             if isinstance(body, CallError):
                 origin.reply_error(self.theirs, body)
             else:

@@ -1,7 +1,8 @@
 """What people write for the terms of a grant: `10/m`, `30d`, `temp,on`.
 
 Decides the words; what the numbers may be, `wire/grants.py` decides. The command line and
-`drupelet.missions` read them here, so that both take the same and say the same of a mistake.
+`drupelet.missions` read them here, so that both take the same and say the same of a mistake;
+`terms_from_fields` reads them again where they arrive.
 
 | term | is written | means |
 |---|---|---|
@@ -15,7 +16,10 @@ it); dates (no node needs to know what day it is).
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+from drupelet.errors import RemoteError
+from drupelet.wire.grants import Terms
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 _DIGITS_MAX: Final = 10  # ten years are nine digits of seconds
@@ -60,3 +64,22 @@ def _number(text: str) -> int:
     """A whole number; 0 for anything else, which no term may be."""
     good = text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
     return int(text) if good else 0
+
+
+def terms_from_fields(fields: dict[str, Any]) -> Terms:
+    """What a client wrote. Raises: `RemoteError`."""
+    known = {"functions", "rate", "burst", "concurrent", "bytes", "expires_s", "delegable"}
+    if not isinstance(fields, dict) or fields.keys() - known:
+        raise RemoteError("badarg", f"terms are {', '.join(sorted(known))}")
+    chosen = dict(fields)
+    for field in ("functions", "rate"):
+        if isinstance(chosen.get(field), list):
+            chosen[field] = tuple(chosen[field])
+    functions, rate = chosen.get("functions"), chosen.get("rate")
+    good = functions is None or all(isinstance(each, str) for each in functions)
+    good = good and (rate is None or (len(rate) == 2 and all(type(each) is int for each in rate)))
+    numbers = (chosen.get(field) for field in ("burst", "concurrent", "bytes", "expires_s"))
+    good = good and all(each is None or type(each) is int for each in numbers)
+    if not good or type(chosen.get("delegable", 0)) is not int:
+        raise RemoteError("badarg", "a term has a value of the wrong kind")
+    return Terms(**chosen)

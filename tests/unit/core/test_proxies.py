@@ -8,9 +8,9 @@ from math import inf
 import pytest
 
 from drupelet.core import proxies as core
-from drupelet.core.proxies import LIFETIME_S, Gone, Proxies
+from drupelet.core.proxies import LIFETIME_S, Gone, Held, Proxies
 from drupelet.wire.ids import Pid
-from drupelet.wire.limits import PROXY_MESSAGES_MAX
+from drupelet.wire.limits import PROXIES_PER_KEY_MAX, PROXY_MESSAGES_MAX, PROXY_WATCHERS_MAX
 
 BOB, EVE = b"b" * 32, b"e" * 32
 PID, OTHER = Pid("alice", 1, 42), Pid("alice", 1, 43)
@@ -139,3 +139,53 @@ def test_tables_agree_after_any_history(seed: int) -> None:
             alive = {s: v for s, v in alive.items() if v[2] > now}
         assert len(proxies) == len(alive)
         assert sum(map(proxies.given_to, keys)) == len(alive)
+
+
+def test_a_pid_that_comes_back_is_known_from_its_holder_alone() -> None:
+    proxies = Proxies()
+    proxies.give(secret(1), PID, BOB, 0.0)
+    assert proxies.given(secret(1), BOB, 1.0) == PID
+    assert proxies.given(secret(1), EVE, 1.0) is None
+    assert proxies.given(secret(2), BOB, 1.0) is None
+    assert proxies.given(secret(1), BOB, LIFETIME_S) is None
+    assert (proxies.sent_count, proxies.forged_count) == (0, 0)
+
+
+def test_held_from_who_gave_it_and_nobody_else() -> None:
+    held = Held()
+    assert held.keep(secret(1), BOB)
+    assert held.keep(secret(1), BOB)
+    assert not held.keep(secret(1), EVE)
+    assert held.key_of(secret(1)) == BOB
+    assert held.watch(secret(1), PID, 7) == ""
+    assert held.watch(secret(1), OTHER, 8) == ""
+    assert held.watch(secret(2), PID, 9) == "noproc"
+    held.unwatch(secret(1), OTHER, 8)
+    held.unwatch(secret(2), OTHER, 8)
+    assert held.end(secret(1), EVE) == []
+    assert held.end(secret(1), BOB) == [(PID, 7)]
+    assert held.end(secret(1), BOB) == []
+    assert (len(held), held.key_of(secret(1))) == (0, None)
+
+
+def test_held_ends_with_its_givers_link() -> None:
+    held = Held()
+    for number, key in ((1, BOB), (2, BOB), (3, EVE)):
+        held.keep(secret(number), key)
+        held.watch(secret(number), PID, number)
+    assert held.peer_gone(BOB) == [(PID, 1), (PID, 2)]
+    assert held.peer_gone(BOB) == []
+    assert (len(held), held.key_of(secret(3))) == (1, EVE)
+
+
+def test_held_and_watchers_at_the_maximum_and_one_above() -> None:
+    held = Held()
+    assert all(held.keep(secret(number), BOB) for number in range(PROXIES_PER_KEY_MAX))
+    assert not held.keep(secret(PROXIES_PER_KEY_MAX), BOB)
+    assert held.keep(secret(PROXIES_PER_KEY_MAX), EVE)
+    assert held.keep(secret(0), BOB)
+    for ref in range(PROXY_WATCHERS_MAX):
+        assert held.watch(secret(0), PID, ref) == ""
+    assert held.watch(secret(0), PID, PROXY_WATCHERS_MAX) == "system_limit"
+    held.end(secret(1), BOB)
+    assert held.keep(secret(PROXIES_PER_KEY_MAX + 1), BOB)

@@ -14,7 +14,8 @@ Addresses
   which runtimes attached to their daemon since it started, never reused; `count` the process.
 - ``count`` 0 is the runtime itself; number 0 is the daemon.
 - With a `to_name` the receiver is a registered name (or, for SPAWN, a module) on `to_node`, and
-  `to_incarnation` and `to_number` are 0.
+  `to_incarnation` and `to_number` are 0. A name of a zero byte and 32 hexadecimal digits is a proxy
+  pid, which `to_node`, the sender's own daemon, holds: SEND, MONITOR and DEMONITOR only.
 - `ref` is the number of a Ref. It was made by the node of `from` in LINK, MONITOR, DEMONITOR, ASK
   and SPAWN, and by the node of `to` in UNLINK, DOWN, REPLY and SPAWNED; 0 elsewhere. That of an
   UNLINK is of the last LINK that `from` got and 0 for none: a later one has crossed it and holds.
@@ -59,7 +60,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from drupelet.errors import RemoteProtocolError
-from drupelet.wire.ids import Pid
+from drupelet.wire.ids import Pid, ProxyPid
 from drupelet.wire.limits import BODY_BYTES_MAX
 
 SEND: Final = 1
@@ -91,6 +92,8 @@ HEADER_BYTES: Final = HEADER.size
 _LENGTH_BYTES: Final = 4
 KIND_PLACE: Final = 4  # of a signal's kind in its bytes
 SIGNAL_BYTES_MAX: Final = HEADER_BYTES + 3 * 255 + BODY_BYTES_MAX
+
+PROXY_MARK: Final = "\0"  # no process can be registered under such a name
 
 NOPROC: Final = "noproc"
 NOCONNECTION: Final = "noconnection"
@@ -153,6 +156,19 @@ def encode_signal(
         ref,
     )
     return b"".join((header, to_node, to_name, from_node, body))
+
+
+def proxy_name(proxy: ProxyPid) -> str:
+    """The `to_name` of a proxy pid."""
+    return PROXY_MARK + proxy.secret.hex()
+
+
+def proxy_secret(name: str) -> bytes:
+    """The reverse, of a `to_name` that begins with PROXY_MARK; what is none is nobody's."""
+    try:
+        return bytes.fromhex(name[1:])
+    except ValueError:
+        return b""
 
 
 def split_signals(data: bytes) -> Iterator[tuple[Signal, bytes]]:

@@ -1,0 +1,307 @@
+"""Proxy pids on the links of strangers: what becomes of a pid that crosses the border.
+
+Decides nothing that `core/proxies.py` can: opens the bodies that may hold pids, carries messages
+and ends, and keeps which link leads to whom.
+
+| cast, after `grants/` | from | body |
+|---|---|---|
+| `send` | the holder | 16 bytes, then the message |
+| `watch` | the holder | 16 bytes: it has come; is its process still there? |
+| `down` | the giver | 16 bytes, then the reason: it is over |
+
+Rules
+- A pid that leaves, in arguments, a value or a message, goes as a proxy; a `Request`, a `Down` or
+  an `Exit` does not leave. A pid that comes is refused, and so is a notice: it is a forgery.
+- A proxy goes back to who gave it, and is a pid again there; to nobody else.
+- Who sends always hears that it was sent. What is too much for a link is dropped.
+- Bodies are converted behind the door: who has no right costs no decoding.
+
+Owns: nothing that runs; the time of proxies is told by `services/deadlines.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import trio
+
+from drupelet.core.proxies import LIFETIME_S, NOPROC, Gone, Held, Proxies
+from drupelet.errors import (
+    CallError,
+    NoConnection,
+    NotPermitted,
+    NotSendable,
+    RemoteError,
+    RemoteProtocolError,
+)
+from drupelet.services.deadlines import Deadlines
+from drupelet.services.endpoint import Endpoint
+from drupelet.services.processes import Processes
+from drupelet.services.stranger_links import StrangerLinks
+from drupelet.services.waiters import Admitted
+from drupelet.wire import frames
+from drupelet.wire.codec import dumps, loads
+from drupelet.wire.frames import CAST, frame
+from drupelet.wire.ids import PROXY_SECRET_BYTES, Pid, ProxyPid
+from drupelet.wire.limits import FRAGMENT_BYTES_MAX, OUT_BYTES_MAX, PROXIES_PER_KEY_MAX
+from drupelet.wire.messages.processes import (
+    DEMONITOR,
+    MONITOR,
+    NOCONNECTION,
+    SEND,
+    Signal,
+    proxy_secret,
+)
+from drupelet.wire.proxies import Found, may_hold_pids, replace_pids
+
+_log = logging.getLogger("drupelet.grants")
+
+_SEND: Final = frames.call_body(b"grants/send", b"")
+_WATCH: Final = frames.call_body(b"grants/watch", b"")
+_DOWN: Final = frames.call_body(b"grants/down", b"")
+_REASONS: Final = (b"expired", b"noproc", b"revoked")  # a stranger's word: no other
+
+
+class ProxyService:
+    """The proxies of one node, given and held."""
+
+    def __init__(
+        self, name: str, processes: Processes, links: StrangerLinks, deadlines: Deadlines
+    ) -> None:
+        self._name = name
+        self._processes = processes
+        self._links = links
+        self._deadlines = deadlines
+        self.given = Proxies()
+        self.held = Held()
+        self.dropped_count = 0
+        self._ways: dict[bytes, Endpoint] = {}
+
+    def register(self) -> None:
+        """Be told of processes, links, revocations and time."""
+        self._processes.proxies = self
+        self._links.on_gone = self._link_gone
+        self._deadlines.add(self)
+
+    # -- calls
+
+    def outgoing(self, endpoint: Endpoint, body: bytes) -> bytes:
+        """An encoded value, for a stranger. Raises: `NotSendable`, `RemoteProtocolError`."""
+        if not may_hold_pids(body):
+            return body
+        return dumps(replace_pids(loads(body), functools.partial(self._leaves, endpoint)))
+
+    def incoming(self, endpoint: Endpoint, body: bytes) -> bytes:
+        """An encoded value, of a stranger. Raises: `CallError`."""
+        if not may_hold_pids(body):
+            return body
+        try:
+            value = loads(body)
+        except RemoteProtocolError as error:
+            raise RemoteError("badarg", str(error)) from None
+        return dumps(replace_pids(value, functools.partial(self._comes, endpoint)))
+
+    def answer(self, endpoint: Endpoint, body: bytes) -> bytes:
+        """What a function of ours gave, for a stranger. Raises: `CallError`."""
+        try:
+            return self.outgoing(endpoint, body)
+        except NotSendable as error:
+            raise RemoteError("NotSendable", str(error)) from None
+        except RemoteProtocolError as error:
+            raise RemoteError("bad_value", str(error)) from None
+
+    def forward(
+        self,
+        origin: Endpoint,
+        ident: int,
+        endpoint: Endpoint,
+        prefix: bytes,
+        args: bytes,
+        deadline: float,
+        more: int,
+    ) -> None:
+        """Pass on a call of ours to a stranger. Answers it, now or later."""
+        go = functools.partial(self._forward, origin, ident, endpoint, prefix, deadline)
+        if not more:
+            go(args)
+        elif not origin.assemble(ident, args, go):
+            origin.reply_error(ident, NoConnection("overloaded"))
+
+    def _forward(
+        self,
+        origin: Endpoint,
+        ident: int,
+        endpoint: Endpoint,
+        prefix: bytes,
+        deadline: float,
+        args: bytes,
+    ) -> None:
+        came = functools.partial(self.incoming, endpoint)
+        waiter = Admitted(origin, ident, _nobody_counts, came)
+        try:
+            endpoint.pass_on(waiter, prefix, self.answer(endpoint, args), deadline)
+        except CallError as error:
+            waiter.answer(error)
+
+    def _leaves(self, endpoint: Endpoint, found: Found) -> object:
+        self._ways[endpoint.key] = endpoint
+        if isinstance(found, Pid):
+            new = secrets.token_bytes(PROXY_SECRET_BYTES)
+            now = trio.current_time()
+            secret = self.given.give(new, found, endpoint.key, now)
+            if secret is None:
+                raise NotSendable(f"{endpoint.name} has {PROXIES_PER_KEY_MAX:,} pids of ours")
+            if secret == new:
+                self._processes.watch(found)
+                if now + LIFETIME_S < self._deadlines.wakes_at:
+                    self._deadlines.arm(now + LIFETIME_S)
+            return ProxyPid(self._name, secret)
+        if isinstance(found, ProxyPid):
+            if self.held.key_of(found.secret) == endpoint.key:
+                return found
+            raise NotSendable(
+                f"{found} is over, or not for {endpoint.name}: it cannot be passed on"
+            )
+        raise NotSendable(f"a {type(found).__name__} cannot go to {endpoint.name}, a stranger")
+
+    def _comes(self, endpoint: Endpoint, found: Found) -> object:
+        if not isinstance(found, ProxyPid):
+            raise NotPermitted(f"a {type(found).__name__} of a stranger")
+        pid = self.given.given(found.secret, endpoint.key, trio.current_time())
+        if pid is not None:
+            return pid
+        is_new = self.held.key_of(found.secret) is None
+        if not self.held.keep(found.secret, endpoint.key):
+            raise NoConnection("overloaded")
+        self._ways[endpoint.key] = endpoint
+        if is_new:  # its process may have ended before it came, and that was told to nobody
+            self._cast(endpoint, _WATCH, found.secret)
+        return ProxyPid(endpoint.name, found.secret)
+
+    # -- from strangers
+
+    def on_cast(self, endpoint: Endpoint, target: bytes, body: bytes) -> bool:
+        """A CAST of a stranger; False: it is none of ours."""
+        handler = _HANDLERS.get(target)
+        if handler is None:
+            return False
+        if len(body) >= PROXY_SECRET_BYTES:
+            handler(self, endpoint, body[:PROXY_SECRET_BYTES], body[PROXY_SECRET_BYTES:])
+        return True
+
+    def _on_send(self, endpoint: Endpoint, secret: bytes, message: bytes) -> None:
+        pid = self.given.take(secret, endpoint.key, trio.current_time())
+        if pid is None:
+            return
+        try:
+            message = self.incoming(endpoint, message)
+        except CallError:
+            self.dropped_count += 1
+            return
+        self._processes.deliver(pid, message)
+
+    def _on_watch(self, endpoint: Endpoint, secret: bytes, rest: bytes) -> None:
+        if self.given.given(secret, endpoint.key, trio.current_time()) is None:
+            self._cast(endpoint, _DOWN, secret + NOPROC.encode())
+
+    def _on_down(self, endpoint: Endpoint, secret: bytes, rest: bytes) -> None:
+        reason = rest.decode() if rest in _REASONS else NOPROC
+        self._tell(self.held.end(secret, endpoint.key), reason)
+
+    # -- from processes of ours (services/processes.py)
+
+    def from_process(self, signal: Signal) -> None:
+        """One sends to a stranger's, watches it, or does not any more."""
+        secret = proxy_secret(signal.to_name)
+        if signal.kind == SEND:
+            self._send(secret, signal.body)
+        elif signal.kind == MONITOR:
+            why = self.held.watch(secret, signal.sender, signal.ref)
+            if why:
+                self._tell([(signal.sender, signal.ref)], why)
+        elif signal.kind == DEMONITOR:
+            self.held.unwatch(secret, signal.sender, signal.ref)
+
+    def _send(self, secret: bytes, message: bytes) -> None:
+        way = self._way(secret)
+        if way is None:
+            self.dropped_count += 1
+            return
+        try:
+            self._cast(way, _SEND, secret + self.outgoing(way, message))
+        except (NotSendable, RemoteProtocolError) as error:
+            self.dropped_count += 1
+            _log.warning("proxy_message_dropped to=%s what=%s", way.name, error)
+
+    def process_ended(self, pid: Pid) -> None:
+        """One that strangers may send to."""
+        self._over(self.given.process_gone(pid))
+
+    # -- ends
+
+    def revoked(self, key: bytes) -> None:
+        """A stranger's last right is gone; its link still stands."""
+        self._over(self.given.revoke(key))
+        self._tell(self.held.peer_gone(key), "revoked")
+
+    def _link_gone(self, endpoint: Endpoint) -> None:
+        key = endpoint.key
+        other = self._links.endpoint_of(key)
+        if other is not None:
+            if key in self._ways:
+                self._ways[key] = other
+            return
+        self._ways.pop(key, None)
+        self.given.peer_gone(key)
+        self._tell(self.held.peer_gone(key), NOCONNECTION)
+
+    def next_timer(self) -> float:
+        """When the next one is over."""
+        return self.given.next_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """Some are over."""
+        self._over(self.given.expire(now))
+
+    def _over(self, ended: Iterable[Gone]) -> None:
+        for gone in ended:
+            way = self._ways.get(gone.key)
+            if way is not None:
+                self._cast(way, _DOWN, gone.secret + gone.reason.encode())
+
+    def _tell(self, watchers: Iterable[tuple[Pid, int]], reason: str) -> None:
+        for watcher, ref in watchers:
+            self._processes.tell_down(watcher, ref, reason)
+
+    # -- links
+
+    def _way(self, secret: bytes) -> Endpoint | None:
+        key = self.held.key_of(secret)
+        way = self._ways.get(key) if key is not None else None
+        return way if way is not None and not way.closed else None
+
+    def _cast(self, endpoint: Endpoint, prefix: bytes, body: bytes) -> None:
+        """A message that does not fit is dropped; what is said once is not."""
+        is_full = endpoint.channel.queued_bytes > OUT_BYTES_MAX and prefix is _SEND
+        if endpoint.closed or is_full or len(prefix) + len(body) > FRAGMENT_BYTES_MAX:
+            self.dropped_count += 1
+        else:
+            endpoint.channel.queue(frame(CAST, 0, prefix + body))
+
+
+_HANDLERS: Final[dict[bytes, Callable[[ProxyService, Endpoint, bytes, bytes], None]]] = {
+    b"grants/send": ProxyService._on_send,
+    b"grants/watch": ProxyService._on_watch,
+    b"grants/down": ProxyService._on_down,
+}
+
+
+def _nobody_counts(outcome: str) -> None:
+    """A call of ours to a stranger: counted there."""
+
+
+__all__ = ["ProxyService"]
