@@ -42,6 +42,7 @@ def test_an_export_that_is_missing_or_not_public(tmp_path: Path) -> None:
     path = write(tmp_path, "bad2", f"{MARK}def boil(): ...\n{MARK}def _hidden(): ...\n")
     problems = problems_of(path, exports="boill _hidden __import__ a.b-c")
     assert [problem.kind for problem in problems] == ["invalid_export"] * 4
+    assert {problem.file for problem in problems} == {path}  # what is not there has no line
     assert "did you mean 'boil'?" in problems[0].message
     assert "not public" in problems[1].message
 
@@ -62,6 +63,18 @@ def test_a_function_that_is_listed_but_not_marked(tmp_path: Path) -> None:
     (problem,) = problems_of(path, exports="boil secret")
     assert (problem.kind, problem.line) == ("function_not_exported", 5)
     assert '@mission("m")' in problem.message
+
+
+def test_a_class_that_is_no_behaviour_does_not_become_one(tmp_path: Path) -> None:
+    text = (
+        f"{MARK}class Oven:\n    def init(self): ...\n    def handle_info(self, message): ...\n"
+        "    def heat(self): ...\n"
+    )
+    path = write(tmp_path, "bad7", text)
+    (problem,) = problems_of(path, exports="Oven.handle_info Oven.heat")
+    assert (problem.kind, problem.line) == ("invalid_export", 3)
+    loaded = load_order(path, exports="Oven.heat")
+    assert (loaded.servers, loaded.missions["m"]["Oven.heat"].server) == ({}, "")
 
 
 # -- S004-5: the three good ones
