@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 
-from drupelet.core.processes import Answered, Connect, ProcessRouter, ToNode, ToRuntime
+from drupelet.core.processes import (
+    Answered,
+    Connect,
+    Ended,
+    ProcessRouter,
+    ToNode,
+    ToProxy,
+    ToRuntime,
+)
 from drupelet.wire.ids import Pid
 from drupelet.wire.messages.processes import (
     GONE,
@@ -56,6 +64,8 @@ class World:
         self.seen_up: set[tuple[str, str]] = set()  # (who, sees whom)
         self.connects: list[tuple[str, str]] = []
         self.answers: list[Answered] = []
+        self.to_proxies: list[tuple[str, Signal]] = []
+        self.ended: list[tuple[str, Pid]] = []
         self.casts = 0
         self.answers_gone = True
         self.now = 0.0
@@ -111,6 +121,10 @@ class World:
                     self.connects.append((name, node))
                 case Answered():
                     self.answers.append(effect)
+                case ToProxy(signal):
+                    self.to_proxies.append((name, signal))
+                case Ended(pid):
+                    self.ended.append((name, pid))
 
     def see(self, who: str, whom: str) -> None:
         """`who` is told that `whom` is up, on a new link."""

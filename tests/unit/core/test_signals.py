@@ -26,6 +26,7 @@ from drupelet.wire.limits import (
 )
 from drupelet.wire.messages.processes import (
     ASK,
+    DEMONITOR,
     DOWN,
     EXIT,
     EXIT_SENT,
@@ -34,12 +35,14 @@ from drupelet.wire.messages.processes import (
     LINK,
     MONITOR,
     PAUSE,
+    PROXY_MARK,
     REPLY,
     RESUME,
     SEND,
     SERIAL_SHIFT,
     SPAWN,
     SPAWNED,
+    TRACE,
     UP,
     encode_signal,
     split_signals,
@@ -465,3 +468,94 @@ def test_serials_are_in_the_pids() -> None:
     world.send(one, data)
     assert [own for _, own in split_signals(data)] == [data]
     assert one.kinds() == [SEND]  # by way of the daemon, if a runtime wants it so
+
+
+# -- processes of strangers
+
+NAME = PROXY_MARK + "5" * 32
+
+
+def test_what_processes_do_with_a_proxy_pid_is_the_drivers() -> None:
+    world, a, b = pair()
+    for kind in (SEND, MONITOR, DEMONITOR):
+        world.tell(a, kind, daemon(world, "alice"), dumps("hello"), ref=7, name=NAME)
+    assert [(name, each.kind, each.to_name) for name, each in world.to_proxies] == [
+        ("alice", kind, NAME) for kind in (SEND, MONITOR, DEMONITOR)
+    ]
+    for kind in (LINK, ASK, EXIT_SENT, TRACE):  # they are for nobody
+        world.tell(a, kind, daemon(world, "alice"), dumps("kill"), ref=7, name=NAME)
+    assert a.kinds() == [EXIT, DOWN]
+    world.tell(b, SEND, daemon(world, "alice"), dumps("hello"), name=NAME)  # nor for members
+    world.settle()
+    assert len(world.to_proxies) == 3
+
+
+def test_no_process_gets_the_name_of_a_proxy_pid_by_registering_it() -> None:
+    world, a, _ = pair()
+    world.tell(a, ASK, daemon(world, "alice"), dumps(["register", NAME, a.process(1)]), ref=1)
+    world.tell(a, SEND, daemon(world, "alice"), dumps("hello"), name=NAME)
+    assert SEND not in a.kinds()
+    assert len(world.to_proxies) == 1
+
+
+def test_a_message_from_the_daemon_goes_here_and_to_members() -> None:
+    world, a, b = pair()
+    router = world.routers["alice"]
+    for to in (a.process(1), b.process(1), Pid("charlie", 1, 1), Pid("alice", 1, 1)):
+        router.deliver(to, dumps("hello"), 0.0)
+    world.perform("alice")
+    world.settle()
+    for runtime in (a, b):
+        (signal,) = runtime.inbox
+        assert (signal.kind, signal.sender) == (SEND, daemon(world, "alice"))
+        assert signal.receiver == runtime.process(1)
+
+
+def test_a_stranger_does_not_fill_what_is_full() -> None:
+    world, a, b = pair()
+    router = world.routers["alice"]
+    router.congested(a.serial, True)
+    before = router.statistics().dropped_count
+    router.deliver(a.process(1), dumps("hello"), 0.0)
+    assert router.statistics().dropped_count == before + 1
+    while not router.statistics().dropped_count > before + 1:
+        router.deliver(b.process(1), bytes(PAUSE_BYTES // 4), 0.0)
+    world.perform("alice")
+    assert a.kinds() == []
+
+
+@pytest.mark.parametrize("end", ["process", "runtime", "node", "runtime elsewhere", "absent"])
+def test_the_daemon_hears_once_that_a_process_ended(end: str) -> None:
+    world, a, b = pair()
+    router = world.routers["alice"]
+    elsewhere = end in ("node", "runtime elsewhere")
+    runtime = b if elsewhere else a
+    pid = Pid("charlie", 1, 1) if end == "absent" else runtime.process(1)
+    for _ in range(2):
+        router.watch(pid, 0.0)
+    world.perform("alice")
+    world.settle()
+    if end == "process":
+        (asked,) = [each for each in a.inbox if each.kind == MONITOR]
+        world.tell(a, DOWN, asked.sender, dumps("bye"), ref=asked.ref, count=2)  # of another one
+        world.tell(a, DOWN, asked.sender, dumps("bye"), ref=asked.ref + 1)
+        assert world.ended == []
+        world.tell(a, DOWN, asked.sender, dumps("bye"), ref=asked.ref)
+        world.tell(a, DOWN, asked.sender, dumps("bye"), ref=asked.ref)
+    elif end == "node":
+        router.node_down("bob", 0.0)
+    elif end != "absent":
+        world.detach(runtime)
+    world.settle()
+    world.perform("alice")
+    assert set(world.ended) == {("alice", pid)}
+    assert len(world.ended) == (2 if end == "absent" else 1)  # each watch of nobody is answered
+
+
+def test_a_down_of_a_strangers_process() -> None:
+    world, a, _ = pair()
+    world.routers["alice"].tell_down(a.process(3), 9, "expired", 0.0)
+    world.perform("alice")
+    (down,) = a.inbox
+    assert (down.kind, down.ref, loads(down.body)) == (DOWN, 9, "expired")
+    assert (down.sender, down.receiver) == (daemon(world, "alice"), a.process(3))

@@ -139,6 +139,13 @@ async def call(client: Client, function: str, *args: object) -> Any:
     return await client.call("alice", "light", function, *args)
 
 
+async def seen_by(alice: Node, count: int) -> list[Any]:
+    """What Alice's processes got, when it is that many."""
+    found = await alice.call("alice", "light", "seen", count)
+    assert isinstance(found, list)
+    return found
+
+
 def messages(runtime: Recorder) -> list[object]:
     return [loads(each.body) for each in runtime.signals if each.kind == SEND]
 
@@ -202,7 +209,7 @@ async def test_alice_gets_a_down_at_its_end(
             elif end == "link":
                 for link in list(bob.links.stranger_links._links):
                     link.endpoint.close(NoConnection("closed"))
-            (entry,) = await alice.call("alice", "light", "seen", 1)  # type: ignore[misc]
+            (entry,) = await seen_by(alice, 1)
             why = {"process": "noproc", "time": "expired", "link": "noconnection"}
             assert entry[0] == "down"
             assert entry[1].startswith("<proxy bob ")
@@ -214,7 +221,7 @@ async def test_bobs_death_is_told(tmp_path: Path) -> None:
     async with alice_and_bob(tmp_path) as (alice, bob):
         async with attached(bob) as (runtime, client):
             await call(client, "watch", runtime.process(1))
-        (entry,) = await alice.call("alice", "light", "seen", 1)  # type: ignore[misc]
+        (entry,) = await seen_by(alice, 1)
         assert entry[2] == "noproc"  # his program's end ends its processes
         assert len(bob.proxies.given) == 0
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import trio
 import trio.testing
 
-from drupelet.errors import NoConnection, Timeout
+from drupelet.errors import NoConnection, RemoteError, Timeout
 from drupelet.services.waiters import Admitted, Gather
 
 
@@ -74,3 +74,18 @@ async def test_the_last_answer_wakes_the_task() -> None:
             gather.answer(2, b"two")
             gather.answer(4, error)
     assert gather.bodies == {2: b"two", 4: error}
+
+
+def test_its_value_is_converted_at_the_border_or_refused_there() -> None:
+    origin, ended = Origin(), list[str]()
+
+    def convert(body: bytes) -> bytes:
+        if body == b"pid":
+            raise RemoteError("NotSendable", "a Down cannot go to a stranger")
+        return body.upper()
+
+    Admitted(cast(Any, origin), 7, ended.append, convert).answer(b"\0value")
+    Admitted(cast(Any, origin), 8, ended.append, convert).answer(b"\0pid")
+    Admitted(cast(Any, origin), 9, ended.append, convert).answer(Timeout(maybe_ran=True))
+    assert origin.answers[0] == (7, b"VALUE")
+    assert ended == ["ok", "RemoteError", "Timeout"]
