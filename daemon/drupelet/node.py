@@ -37,10 +37,12 @@ from drupelet.services.deadlines import Deadlines
 from drupelet.services.discovery import Discovery
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.grants import GrantService
+from drupelet.services.joining import Joining
 from drupelet.services.launchers import SubprocessLauncher
 from drupelet.services.links import Links
 from drupelet.services.missions import Missions, MissionSpec
 from drupelet.services.own_addresses import own_addresses
+from drupelet.services.pairing import PairingService
 from drupelet.services.portmap import PortMapper
 from drupelet.services.processes import Processes
 from drupelet.services.proxies import ProxyService
@@ -49,6 +51,8 @@ from drupelet.store.audit import AuditLog
 from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
 from drupelet.store.grants import GrantStore
 from drupelet.store.identity import Identity, board_serial, load_or_make_identity
+from drupelet.store.paired import FILE as PAIRED_FILE
+from drupelet.store.paired import cookies_in_force, keep_paired_cookie, text_of
 from drupelet.wire.handshake import Credentials, make_credentials
 from drupelet.wire.keys import key_prefix, key_to_text
 from drupelet.wire.limits import GRANT_ADDRESSES_MAX, WORKER_CALLS_MAX
@@ -67,7 +71,8 @@ class Node:
         self._nursery = nursery
         self.flusher = Flusher(nursery)
         self.deadlines = Deadlines()
-        self.identity, self._cookies = _secrets_of(config)
+        self.identity, self._cookies, self._file_cookie = _secrets_of(config)
+        self._paired_file = config.node.state_dir / PAIRED_FILE
         self.missions = Missions(
             config.missions.dir,
             launcher=SubprocessLauncher(),
@@ -121,6 +126,7 @@ class Node:
         )
         self.grants = self._make_grants()
         self.links.strangers = self.grants
+        self.pairing = self._make_pairing()
         self.mapper = self._make_mapper()
         self.discovery = self._make_discovery()
         self.call = self.calls.call
@@ -140,6 +146,28 @@ class Node:
             accepted=Accepted(self.links.stranger_links, self._seen_at),
             addresses=self._addresses,
             members=lambda: {each.name: each.key for each in self.membership.nodes()},
+        )
+
+    def _make_pairing(self) -> PairingService:
+        node = self.config.node
+        joining = Joining(
+            key=self.identity.public_key,
+            name=node.name,
+            environment=node.environment,
+            links=self.links,
+            grants=self.grants,
+            keep_cookie=self.keep_cookie,
+        )
+        return PairingService(
+            key=self.identity.public_key,
+            name=node.name,
+            environment=node.environment,
+            grants=self.grants,
+            stranger_links=self.links.stranger_links,
+            admission=self.links.admission,
+            addresses=self._addresses,
+            cookie_text=self.cookie_text,
+            joining=joining,
         )
 
     def _make_mapper(self) -> PortMapper | None:
@@ -235,7 +263,24 @@ class Node:
         psks = (psk, *(each for each in self.credentials.psks if each != psk))[:2]
         self.credentials = replace(self.credentials, psks=psks)
         self.links.credentials = self.credentials
+        self.links.failures.clear()  # the new one is tried first, wherever another one failed
         _log.info("cookie_changed accepted=%d", len(psks))
+
+    async def cookie_text(self) -> str:
+        """The cookie that this node uses; "": it is in no file. Raises: `ConfigError`."""
+        files = (self._paired_file, self.config.link.cookie_file)
+        psk, environment = self.credentials.psks[0], self.config.node.environment
+        return await trio.to_thread.run_sync(lambda: text_of(psk, files, environment=environment))
+
+    async def keep_cookie(self, text: str) -> None:
+        """As `set_cookie`, also after a restart. Raises: `ConfigError`."""
+        former = await self.cookie_text()
+        if text == former:
+            return
+        await trio.to_thread.run_sync(
+            keep_paired_cookie, self._paired_file, text, former, self._file_cookie
+        )
+        await self.set_cookie(text)
 
     async def start(self, missions: Sequence[MissionSpec] = ()) -> None:
         """Bring every part up; returns when calls can be made."""
@@ -265,6 +310,7 @@ class Node:
         self.audit.register(self.missions)
         self._nursery.start_soon(self.audit.run)
         self.grants.register()
+        self.pairing.register(self.missions)
         self.grants.restore()
         self._nursery.start_soon(self.grants.run)
         await self._nursery.start(self.links.run)
@@ -299,7 +345,8 @@ class Node:
             self.links.cut_all(NoConnection("stopping"))
 
 
-def _secrets_of(config: Config) -> tuple[Identity, tuple[Cookie, ...]]:
+def _secrets_of(config: Config) -> tuple[Identity, tuple[Cookie, ...], Cookie]:
+    """The key, the cookies in force, and the first one of the cookie file."""
     state_dir = config.node.state_dir
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -315,7 +362,11 @@ def _secrets_of(config: Config) -> tuple[Identity, tuple[Cookie, ...]]:
     cookies = load_or_make_cookie(file, environment=config.node.environment)
     if not had_cookie:
         _log.warning("cookie_made file=%s, copy it to the other nodes: alone until then", file)
-    return identity, cookies
+    paired = state_dir / PAIRED_FILE
+    in_force = cookies_in_force(paired, cookies, environment=config.node.environment)
+    if in_force is cookies and paired.exists():
+        _log.warning("paired_cookie_ignored file=%s, the cookie file changed since", paired)
+    return identity, in_force, cookies[0]
 
 
 def _credentials(

@@ -124,6 +124,24 @@ async def test_a_changed_cookie_is_kept_besides_the_old_one(tmp_path: Path) -> N
         assert node.links.credentials is node.credentials
 
 
+async def test_a_cookie_to_keep(tmp_path: Path) -> None:
+    async with open_node(make_config(tmp_path, "gandalf")) as node:
+        former = await node.cookie_text()
+        assert former == (tmp_path / "cookie").read_text().split()[-1]
+        node.links.failures["192.0.2.1", 4370] = ("bad_cookie", 1)
+        await node.keep_cookie("a new cookie of ours")
+        assert node.links.failures == {}
+        assert await node.cookie_text() == "a new cookie of ours"
+        kept = (tmp_path / "gandalf" / "paired-cookie").read_text().splitlines()
+        assert kept[-2:] == ["a new cookie of ours", former]
+        await node.keep_cookie("a new cookie of ours")
+        assert len(node.credentials.psks) == 2
+        await node.set_cookie("one that is in no file")
+        assert await node.cookie_text() == ""
+    async with open_node(make_config(tmp_path, "gandalf")) as node:
+        assert await node.cookie_text() == "a new cookie of ours"
+
+
 @pytest.mark.parametrize(
     ("listen", "host"),
     [

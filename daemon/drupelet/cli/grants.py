@@ -117,7 +117,7 @@ def _make(request: Request, function: str, what: str) -> int:
         raise UsageError(
             "with --json the text is in the document, or in the file of -o", request.verb.name
         )
-    terms = _terms(request)
+    terms = read_terms(request)
     with _new_file(place) as file:
         answer = _ask(request, function, what, request.options.get("to", ""), terms)
         match answer:
@@ -162,7 +162,7 @@ _READERS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {  # option ->
 }
 
 
-def _terms(request: Request) -> dict[str, object]:
+def read_terms(request: Request) -> dict[str, object]:
     """The options as `services/grants.py` takes them. Raises: `UsageError`."""
     terms: dict[str, object] = {}
     for option, (term, reader) in _READERS.items():

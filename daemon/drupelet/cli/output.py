@@ -223,7 +223,7 @@ def mend(error: Exception) -> str:
         case RemoteError() if error.kind[:1].isupper() and not error.traceback_text:
             return RAISED_MEND  # the name of an exception
         case RemoteError():
-            return KIND_MENDS.get(error.kind, "")
+            return str(getattr(error, "mend", "")) or KIND_MENDS.get(error.kind, "")
         case Timeout():
             return "give it more time (--timeout 60, in Python timeout=60), or `drupelet why NODE`"
         case NoConnection():

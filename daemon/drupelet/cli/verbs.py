@@ -335,6 +335,27 @@ _VERBS: Final = (
         json=False,
     ),
     Verb(
+        "pair",
+        "Make two nodes members of one cluster, or hand a grant over, by eight letters.",
+        "pair:pair",
+        (Argument("CODE", "what the other node shows (default: show one here)", False),),
+        (
+            Option("host", "where the other node is, when it is not found", "HOST:PORT"),
+            Option("grant", "who has the code may call this mission, and is no member", "MISSION"),
+            *(each for each in _TERMS if each.name not in ("to", "out", "text", "qr")),
+        ),
+        (
+            "drupelet pair",
+            "drupelet pair ABCD-EFGH",
+            "drupelet pair ABCD-EFGH --host 192.168.1.7:4370",
+            "drupelet pair --grant kitchen --only temp --rate 10/m",
+        ),
+        "Without CODE it shows a code and a QR code, and waits five minutes; one wrong try burns\n"
+        "it. The other node takes this one's cookie, also after a restart, and keeps its own\n"
+        "besides. CODE may also be what the QR code has. With --json there are two documents,\n"
+        "the code and what became of it.",
+    ),
+    Verb(
         "completion",
         "Print the completion script of a shell.",
         "completion:completion",

@@ -8,6 +8,7 @@ Rules
 - A failed handshake refuses its address for 1 s, doubling with each further failure up to 60 s; a
   good handshake clears it. On loopback the span stays at 1 s: there many nodes and programs share
   one address, and one broken program must not lock out the others.
+- Until `forgiving_until` (pairing) penalties do not count; the other bounds do.
 - The table of penalties keeps PENALTY_ADDRESSES_MAX addresses; the oldest goes first.
 - An address is an IPv4 address or an IPv6 /64 (one customer has a whole /64: RFC 6177); an IPv4
   address mapped into IPv6 is that IPv4 address.
@@ -62,7 +63,15 @@ class _Penalty:
 class Admission:
     """The doorkeeper of all listeners of one node."""
 
-    __slots__ = ("_admitted", "_failed", "_penalties", "_refused", "_total", "_under_way")
+    __slots__ = (
+        "_admitted",
+        "_failed",
+        "_penalties",
+        "_refused",
+        "_total",
+        "_under_way",
+        "forgiving_until",
+    )
 
     def __init__(self) -> None:
         self._under_way: dict[str, int] = {}
@@ -71,6 +80,7 @@ class Admission:
         self._refused = dict.fromkeys(Refusal, 0)
         self._admitted = 0
         self._failed = 0
+        self.forgiving_until = float("-inf")  # no penalty counts until then: a code is shown
 
     def admit(self, address: str, now: float) -> Refusal | None:
         """Whether a connection from `address` may start a handshake: None admits it.
@@ -121,7 +131,7 @@ class Admission:
 
     def _refusal(self, group: str, now: float) -> Refusal | None:
         penalty = self._penalties.get(group)
-        if penalty is not None and now < penalty.until:
+        if penalty is not None and self.forgiving_until <= now < penalty.until:
             return Refusal.PENALTY
         if self._under_way.get(group, 0) >= limits.UNAUTHENTICATED_PER_ADDRESS_MAX:
             return Refusal.ADDRESS

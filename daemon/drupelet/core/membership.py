@@ -12,7 +12,7 @@ Rules
   A second link that the *peer* opened long after the first means that the peer lost the first: the
   newcomer waits RIVAL_S, then takes over. No `NodeDown` while one link of a peer lives.
 - Another incarnation of a peer replaces the present one, and the replaced never comes back (a
-  delayed link of it, or a clone of the card, is closed as `superseded`). Incarnations are compared
+  delayed link of it, or a clone (core/clones.py), is closed as `superseded`). Incarnations are compared
   for equality only: a Pi's clock says 1970 after each start.
 - `NodeDown` exactly once for each `NodeUp`, and alternating for each key.
 - A lost or refused address is dialled again for ever (core/addresses.py).
@@ -36,6 +36,7 @@ from typing import Final
 
 from drupelet.core.addresses import Address, AddressBook, key_prefix_of, told_host
 from drupelet.core.candidates import Candidate
+from drupelet.core.clones import Clones
 from drupelet.core.effects import (
     CloseLink,
     DeclaredDown,
@@ -81,6 +82,7 @@ class Membership:
     def __init__(self, own_key: bytes, own_name: str, random: Callable[[], float]) -> None:
         self._own_key = own_key
         self._own_name = own_name
+        self.clones = Clones(own_key)
         self._book = AddressBook(own_key, random)
         self._members: dict[bytes, Member] = {}
         self._names: dict[str, Member] = {}  # the latest holder of each name
@@ -157,6 +159,8 @@ class Membership:
         refusal = self.refusal(peer)
         if refusal:
             self._counts[refusal] += 1
+            holder = self._members.get(peer.key)
+            self.clones.refused(refusal, peer, holder.since if holder is not None else now, now)
             self._effects.append(CloseLink(link_id, refusal))
             if initiated and address is not None:
                 self._failed(address, refusal, now)
@@ -196,6 +200,7 @@ class Membership:
         if address is not None and address.dialling:
             self._dial_ended(address)
             self._counts["failed"] += 1
+            self.clones.refused_by(host, reason, now)
             self._failed(address, reason, now)
 
     def declared_down_by(self, name: str, key: bytes, reason: str, now: float) -> None:
@@ -297,7 +302,7 @@ class Membership:
         return reason
 
     def candidates_of(self, name: str) -> list[Candidate]:
-        """The addresses at which ``name`` or ``name@host`` is hoped to answer."""
+        """The addresses at which ``name`` or ``name@host`` is hoped to answer; "": all."""
         return [
             Candidate(
                 source=address.source,
@@ -306,7 +311,7 @@ class Membership:
                 name=address.name,
                 key_prefix=address.key_prefix,
             )
-            for address in self._named(name)
+            for address in (self._named(name) if name else self._book)
         ]
 
     def declared_down(self, key: bytes, incarnation: int) -> str | None:
@@ -324,22 +329,13 @@ class Membership:
 
     def statistics(self) -> MembershipStatistics:
         """A snapshot of the counters."""
-        counts = self._counts
         return MembershipStatistics(
             addresses=len(self._book),
             members=len(self._members),
             links=len(self._links),
-            dialled_count=counts["dialled"],
-            failed_count=counts["failed"],
-            duplicate_count=counts["duplicate"],
-            self_count=counts["self"],
-            name_taken_count=counts["name_taken"],
-            superseded_count=counts["superseded"],
-            overloaded_count=counts["overloaded"],
             evicted_count=self._book.evicted_count,
             refused_count=self._book.refused_count,
-            gossip_count=counts["gossip"],
-            declared_down_count=counts["declared_down"],
+            **{f"{word}_count": count for word, count in self._counts.items()},
         )
 
     # -- links

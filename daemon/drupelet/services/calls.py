@@ -67,6 +67,10 @@ from drupelet.wire.limits import (
 TIMEOUT_S = 5.0  # OTP's gen_server:call default
 _TIMEOUT_MS_MAX = 2**32 - 1
 _LOCAL_RINGS = frozenset({"operator", "worker", "confined"})  # their targets begin with a node
+# What a stranger may ask of the daemon itself; every other target is a granted function's.
+_STRANGERS_OWN = frozenset(
+    {b"grants/present", b"pair/look", b"pair/start", b"pair/step", b"pair/done"}
+)
 _CONFINED = "this mission has cluster = false in its file in missions.d: it may call nothing"
 _PREFIXES_MAX = 256  # prepared call headers that are kept
 
@@ -282,7 +286,7 @@ class Calls:
         if (
             endpoint.ring == "stranger"
             and self.strangers is not None
-            and target != b"grants/present"
+            and target not in _STRANGERS_OWN
         ):
             self.strangers.on_call(endpoint, ident, target, flags, timeout_ms, body[start:])
             return

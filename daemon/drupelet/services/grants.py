@@ -118,6 +118,7 @@ class GrantService:
         self._running: dict[int, _Running] = {}  # by ticket
         self._lock = trio.Lock()
         self._damaged = ""
+        self.pairing_open: Callable[[], bool] = lambda: False  # services/pairing.py
 
     def register(self) -> None:
         """Put the mission into the whitelist, and be asked about strangers."""
@@ -165,7 +166,12 @@ class GrantService:
 
         Who held it then is told that it is revoked, and does not look for a broken cable.
         """
-        return not self._damaged and (self.grants.next_sequence > 1 or bool(self._rights))
+        granted = self.grants.next_sequence > 1 or bool(self._rights)
+        return (granted and not self._damaged) or self.pairing_open()
+
+    def knows(self, endpoint: Endpoint) -> bool:
+        """Whether something was granted to who is on that link."""
+        return endpoint in self._rights
 
     def endpoint(self, node: str) -> Endpoint | None:
         """The link to a node of which we hold a grant."""

@@ -104,7 +104,7 @@ class Links:
         self._next_link_id = 1
         self._dialling: set[tuple[str, int]] = set()
         # (why, which cookie is next) of addresses where a handshake failed
-        self._failures: dict[tuple[str, int], tuple[str, int]] = {}
+        self.failures: dict[tuple[str, int], tuple[str, int]] = {}
         self._changed = trio.Event()
         self._listeners: list[Callable[[NodeEvent], None]] = []
         # The link of a node that is used from now on; never before its WELCOME is in line.
@@ -351,7 +351,7 @@ class Links:
         cookie, and being turned away then reads as the failure that led to it.
         """
         address = (host, port)
-        known, first = self._failures.pop(address, ("", 0))
+        known, first = self.failures.pop(address, ("", 0))
         reason = "silent"
         count = len(self.credentials.psks)
         for attempt in range(count):
@@ -371,9 +371,9 @@ class Links:
                 break
             known, first = reason, psk_index + 1
         if reason in ("bad_cookie", "version"):
-            if len(self._failures) >= CANDIDATES_MAX:
-                del self._failures[next(iter(self._failures))]
-            self._failures[address] = (reason, first)
+            if len(self.failures) >= CANDIDATES_MAX:
+                del self.failures[next(iter(self.failures))]
+            self.failures[address] = (reason, first)
         return None, None, reason
 
     async def _shake_once(

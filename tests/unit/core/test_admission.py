@@ -62,6 +62,18 @@ def _refused(admission: Admission, now: float) -> bool:
     return refusal is Refusal.PENALTY
 
 
+def test_while_a_code_is_shown_penalties_do_not_count_and_the_bounds_do() -> None:
+    admission = Admission()
+    fail(admission, "192.0.2.1", 0.0)
+    fail(admission, "192.0.2.1", 1.0)
+    assert _refused(admission, 1.5)
+    admission.forgiving_until = 2.0
+    for _ in range(limits.UNAUTHENTICATED_PER_ADDRESS_MAX):
+        assert admission.admit("192.0.2.1", 1.5) is None
+    assert admission.admit("192.0.2.1", 1.5) is Refusal.ADDRESS
+    assert admission.admit("192.0.2.1", 2.0) is Refusal.PENALTY
+
+
 def test_an_old_sin_is_forgotten() -> None:
     admission = Admission()
     for now in (0.0, 1.0, 3.0):

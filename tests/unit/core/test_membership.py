@@ -68,6 +68,15 @@ def of_kind(effects: list[MembershipEffect], *kinds: type) -> list[MembershipEff
 # -- dialling
 
 
+def test_addresses_of_one_name_and_all() -> None:
+    membership = machine()
+    hints = [hint(), hint("10.0.0.3", name="carol"), hint("10.0.0.4", name="", key_prefix="k" * 16)]
+    for each in hints:
+        membership.candidate(each, 0.0)
+    assert membership.candidates_of("carol") == hints[1:2]
+    assert membership.candidates_of("") == hints
+
+
 def test_a_candidate_is_dialled_and_its_link_puts_it_to_sleep() -> None:
     alice = machine()
     alice.candidate(hint(), 0.0)

@@ -55,6 +55,23 @@ async def test_links_with_one_key_at_the_maximum_and_one_above(
             await charlie.links.stranger_links.dial("127.0.0.1", alice.port, alice.key)
 
 
+async def test_the_uninvited_are_cut_and_what_we_dialled_is_not(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        made = await grant(alice, bob)
+        await bob.grants.accept(made["text"])
+        assert await bob.call("alice", "light", "temp") == 20
+        shown = bob.grants.endpoint("alice")
+        assert shown is not None
+        other = await bob.links.stranger_links.dial("127.0.0.1", alice.port, None)
+        assert other.key == alice.key
+        bob.links.stranger_links.cut_uninvited(lambda endpoint: False)
+        alice.links.stranger_links.cut_uninvited(alice.grants.knows)
+        while not other.closed:
+            await trio.lowlevel.checkpoint()
+        assert not shown.closed
+        assert await bob.call("alice", "light", "temp") == 20
+
+
 async def test_stopping_says_goodbye(tmp_path: Path) -> None:
     async with nodes(tmp_path, "bob") as (bob,):
         async with nodes(tmp_path, "alice") as (alice,):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from drupelet.errors import RemoteProtocolError
 from drupelet.wire import pairing
 from drupelet.wire.codec import dumps
+from drupelet.wire.cpace import CPace
 from drupelet.wire.limits import (
     GRANT_ADDRESSES_MAX,
     GRANT_FILE_CHARS_MAX,
@@ -141,7 +142,7 @@ def test_cut_off_invitations_are_refused(body: str) -> None:
 
 
 def test_both_with_the_code_have_one_key_and_others_have_not() -> None:
-    def run(code: str, session: bytes, own: bytes, *, initiator: bool) -> pairing.CPace:
+    def run(code: str, session: bytes, own: bytes, *, initiator: bool) -> CPace:
         return pairing.begin(
             code, session=session, own_key=own, private=own[::-1], initiator=initiator
         )
