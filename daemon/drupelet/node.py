@@ -31,6 +31,7 @@ from drupelet.net.ports import open_from_pool
 from drupelet.services.accepted import Accepted
 from drupelet.services.audit import Audit
 from drupelet.services.calls import Calls
+from drupelet.services.clones import CloneWatch
 from drupelet.services.code import CodeShipping
 from drupelet.services.control import Control
 from drupelet.services.deadlines import Deadlines
@@ -291,6 +292,9 @@ class Node:
             raise
         self._nursery.start_soon(self.flusher.run)
         self._nursery.start_soon(self.deadlines.run)
+        clones = CloneWatch(self.links, self.calls, self.missions)
+        clones.register()
+        self._nursery.start_soon(clones.run)
         System(
             self.links,
             self.calls,
@@ -300,6 +304,7 @@ class Node:
             mapper_port=self.config.portmapper.port,
             link_port=self.port,
             set_cookie=self.set_cookie,
+            clones=clones,
         ).register()
         self.processes.register(self.missions)
         self.proxies.register()

@@ -11,7 +11,9 @@ from drupelet.cli.grammar import Request
 from drupelet.client.blocking import connect
 from drupelet.errors import EXIT_DONE, RemoteProtocolError
 
-_STATUS_FIRST: Final = ("name", "key", "version", "uptime_s", "nodes_up", "nodes_down", "missions")
+_STATUS_FIRST: Final = (
+    "name", "clone", "key", "version", "uptime_s", "nodes_up", "nodes_down", "missions",
+)  # fmt: skip
 
 
 def status(request: Request) -> int:
@@ -38,7 +40,7 @@ def _for_people(found: dict[str, object]) -> dict[str, object]:
 
 def nodes(request: Request) -> int:
     """``nodes``."""
-    columns = ("name", "state", "host", "port", "rtt_ms", "reason", "key")
+    columns = ("name", "state", "host", "port", "rtt_ms", "reason", "clone", "key")
     return _list(
         request, "nodes", (), columns, "no other node is known yet; `drupelet why NODE` helps"
     )

@@ -12,8 +12,8 @@ Rules
   A second link that the *peer* opened long after the first means that the peer lost the first: the
   newcomer waits RIVAL_S, then takes over. No `NodeDown` while one link of a peer lives.
 - Another incarnation of a peer replaces the present one, and the replaced never comes back (a
-  delayed link of it, or a clone (core/clones.py), is closed as `superseded`). Incarnations are compared
-  for equality only: a Pi's clock says 1970 after each start.
+  delayed link of it, or a clone, is closed as `superseded`; core/clones.py tells them apart).
+  Incarnations are compared for equality only: a Pi's clock says 1970 after each start.
 - `NodeDown` exactly once for each `NodeUp`, and alternating for each key.
 - A lost or refused address is dialled again for ever (core/addresses.py).
 - Gossip: all linked members and their addresses, to each link when it comes up and, at most once in

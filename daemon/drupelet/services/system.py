@@ -19,6 +19,7 @@ from drupelet import __version__
 from drupelet.errors import CallError, NoConnection, NotPermitted, RemoteError
 from drupelet.net import epmd
 from drupelet.services.calls import Calls
+from drupelet.services.clones import CloneWatch
 from drupelet.services.diagnosis import Why
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.links import Links, NodeEvent
@@ -47,6 +48,7 @@ class System:
         mapper_port: int,
         link_port: int,
         set_cookie: Callable[[str], Awaitable[None]],
+        clones: CloneWatch | None = None,
     ) -> None:
         self._links = links
         self._calls = calls
@@ -56,6 +58,7 @@ class System:
         self._mapper_port = mapper_port
         self._link_port = link_port
         self._set_cookie = set_cookie
+        self._clones = clones
         self._started = trio.current_time()
         self._why = Why(links, calls, missions, mapper_port)
 
@@ -114,6 +117,9 @@ class System:
                     "reason": each.reason,
                 }
             )
+            clone = self._clones.of(each.key) if self._clones is not None else ""
+            if clone:
+                found[-1]["clone"] = f"another live node has its key: {clone}"
         return found
 
     # -- for the operator
@@ -121,7 +127,8 @@ class System:
     def status(self) -> dict[str, object]:
         """One page about this node."""
         nodes = self.nodes()
-        return {
+        warning = self._clones.warning() if self._clones is not None else ""
+        return ({"clone": warning} if warning else {}) | {
             "name": self._links.own_name,
             "key": self._key_text,
             "version": __version__,
