@@ -18,7 +18,7 @@ from drupelet.services.endpoint import Endpoint
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.ids import Pid, ProxyPid, Ref
-from drupelet.wire.limits import PROXY_MESSAGES_MAX
+from drupelet.wire.limits import BODY_BYTES_MAX, PROXY_MESSAGES_MAX
 from drupelet.wire.messages.processes import (
     DEMONITOR,
     DOWN,
@@ -302,6 +302,41 @@ async def test_what_cannot_go_to_a_stranger(tmp_path: Path) -> None:
         for value in (NodeDown("x"), ProxyPid("charlie", b"c" * 16)):
             with pytest.raises(RemoteError, match=r"cannot go to alice|cannot be passed on"):
                 await call(client, "pass_on", value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xd8\x59",
+        b"\xd8\x5d\x80",
+        b"\xd8\x5c\x81\x09",
+        # full to the last byte, and its pids have a longer name here
+        dumps([ProxyPid("a", b"s" * 16), bytes(BODY_BYTES_MAX - 40)]),
+    ],
+    ids=["no pid", "no proxy", "no notice", "grows"],
+)
+async def test_what_is_no_value_is_refused_at_the_border(tmp_path: Path, body: bytes) -> None:
+    async with alice_and_bob(tmp_path) as (alice, bob), attached(bob) as (runtime, client):
+        await call(client, "pass_on", runtime.process(1))
+        way = stranger_link(alice)
+        way.name = "a_name_that_is_longer"
+        with pytest.raises(RemoteError) as caught:
+            alice.proxies.incoming(way, body)
+        assert caught.value.kind == "badarg"
+        if len(body) < 100:
+            (secret,) = bob.proxies.given._by_secret
+            way.cast(frames.call_body(b"grants/send", secret + body), b"")
+            await call(client, "tell", runtime.process(1), "good")
+            await runtime.wait(SEND)
+            assert messages(runtime) == ["good"]
+
+
+async def test_bodies_without_pids_pass_as_they_are(tmp_path: Path) -> None:
+    async with alice_and_bob(tmp_path) as (alice, bob):
+        await bob.call("alice", "light", "pass_on", 1)
+        for body in (dumps(["x" * 100]), dumps([b"\xd8\x59"]), b"\xff not even a value"):
+            assert alice.proxies.incoming(stranger_link(alice), body) is body
+            assert alice.proxies.outgoing(stranger_link(alice), body) is body
 
 
 async def test_guesses_reach_nobody(tmp_path: Path) -> None:
