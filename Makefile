@@ -98,7 +98,7 @@ lock: ## new versions of everything into the lock files
 	build/lock/bin/pip install --quiet pip-tools
 	$(COMPILE) -o $(LOCKS)/build.lock $(LOCKS)/build.in
 	$(COMPILE) -o $(LOCKS)/run.lock pyproject.toml
-	set -e; for extra in dev fuzz bench; do \
+	set -e; for extra in dev fuzz bench relay; do \
 	  $(COMPILE) --extra $$extra -c $(LOCKS)/run.lock -o $(LOCKS)/$$extra.lock pyproject.toml; done
 	@! grep -nE '(://|file:/|@ /)' $(LOCKS)/*.lock || { echo 'A lock names an address.' >&2; exit 1; }
 

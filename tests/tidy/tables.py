@@ -33,6 +33,8 @@ ROOMS: dict[str, set[str]] = {
     "net_kernel": {"errors", "client", "process"},  # joins the two: adr/0010
     # grants from a program, by its runtime or a client: adr/0015
     "missions": {"errors", "wire", "client", "process"},
+    # a program of its own, on another machine: adr/0016
+    "relay": {"errors", "wire", "core", "toml_text", "config_values"},
     "simulator": {"errors", "wire", "core"},
     # several nodes in one trio loop, for programs: adr/0013
     "ladder": {"errors", "wire", "core", "process", "mission"},
@@ -56,6 +58,7 @@ LIBRARIES: dict[str, set[str]] = {
     "client": {"trio", "outcome"},
     "net_kernel": {"trio"},
     "ladder": {"trio", "outcome"},
+    "relay": {"trio", "starlette", "hypercorn"},  # the only place for HTTP so far: an extra
     "cli": {"trio", "segno"},
 }
 
@@ -138,7 +141,11 @@ _SANS = tuple(f"daemon/drupelet/{room}/" for room in ("wire", "core"))
 _QUIET = tuple(f"daemon/drupelet/{room}/" for room in ("wire", "core", "store", "net"))
 _ALL = ("daemon/", "tests/")
 _CLI = ("daemon/drupelet/cli/",)
-_PROGRAMS = ("daemon/drupelet/simulator/", "daemon/drupelet/discovery/main.py")  # their own verdict
+_PROGRAMS = (  # their own verdict, and the owner's verbs
+    "daemon/drupelet/simulator/",
+    "daemon/drupelet/discovery/main.py",
+    "daemon/drupelet/relay/main.py",
+)
 
 # Everything there runs on a MockClock that jumps: a sleep is the passing of time that is tested.
 _VIRTUAL = (

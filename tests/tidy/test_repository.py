@@ -118,7 +118,7 @@ def test_documented_commands_are_run() -> None:
 
 def test_locks_name_no_index_and_pin_every_digest() -> None:
     locks = [path for path in files() if path.endswith(".lock")]
-    assert len(locks) == 5
+    assert len(locks) == 6
     for path in locks:
         text = text_of(path)
         assert "://" not in text

@@ -252,6 +252,10 @@ class Mailboxes:
         box = self._boxes.get(key)
         return (box.messages, box.size) if box else (0, 0)
 
+    def recipients(self) -> list[bytes]:
+        """Whose mailbox is not empty."""
+        return list(self._boxes)
+
     @property
     def total(self) -> int:
         """Messages that wait in all of them."""
@@ -320,7 +324,8 @@ RATES: Final[Mapping[str, Rate]] = {
     "send": Rate(count=50, period_s=1, burst=200),  # a mailbox is full after 20 s
     "announce": Rate(count=1, period_s=2, burst=10),  # one each 10 s, and after each change
     "ask": Rate(count=5, period_s=1, burst=20),  # a catalogue of 1,000 nodes takes 2 ms
-    "login": Rate(count=1, period_s=2, burst=20),  # of a key, or from an address that proved none
+    "login": Rate(count=20, period_s=1, burst=2_000),  # from an address; a proxy has only one
+    "session": Rate(count=1, period_s=2, burst=20),  # of a key that has proved itself
     "register": Rate(count=5, period_s=60, burst=5),  # from an address
 }
 

@@ -1,0 +1,125 @@
+"""The relay's configuration: TOML text to a frozen dataclass, or what is wrong with it.
+
+    [relay]
+    names = ["relay.example.org"]        # hosts that nodes call it by; a login is for one of them
+    listen = ["0.0.0.0:443"]             # host:port, IPv6 in brackets
+    state_dir = "/var/lib/drupelet-relay"
+    tls_certificate = "/etc/drupelet-relay/fullchain.pem"
+    tls_key = "/etc/drupelet-relay/key.pem"
+    behind_proxy = false                 # a proxy does TLS, and its X-Forwarded-For is believed
+
+Decides which keys there are, and that a relay speaks TLS unless it listens on this machine only.
+Paths are relative to the file's directory. Errors name file, line and key.
+
+Rejected: a section in drupelet.toml (a relay is another machine's program); TLS left out silently.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from drupelet.config_values import BadValue, Check, boolean, list_of, path_of, show
+from drupelet.errors import ConfigError
+from drupelet.toml_text import locate, parse_toml, raise_all, read_text, suggest
+from drupelet.wire.limits import HOST_CHARS_MAX
+
+STATE_DIR: Final = Path("/var/lib/drupelet-relay")
+_LISTEN: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+)):([0-9]{1,5})\Z")
+_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:-]*[A-Za-z0-9_])?\Z")
+_LISTEN_MOST: Final = 16
+_NAMES_MOST: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayConfig:
+    """A relay."""
+
+    names: tuple[str, ...]
+    listen: tuple[str, ...] = ("127.0.0.1:8473",)
+    state_dir: Path = STATE_DIR
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    behind_proxy: bool = False
+
+
+def _name(value: object, base: Path) -> str:
+    if not isinstance(value, str) or not _NAME.match(value) or len(value) > HOST_CHARS_MAX:
+        raise BadValue(
+            f"{show(value)} is no host name", 'write it as nodes do: "relay.example.org"'
+        )
+    return value
+
+
+def _listen(value: object, base: Path) -> str:
+    match = _LISTEN.match(value) if isinstance(value, str) else None
+    if match is None or int(match[3]) > 65_535:
+        raise BadValue(f"{show(value)} is no address and port", 'write "0.0.0.0:443" or "[::]:443"')
+    try:
+        ipaddress.ip_address(match[1] or match[2])
+    except ValueError:
+        raise BadValue(f"{show(value)} has no IP address", 'write "127.0.0.1:8473"') from None
+    return match[0]
+
+
+_CHECKS: Final[dict[str, Check]] = {
+    "names": list_of(_name, _NAMES_MOST, '["relay.example.org"]', count_min=1),
+    "listen": list_of(_listen, _LISTEN_MOST, '["0.0.0.0:443"]', count_min=1),
+    "state_dir": path_of,
+    "tls_certificate": path_of,
+    "tls_key": path_of,
+    "behind_proxy": boolean,
+}
+
+
+def load(path: Path) -> RelayConfig:
+    """The configuration in a file. Raises: `ConfigError`."""
+    return parse(read_text(path), str(path))
+
+
+def parse(text: str, file: str) -> RelayConfig:
+    """As `load`, of a text. Raises: `ConfigError` (`ConfigErrors` for several problems)."""
+    problems: list[ConfigError] = []
+
+    def wrong(what: str, mend: str, section: str, key: str = "") -> None:
+        line = locate(text, section, key)
+        name = f"{section}.{key}" if key else section
+        problems.append(ConfigError(what, mend=mend, file=file, line=line, key=name))
+
+    tables = parse_toml(text, file)
+    for section in tables.keys() - {"relay"}:
+        wrong("is not known", suggest(section, ["relay"]), section)
+    table = tables.get("relay")
+    if not isinstance(table, dict):
+        wrong("is missing", "write [relay] and names = [...] below it", "relay")
+        table = {}
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in _CHECKS:
+            wrong("is not known", suggest(key, _CHECKS), "relay", key)
+            continue
+        try:
+            found[key] = _CHECKS[key](value, Path(file).parent)
+        except BadValue as error:
+            wrong(error.what, error.mend, "relay", key)
+    raise_all(problems)
+    if "names" not in found:
+        wrong("is missing", 'add names = ["the host that nodes call it by"]', "relay", "names")
+        raise_all(problems)
+    config = RelayConfig(**found)
+    if (config.tls_certificate is None) != (config.tls_key is None):
+        wrong("stands alone", "give both tls_certificate and tls_key", "relay", "tls_certificate")
+    if config.tls_certificate is None and not config.behind_proxy:
+        for address in config.listen:
+            if not ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback:
+                wrong(
+                    f"{address} is open to others without TLS",
+                    "give tls_certificate and tls_key, or set behind_proxy = true",
+                    "relay",
+                    "listen",
+                )
+    raise_all(problems)
+    return config

@@ -1,0 +1,66 @@
+"""The relay's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drupelet.errors import ConfigError
+from drupelet.relay.config import RelayConfig, load, parse
+
+GOOD = """[relay]
+names = ["relay.example.org"]
+listen = ["0.0.0.0:443", "[::]:443"]
+state_dir = "state"
+tls_certificate = "cert.pem"
+tls_key = "/keys/key.pem"
+"""
+
+
+def test_a_whole_file(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text(GOOD)
+    assert load(file) == RelayConfig(
+        names=("relay.example.org",),
+        listen=("0.0.0.0:443", "[::]:443"),
+        state_dir=tmp_path / "state",
+        tls_certificate=tmp_path / "cert.pem",
+        tls_key=Path("/keys/key.pem"),
+    )
+
+
+def test_the_least_file() -> None:
+    config = parse('[relay]\nnames = ["localhost"]\n', "relay.toml")
+    assert config.listen == ("127.0.0.1:8473",) and not config.behind_proxy
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "relay: is missing"),
+        ("relay = 1\n", "relay: is missing"),
+        ("[relay]\n", "relay.names: is missing"),
+        ("[relay]\nnames = []\n", "f:2: relay.names"),
+        ('[relay]\nnames = ["a b"]\n', "no host name"),
+        ('[relay]\nnames = ["a"]\n\nlisten = ["nowhere:1"]\n', "f:4: relay.listen"),
+        ('[relay]\nnames = ["a"]\nlisten = ["127.0.0.1"]\n', "no address and port"),
+        ('[relay]\nnames = ["a"]\nlisten = ["127.0.0.1:65536"]\n', "no address and port"),
+        ('[relay]\nnames = ["a"]\nlisten = ["0.0.0.0:80"]\n', "without TLS"),
+        ('[relay]\nnames = ["a"]\ntls_key = "k"\n', "stands alone"),
+        ('[relay]\nnames = ["a"]\nstate_dri = "x"\n', 'did you mean "state_dir"'),
+        ('[rely]\nnames = ["a"]\n', 'did you mean "relay"'),
+        ('[relay]\nnames = ["a"]\nbehind_proxy = "yes"\n', "true or false"),
+        ("[relay\n", "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(text, "f")
+    assert words in str(error.value)
+    assert str(error.value).startswith("f:")
+
+
+def test_a_proxy_does_tls() -> None:
+    text = '[relay]\nnames = ["a"]\nlisten = ["0.0.0.0:80"]\nbehind_proxy = true\n'
+    assert parse(text, "f").behind_proxy

@@ -1,0 +1,294 @@
+"""What the relay does with each message; with a real file, without sockets."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from drupelet.core.relay import Account, Standing
+from drupelet.relay.service import CHANGES_S, Relay
+from drupelet.relay.store import FILE_NAME, Store
+from drupelet.wire import relay as wire
+from drupelet.wire.limits import (
+    MAILBOX_KEPT_S,
+    MAILBOX_MESSAGES_MAX,
+    RELAY_LINKS_PER_ACCOUNT_MAX,
+    RELAY_WINDOW_MESSAGES,
+)
+from drupelet.wire.relay import RelayRefused
+from tests.unit.relay.nodes import ALICE, BOB, FREE, NAME, TRUDY, approved, send
+
+NONCE = b"n" * 32
+CODE = b"i" * 16
+
+
+def refused(code: str) -> pytest.RaisesExc[RelayRefused]:
+    return pytest.raises(RelayRefused, match=f"^{code}")
+
+
+@asynccontextmanager
+async def running(directory: Path, *nodes: Any, **options: Any) -> AsyncIterator[Relay]:
+    store = Store(directory)
+    try:
+        approved(store, *nodes)
+        relay = Relay(store, names=[NAME], entropy=os.urandom, **{"rates": FREE, **options})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay.run)
+            yield relay
+            nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+async def enter(relay: Relay, message: Any) -> bytes:
+    return await relay.enter(message, NONCE, "192.0.2.1")
+
+
+# -- who comes in (S004-9)
+
+
+async def test_the_refusals_of_a_login_are_distinct(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE) as relay:
+        with refused("not_registered"):
+            await enter(relay, BOB.login(NONCE))
+        with refused("not_verified"):
+            await enter(relay, BOB.register(NONCE, email="bob@example.org"))
+        with refused("not_verified"):
+            await enter(relay, BOB.login(NONCE))
+        assert await enter(relay, ALICE.login(NONCE)) == ALICE.key
+        for bad in (
+            ALICE.login(b"x" * 32),  # another connection's
+            ALICE.login(NONCE, audience="mallory.test"),  # made for another relay
+            wire.Login(ref=0, key=ALICE.key, audience=NAME, signature=bytes(64)),
+            wire.Login(ref=0, key=TRUDY.key, audience=NAME, signature=bytes(64)),  # not a word more
+        ):
+            with refused("denied"):
+                await enter(relay, bad)
+        assert relay.counts["bad_signatures"] == 3
+
+
+async def test_an_invite_lets_in_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as relay:
+        await relay.writer.write(lambda store: store.add_invite(CODE, 1))
+        assert await enter(relay, BOB.register(NONCE, invite=CODE)) == BOB.key
+        assert await enter(relay, BOB.login(NONCE)) == BOB.key
+        with refused("bad_invite"):
+            await enter(relay, TRUDY.register(NONCE, invite=CODE))
+        with refused("not_registered"):
+            await enter(relay, TRUDY.login(NONCE))
+        with refused("malformed"):
+            await enter(relay, TRUDY.register(NONCE, email="nonsense"))
+
+
+async def test_the_owners_word_is_heard_while_it_runs(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE) as relay:
+        with refused("not_verified"):
+            await enter(relay, BOB.register(NONCE, email="bob@example.org"))
+        owner = Store(tmp_path)
+        approved(owner, BOB)
+        with trio.fail_after(10 * CHANGES_S):
+            while True:
+                try:
+                    await enter(relay, BOB.login(NONCE))
+                    break
+                except RelayRefused:
+                    await relay.writer.read(lambda store: None)
+        await relay.answer(ALICE.key, send(BOB))
+        with relay.line(BOB.key) as line:
+            denied = Account(key=BOB.key, name="", email="", standing=Standing.DENIED)
+            owner.commit([lambda store: store.put_account(denied)])
+            owner.close()
+            with trio.fail_after(10 * CHANGES_S):
+                while not line.ended:
+                    await line.next()
+        with refused("denied"):
+            await relay.answer(BOB.key, send(ALICE))
+        with refused("denied"):
+            await enter(relay, BOB.login(NONCE))
+        with refused("denied"), relay.line(BOB.key):
+            pass
+        with refused("not_found"):
+            await relay.answer(ALICE.key, send(BOB))
+        await relay.reload()
+        assert relay.gauges()["waiting_messages"] == 0
+
+
+# -- mailboxes
+
+
+async def test_a_message_waits_on_the_disk_for_a_node_that_is_not_there(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB) as relay:
+        await relay.answer(ALICE.key, send(BOB, b"one"))
+    async with running(tmp_path) as relay:  # another life
+        assert relay.gauges()["waiting_messages"] == 1
+        await relay.answer(ALICE.key, send(BOB, b"two"))
+        with relay.line(BOB.key) as line:
+            messages: list[Any] = []
+            while len(messages) < 2:
+                messages += await line.next()
+            assert [message.body for message in messages] == [b"one", b"two"]
+            await relay.answer(BOB.key, wire.Ack(ref=0, number=messages[0].number))
+        with relay.line(BOB.key) as line:  # what was not acknowledged comes again
+            assert [message.body for message in await line.next()] == [b"two"]
+
+
+async def test_the_same_message_twice_is_one(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB) as relay:
+        message = send(BOB)
+        await relay.answer(ALICE.key, message)
+        await relay.answer(ALICE.key, message)
+        assert relay.gauges()["waiting_messages"] == 1
+
+
+async def test_a_full_mailbox_refuses_and_one_that_was_emptied_does_not(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB) as relay:
+        for _ in range(MAILBOX_MESSAGES_MAX // 2):
+            await relay.answer(ALICE.key, send(BOB, b""))
+        with refused("mailbox_full"):
+            await relay.answer(ALICE.key, send(BOB, b""))
+        await relay.answer(BOB.key, wire.Ack(ref=0, number=2**40))
+        await relay.answer(ALICE.key, send(BOB, b""))
+
+
+async def test_no_more_than_a_window_is_under_way(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB) as relay:
+        for _ in range(RELAY_WINDOW_MESSAGES + 10):
+            await relay.answer(ALICE.key, send(BOB, b""))
+        with relay.line(BOB.key) as line:
+            first = await line.next()
+            assert len(first) == RELAY_WINDOW_MESSAGES
+            with trio.move_on_after(0.05) as scope:
+                await line.next()
+            assert scope.cancelled_caught
+            await relay.answer(BOB.key, wire.Ack(ref=0, number=first[3].number))
+            assert len(await line.next()) == 4
+
+
+async def test_receipts_for_who_asks_when_taken_and_when_over(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB) as relay:
+        taken, over = send(BOB, receipt=True), send(BOB, receipt=True, kept_s=1)
+        await relay.answer(ALICE.key, taken)
+        await relay.answer(BOB.key, wire.Ack(ref=0, number=2**40))
+        await relay.answer(ALICE.key, over)
+        relay._started -= 5  # five seconds later
+        await relay.expire()
+        with relay.line(ALICE.key) as line:
+            got: list[Any] = []
+            while len(got) < 2:
+                got += await line.next()
+        assert [(one.kind, one.re, one.sender) for one in got] == [
+            (wire.RECEIPT, taken.id, BOB.key),
+            (wire.EXPIRED, over.id, BOB.key),
+        ]
+        relay._started -= MAILBOX_KEPT_S + 1
+        await relay.expire()
+        assert relay.gauges()["waiting_messages"] == 0  # receipts do not wait for ever either
+
+
+async def test_a_broken_message_is_dropped_and_counted(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB) as relay:
+        await relay.answer(ALICE.key, send(BOB, b"one"))
+        await relay.answer(ALICE.key, send(BOB, b"two"))
+        with sqlite3.connect(tmp_path / FILE_NAME) as other:
+            other.execute("UPDATE messages SET body = x'00' WHERE number = 1")
+        other.close()
+        with relay.line(BOB.key) as line:
+            assert [message.body for message in await line.next()] == [b"two"]
+        assert relay.counts["messages_corrupt"] == 1
+        assert relay.gauges()["waiting_messages"] == 1
+
+
+async def test_a_sender_who_hangs_up_leaves_the_counts_right(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB) as relay:
+        for _ in range(5):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await relay.answer(ALICE.key, send(BOB))
+        waiting = await relay.writer.read(lambda store: list(store.waiting()))
+        assert relay.gauges()["waiting_messages"] == len(waiting) == 5
+
+
+# -- lines
+
+
+async def test_the_oldest_of_too_many_lines_ends(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE) as relay:
+        lines = [relay.line(ALICE.key) for _ in range(RELAY_LINKS_PER_ACCOUNT_MAX + 1)]
+        opened = [line.__enter__() for line in lines]
+        assert [line.ended for line in opened] == [True] + [False] * RELAY_LINKS_PER_ACCOUNT_MAX
+        assert await opened[0].next() == []
+        assert relay.gauges()["lines"] == RELAY_LINKS_PER_ACCOUNT_MAX
+        for line in lines:
+            line.__exit__(None, None, None)
+        assert relay.gauges()["lines"] == 0
+
+
+async def test_lines_at_the_maximum_and_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drupelet.relay.service.RELAY_LINKS_MAX", 1)
+    async with running(tmp_path, ALICE, BOB) as relay:
+        with relay.line(ALICE.key):
+            with refused("busy"), relay.line(BOB.key):
+                pass
+        with relay.line(BOB.key):
+            pass
+
+
+# -- the catalogue
+
+
+async def test_announced_found_and_withdrawn(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB, TRUDY) as relay:
+        data = ALICE.announcement(relay.run_id, 1, BOB)
+        await relay.answer(ALICE.key, wire.Announce(ref=0, announcement=data))
+        with refused("replayed"):
+            await relay.answer(ALICE.key, wire.Announce(ref=0, announcement=data))
+        with refused("denied"):
+            await relay.answer(TRUDY.key, wire.Announce(ref=0, announcement=data))
+        with refused("malformed"):
+            await relay.answer(ALICE.key, wire.Announce(ref=0, announcement=data[:-1]))
+        [entry] = await relay.answer(BOB.key, wire.Catalogue(ref=0, after=b""))
+        assert (entry[0], entry[3]) == (ALICE.key, ["kitchen"])
+        assert await relay.answer(BOB.key, wire.Find(ref=0, node=ALICE.key, grant=b"")) == entry
+        assert await relay.answer(TRUDY.key, wire.Catalogue(ref=0, after=b"")) == []
+        with refused("not_found"):
+            await relay.answer(TRUDY.key, wire.Find(ref=0, node=ALICE.key, grant=b""))
+        await relay.answer(ALICE.key, wire.Withdraw(ref=0))
+        assert await relay.answer(BOB.key, wire.Catalogue(ref=0, after=b"")) == []
+        with refused("malformed"):
+            await relay.answer(BOB.key, BOB.login(NONCE))
+
+
+async def test_an_announcement_for_one_life_of_the_relay_is_none_for_the_next(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, ALICE) as relay:
+        data = ALICE.announcement(relay.run_id, 1)
+    async with running(tmp_path, ALICE) as relay:
+        with refused("replayed"):
+            await relay.answer(ALICE.key, wire.Announce(ref=0, announcement=data))
+
+
+# -- how often (S004-4's way through the relay has its own limit at the callee)
+
+
+async def test_each_account_has_its_own_rate(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB, rates={}) as relay:
+        refusals = 0
+        for _ in range(30):
+            try:
+                await relay.answer(ALICE.key, wire.Catalogue(ref=0, after=b""))
+            except RelayRefused as refusal:
+                assert refusal.code == "rate_limited" and refusal.retry_after_s > 0
+                refusals += 1
+        assert 1 <= refusals <= 10
+        await relay.answer(BOB.key, wire.Catalogue(ref=0, after=b""))
