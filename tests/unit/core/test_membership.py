@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from drupelet.core import membership as module
 from drupelet.core.addresses import key_prefix_of
 from drupelet.core.candidates import Candidate
+from drupelet.core.clones import SETTLED_S
 from drupelet.core.effects import (
     CloseLink,
     DeclaredDown,
@@ -248,6 +249,15 @@ def test_a_name_belongs_to_one_key_at_a_time() -> None:
     assert [(node.name, node.key, node.state) for node in alice.nodes()] == [("bob", CAROL, "up")]
 
 
+def test_who_is_refused_as_superseded_has_a_clone() -> None:
+    alice = machine()
+    alice.candidate(hint(), 0.0)
+    fire(alice, 1.0)
+    alice.dial_failed(BOBS_HOST, 4370, "superseded", 1.0)
+    assert alice.clones.refusing(1.0) == [BOBS_HOST]
+    assert alice.clones.seen(1.0) == []  # it is our own
+
+
 def test_a_new_start_replaces_the_old_one_which_never_comes_back() -> None:
     alice = machine()
     alice.link_up(1, peer(incarnation=7), False, 0.0)
@@ -261,6 +271,10 @@ def test_a_new_start_replaces_the_old_one_which_never_comes_back() -> None:
     ]
     assert alice.link_up(3, peer(incarnation=7), False, 2.0) == "superseded"
     assert alice.take_effects() == [CloseLink(3, "superseded")]
+    assert alice.clones.seen(2.0) == []  # it may have been under way
+    assert alice.link_up(4, peer(incarnation=7), False, 2.0 + SETTLED_S) == "superseded"
+    assert alice.take_effects() == [CloseLink(4, "superseded")]
+    assert alice.clones.of(BOB, 2.0 + SETTLED_S)  # it lives: a copied card
     alice.link_down(1, "closed", 3.0)
     assert alice.take_effects() == []
 
