@@ -40,7 +40,7 @@ from drupelet.store.cookie import cookie_from_text
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.keys import key_prefix, key_to_text
-from drupelet.wire.limits import PAIR_SPENT_MAX
+from drupelet.wire.limits import PAIR_CONFIRM_S, PAIR_SPENT_MAX
 from drupelet.wire.pairing import (
     PREFIX,
     VERSION,
@@ -294,7 +294,8 @@ class Joining:
             raise RemoteError("cookie_refused", str(error)) from None
 
     async def _link(self, found: _Found) -> bool:
-        """Whether the two are linked as members now."""
+        """Whether the two are linked as members now. The others of its cluster come meanwhile."""
+        self._links.admission.forgiving_until = trio.current_time() + PAIR_CONFIRM_S
         name, key = found.endpoint.name, found.endpoint.key
         candidate = Candidate(
             source="registry",
