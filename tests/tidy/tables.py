@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "net_kernel": {"errors", "client", "process"},  # joins the two: adr/0010
     # grants from a program, by its runtime or a client: adr/0015
     "missions": {"errors", "wire", "client", "process"},
-    # a program of its own, on another machine: adr/0017
+    # a program of its own, on another machine: adr/0016
     "relay": {"errors", "wire", "core", "toml_text", "config_values"},
     "simulator": {"errors", "wire", "core"},
     # several nodes in one trio loop, for programs: adr/0013

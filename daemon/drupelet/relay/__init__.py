@@ -1,1 +1,1 @@
-"""The relay: a program on a public machine, for nodes that cannot be reached (adr/0017)."""
+"""The relay: a program on a public machine, for nodes that cannot be reached (adr/0016)."""
