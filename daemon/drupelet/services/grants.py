@@ -283,6 +283,7 @@ class GrantService:
         Returns `{"calls": how many were cancelled, "killed": [mission], "members": {name: bool}}`.
         """
         self._check_usable()
+        before = {each.data: each for each in self._in_force()}
         try:
             revocation = self.grants.revoke(self._named(what), trio.current_time())
         except KeyError:
@@ -291,7 +292,9 @@ class GrantService:
                 "badarg", f"{what!r} is no grant, key or mission here; {known}"
             ) from None
         _log.info("revoked what=%s calls=%d", what, len(revocation.tickets))
-        return await self._carry_out(revocation, tell=True)
+        for each in self._in_force():
+            before.pop(each.data, None)
+        return await self._carry_out(revocation, list(before.values()), tell=True)
 
     # -- for members
 
@@ -306,7 +309,7 @@ class GrantService:
                 issuer=endpoint.key, ids=frozenset(ids), keys=frozenset(keys), sequence=sequence
             )
         )
-        await self._carry_out(revocation, tell=False)
+        await self._carry_out(revocation, [], tell=False)
         return True
 
     # -- for strangers
@@ -452,7 +455,9 @@ class GrantService:
 
     # -- carrying out
 
-    async def _carry_out(self, revocation: Revocation, *, tell: bool) -> dict[str, object]:
+    async def _carry_out(
+        self, revocation: Revocation, gone: list[Issued], *, tell: bool
+    ) -> dict[str, object]:
         calls = [self._running[each] for each in revocation.tickets if each in self._running]
         for call in calls:
             call.endpoint.withdraw(call.ident, Revoked())
@@ -476,7 +481,9 @@ class GrantService:
                 await self._save()
         ids, keys = sorted(revocation.ids), sorted(revocation.keys)
         what = " ".join([*(each.hex() for each in ids), *(key_to_text(each) for each in keys)])
-        self._audit.note("revoked", note=what, count=max(len(calls), 1))
+        missions = {self.grants.grant_of(each).mission for each in gone}
+        for mission in sorted(missions.union(call.grant.mission for call in calls)) or [""]:
+            self._audit.note("revoked", mission=mission, note=what, count=max(len(calls), 1))
         return {"calls": len(revocation.tickets), "killed": killed, "members": told}
 
     async def _announce(self, revocation: Revocation) -> dict[str, object]:
