@@ -61,6 +61,7 @@ JOIN_S: Final = 20.0  # all of it
 FIND_S: Final = 10.0  # of that: a node that has just been plugged in is seen after some seconds
 LOOK_S: Final = 3.0  # one node
 LINK_S: Final = 3.0  # until the two are linked as members; they go on by themselves
+_ELSE_S: Final = 1.0  # whether somebody else waits too, once one does
 _PAUSE_S: Final = 0.5
 _AT_ONCE: Final = 8
 _CALL_S: Final = 8.0
@@ -167,8 +168,10 @@ class Joining:
         found: dict[bytes, _Found] = {}
         reasons: dict[_Place, str] = {}
         limiter = trio.CapacityLimiter(_AT_ONCE)
+        scope = trio.CancelScope()
 
         async def look(place: _Place) -> None:
+            reasons[place] = "silent"
             async with limiter:
                 try:
                     one = await self._look(place, key)
@@ -180,15 +183,18 @@ class Joining:
                     reasons[place] = error.kind if isinstance(error, RemoteError) else "closed"
                     refused.add(place)
                 else:
+                    scope.deadline = min(scope.deadline, trio.current_time() + _ELSE_S)
                     if found.setdefault(one.endpoint.key, one) is not one:  # its other address
                         one.endpoint.close(NoConnection("closed"))
 
         while not found:
-            async with trio.open_nursery() as nursery:
-                for each in self._candidates():
-                    place = _Place(each.host, each.port)
-                    if place not in refused:
-                        nursery.start_soon(look, place)
+            scope = trio.CancelScope(deadline=ends_at)  # many forged addresses take no longer
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    for each in self._candidates():
+                        place = _Place(each.host, each.port)
+                        if place not in refused:
+                            nursery.start_soon(look, place)
             if not found and trio.current_time() >= ends_at:
                 raise _nobody(reasons)
             if not found:

@@ -85,8 +85,12 @@ class StrangerLinks:
             raise NoConnection(reason if established is None else "wrong_node")
         greeting = _Greeting()
         self.nursery.start_soon(self._carry, sock, established, host, greeting)
-        with trio.move_on_after(HANDSHAKE_S):
-            await greeting.event.wait()
+        try:
+            with trio.move_on_after(HANDSHAKE_S):
+                await greeting.event.wait()
+        finally:
+            if greeting.endpoint is None:
+                greeting.give_up()
         if greeting.endpoint is None:
             raise NoConnection(greeting.reason)
         return greeting.endpoint
@@ -122,6 +126,9 @@ class StrangerLinks:
                 endpoint.channel.close(refused)
         else:
             endpoint.on_hello = lambda body: greeting.greeted(endpoint, body)
+            greeting.carried = endpoint
+            if greeting.given_up:
+                endpoint.close(NoConnection("closed"))
         self._links.add(link)
         self._deadlines.add(link)
         try:
@@ -182,6 +189,8 @@ class _Greeting:
     def __init__(self) -> None:
         self.event = trio.Event()
         self.endpoint: Endpoint | None = None
+        self.carried: Endpoint | None = None
+        self.given_up = False
         self.reason = "silent"
 
     def greeted(self, endpoint: Endpoint, body: bytes) -> None:
@@ -192,6 +201,12 @@ class _Greeting:
         else:
             self.endpoint = endpoint
         self.event.set()
+
+    def give_up(self) -> None:
+        """Who dialled waits no more: nobody would ever close it."""
+        self.given_up = True
+        if self.carried is not None:
+            self.carried.close(NoConnection("closed"))
 
     def ended(self, reason: str) -> None:
         if not self.event.is_set():

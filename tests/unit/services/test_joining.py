@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,39 @@ async def test_on_a_network_the_one_that_waits_is_found(tmp_path: Path) -> None:
         assert len(charlie.credentials.psks) == 1
 
 
+async def test_addresses_that_say_nothing_take_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        monkeypatch.setattr(joining, "LOOK_S", 1.0)
+        with contextlib.ExitStack() as stack:
+            silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(9)]
+
+            def flood() -> None:
+                for each in silent:
+                    bob.links.candidate(
+                        Candidate(
+                            source="mdns",
+                            host="127.0.0.1",
+                            port=each.getsockname()[1],
+                            name="silent",
+                            key_prefix="",
+                        )
+                    )
+
+            async with waiting(alice) as (code, _):
+                seen(bob, alice)
+                flood()
+                started = trio.current_time()
+                assert (await search(bob, code))["name"] == "alice"
+                assert trio.current_time() - started < 8
+            with pytest.raises(RemoteError, match="nobody_"):
+                monkeypatch.setattr(joining, "FIND_S", 0.2)
+                await search(bob, WRONG)
+            while bob.links.stranger_links.count:
+                await trio.lowlevel.checkpoint()
+
+
 async def test_by_a_name_that_was_seen(tmp_path: Path) -> None:
     async with nodes(tmp_path, "alice", "bob") as (alice, bob):
         async with waiting(alice) as (code, _):
@@ -91,7 +126,7 @@ async def test_an_invitation_of_another_key_is_not_used(tmp_path: Path) -> None:
 
 
 async def test_failures_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joining, "FIND_S", 0.0)
+    monkeypatch.setattr(joining, "FIND_S", 0.3)
     async with nodes(tmp_path, "alice", "bob", "charlie") as (alice, bob, charlie):
         for text, words in (("ABC", "bad_code: a code has 8"), ("drupelet-pair:x", "bad_code")):
             with pytest.raises(RemoteError, match=words):

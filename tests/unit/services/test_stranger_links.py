@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
 from pathlib import Path
 
 import pytest
 import trio
 
 from drupelet.errors import NoConnection
+from drupelet.net.secure_stream import respond
 from drupelet.services import stranger_links
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps
 from drupelet.wire.frames import frame
+from drupelet.wire.handshake import Responder
 from tests.unit.services.test_grants import grant, nodes
 
 
@@ -70,6 +74,34 @@ async def test_the_uninvited_are_cut_and_what_we_dialled_is_not(tmp_path: Path) 
             await trio.lowlevel.checkpoint()
         assert not shown.closed
         assert await bob.call("alice", "light", "temp") == 20
+
+
+async def test_who_shakes_hands_and_does_not_greet_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            async def mute() -> None:
+                accepted, _ = await trio.socket.from_stdlib_socket(server).accept()
+                plain = socket.socket(fileno=accepted.detach())
+                plain.setblocking(False)
+                machine = Responder(
+                    alice.credentials, ephemeral=secrets.token_bytes(32), accept_strangers=True
+                )
+                with plain:
+                    await respond(plain, machine)
+                    await trio.sleep_forever()
+
+            async with trio.open_nursery() as nursery:
+                server.setblocking(False)
+                nursery.start_soon(mute)
+                port = server.getsockname()[1]
+                monkeypatch.setattr(stranger_links, "HANDSHAKE_S", 0.1)
+                with pytest.raises(NoConnection, match="silent"):
+                    await bob.links.stranger_links.dial("127.0.0.1", port, alice.key)
+                await bob.links.stranger_links.wait_none()
+                nursery.cancel_scope.cancel()
 
 
 async def test_stopping_says_goodbye(tmp_path: Path) -> None:
