@@ -29,7 +29,7 @@ from typing import Final
 
 import trio
 
-from drupelet.core.proxies import LIFETIME_S, NOPROC, Gone, Held, Proxies
+from drupelet.core.proxies import NOPROC, Gone, Held, Proxies
 from drupelet.errors import (
     CallError,
     NoConnection,
@@ -156,8 +156,9 @@ class ProxyService:
                 raise NotSendable(f"{endpoint.name} has {PROXIES_PER_KEY_MAX:,} pids of ours")
             if secret == new:
                 self._processes.watch(found)
-                if now + LIFETIME_S < self._deadlines.wakes_at:
-                    self._deadlines.arm(now + LIFETIME_S)
+                soonest = self.given.next_timer()
+                if soonest < self._deadlines.wakes_at:
+                    self._deadlines.arm(soonest)
             return ProxyPid(self._name, secret)
         if isinstance(found, ProxyPid):
             if self.held.key_of(found.secret) == endpoint.key:
