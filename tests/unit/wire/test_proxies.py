@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.ids import Pid, ProxyPid, Ref
