@@ -16,6 +16,7 @@ import argparse
 import base64
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterable
@@ -181,6 +182,8 @@ def _serve(config: RelayConfig) -> int:
         stream=sys.stderr,
         format="%(levelname)s %(name)s: %(message)s",
     )
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor for each connection
     store = Store(config.state_dir)
     code = EXIT_DONE
     try:

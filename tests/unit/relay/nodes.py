@@ -105,6 +105,7 @@ class Client:
 
     def __init__(self, socket: WebSocketConnection) -> None:
         self.socket = socket
+        self.closed = trio.Event()
         self.hello: wire.Hello
         self._refs = itertools.count(1)
         self._answers: dict[int, wire.FromRelay] = {}
@@ -171,6 +172,7 @@ async def _read_quietly(client: Client) -> None:
 
     with suppress(ConnectionClosed):
         await client.read()
+    client.closed.set()
 
 
 @asynccontextmanager
