@@ -7,7 +7,7 @@ JSON has no bytes, tuples, NaN or int keys. Decided, and the same in `--json` an
 | bytes                       | ``{"$bytes": "base64"}``                                 |
 | NaN, infinities             | ``{"$float": "nan" | "inf" | "-inf"}``                    |
 | datetime, UUID              | ``{"$datetime": "ISO 8601"}``, ``{"$uuid": ...}``         |
-| Pid, Ref                    | ``{"$pid": ...}``, ``{"$ref": ...}``                      |
+| Pid, ProxyPid, Ref          | ``{"$pid": ...}``, ``{"$proxypid": ...}``, ``{"$ref": ...}`` |
 | Down and other notices      | ``{"$down": {"ref": ..., "pid": ..., "reason": ...}}``    |
 | map with int keys, or with one key that starts with "$" | ``{"$map": [[key, value], ...]}`` |
 | tuple, list                 | array                                                    |

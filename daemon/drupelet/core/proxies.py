@@ -20,7 +20,8 @@ Rules
   last link and with a revocation, whichever comes first.
 - The same pid given to the same key again is the same proxy, with its time and budget as they are:
   a holder cannot renew them by asking, and a loop that mentions itself does not fill the table.
-- At most PROXIES_PER_KEY_MAX for one key; beyond, nothing more is given, and the call says so.
+- At most PROXIES_PER_KEY_MAX for one key, PROXIES_MAX for all together; beyond, nothing more is
+  given, and the call says so.
 - A pid that comes back from who holds its proxy is that pid again (`given`).
 - What one stranger gave is never sent to another, nor taken from one that did not give it.
 
@@ -38,7 +39,12 @@ from math import inf
 from typing import Final
 
 from drupelet.wire.ids import PROXY_SECRET_BYTES, Pid
-from drupelet.wire.limits import PROXIES_PER_KEY_MAX, PROXY_MESSAGES_MAX, PROXY_WATCHERS_MAX
+from drupelet.wire.limits import (
+    PROXIES_MAX,
+    PROXIES_PER_KEY_MAX,
+    PROXY_MESSAGES_MAX,
+    PROXY_WATCHERS_MAX,
+)
 
 LIFETIME_S: Final = 600.0
 NOPROC: Final = "noproc"
@@ -86,7 +92,9 @@ class Proxies:
             return known.secret
         if known is not None:
             self._forget(known)
-        if len(given) >= PROXIES_PER_KEY_MAX:
+        if len(given) >= PROXIES_PER_KEY_MAX or len(self._by_secret) >= PROXIES_MAX:
+            if not given:
+                del self._by_key[key]
             return None
         proxy = _Proxy(secret, pid, key, now + LIFETIME_S, PROXY_MESSAGES_MAX)
         self._by_secret[secret] = proxy
@@ -182,10 +190,10 @@ class Held:
         owner = self._key_of.get(secret)
         if owner is not None:
             return owner == key
-        own = self._by_key.setdefault(key, {})
-        if len(own) >= PROXIES_PER_KEY_MAX:
+        own = self._by_key.get(key, {})
+        if len(own) >= PROXIES_PER_KEY_MAX or len(self._key_of) >= PROXIES_MAX:
             return False
-        own[secret] = set()
+        self._by_key.setdefault(key, own)[secret] = set()
         self._key_of[secret] = key
         return True
 

@@ -153,7 +153,8 @@ class ProxyService:
             now = trio.current_time()
             secret = self.given.give(new, found, endpoint.key, now)
             if secret is None:
-                raise NotSendable(f"{endpoint.name} has {PROXIES_PER_KEY_MAX:,} pids of ours")
+                most = f"{PROXIES_PER_KEY_MAX:,}"
+                raise NotSendable(f"{endpoint.name} has {most} pids of ours, or all have too many")
             if secret == new:
                 self._processes.watch(found)
                 soonest = self.given.next_timer()

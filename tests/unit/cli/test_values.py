@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drupelet.cli.values import BadValue, dump, from_json, parse_argument, to_json
-from drupelet.wire.ids import Pid, Ref
+from drupelet.wire.ids import Pid, ProxyPid, Ref
 from drupelet.wire.notices import Down, Request
 
 SENDABLE = st.recursive(
@@ -87,6 +87,7 @@ def test_what_json_lacks() -> None:
 
 def test_notices_have_their_fields() -> None:
     pid, ref = Pid("g", 1, 2), Ref("g", 1, 3)
+    assert to_json(ProxyPid("g", b"s" * 16)) == {"$proxypid": "<proxy g 7373..>"}  # no right
     assert to_json([Down(ref, pid, "kill"), Request((pid, ref), 7)]) == [
         {"$down": {"ref": {"$ref": str(ref)}, "pid": {"$pid": str(pid)}, "reason": "kill"}},
         {"$request": {"caller": [{"$pid": str(pid)}, {"$ref": str(ref)}], "request": 7}},

@@ -189,3 +189,23 @@ def test_held_and_watchers_at_the_maximum_and_one_above() -> None:
     assert held.watch(secret(0), PID, PROXY_WATCHERS_MAX) == "system_limit"
     held.end(secret(1), BOB)
     assert held.keep(secret(PROXIES_PER_KEY_MAX + 1), BOB)
+
+
+def test_proxies_of_all_together_at_the_maximum_and_one_above(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(core, "PROXIES_MAX", 2)
+    proxies, held = Proxies(), Held()
+    for number, key in enumerate((BOB, EVE)):
+        assert proxies.give(secret(number), PID, key, 0.0)
+        assert held.keep(secret(number), key)
+    third = b"t" * 32
+    assert proxies.give(secret(9), PID, third, 0.0) is None
+    assert not held.keep(secret(9), third)
+    assert proxies.give(secret(9), PID, BOB, 0.0) == secret(0)
+    assert held.keep(secret(0), BOB)
+    proxies.peer_gone(EVE)
+    held.peer_gone(EVE)
+    assert proxies.give(secret(9), PID, third, 0.0) == secret(9)
+    assert held.keep(secret(9), third)
+    assert (len(proxies), len(held), proxies.given_to(third)) == (2, 2, 1)
