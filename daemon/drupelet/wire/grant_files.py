@@ -5,10 +5,13 @@ Decides the text of a file:
     # bob may call temp of the mission kitchen on alice, 10 times a minute, for 30 days.
     drupelet-grant:o2R...
 
-Lines that begin with ``#`` are for people and count nothing. The other line is base64url of a
-deterministic CBOR map: ``version`` 1, ``grant`` (wire/grants.py), ``name`` (of the issuer's node),
-``addresses`` ([host, port], where it was last), and ``seed`` when whoever has the file may call: it
-is then a secret, like a key of a house.
+What is before the line with the prefix is for people and counts nothing. That line is base64url of
+a deterministic CBOR map: ``version`` 1, ``grant`` (wire/grants.py), ``name`` (of the issuer's
+node), ``addresses`` ([host, port], where it was last), and ``seed`` when whoever has the file may
+call: it is then a secret, like a key of a house.
+
+Mail breaks long lines, quotes them with ``>`` and marks a break with ``=``: lines of base64url that
+follow at once are taken as the rest. All of it is signed or proved, so a wrong guess is refused.
 
 Rejected: binary files (nobody sees what they have); JSON (two ways to write everything).
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,6 +33,11 @@ from drupelet.wire.limits import GRANT_ADDRESSES_MAX, GRANT_FILE_CHARS_MAX, HOST
 
 PREFIX: Final = "drupelet-grant:"
 _VERSION: Final = 1
+_QUOTED: Final = re.compile(r"^[>\s]+")
+_REST: Final = re.compile(r"(?!--$)[A-Za-z0-9_-]+")  # of a broken line; "--" begins a signature
+_DAMAGED: Final = (
+    "the grant is cut off or was changed on its way; ask for it again, as a file attached to a mail"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +70,13 @@ def decode_grant_file(text: str) -> GrantFile:
     """The reverse. Raises: `RemoteProtocolError` with what is wrong."""
     if len(text) > GRANT_FILE_CHARS_MAX:
         raise RemoteProtocolError(f"a grant's file has at most {GRANT_FILE_CHARS_MAX} characters")
-    lines = [line.strip() for line in text.splitlines()]
-    found = [line for line in lines if line and not line.startswith("#")]
-    if len(found) != 1 or not found[0].startswith(PREFIX):
-        raise RemoteProtocolError(f"not the file of a grant: it has one line {PREFIX}...")
-    body = found[0].removeprefix(PREFIX)
+    body = _body(text)
     try:
         data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise RemoteProtocolError("the grant is cut off or was changed on its way") from None
-    match loads_canonical(data):
+        fields = loads_canonical(data)
+    except (binascii.Error, ValueError, RemoteProtocolError):
+        raise RemoteProtocolError(_DAMAGED) from None
+    match fields:
         case {
             "addresses": list(addresses),
             "grant": bytes(grant),
@@ -78,8 +84,29 @@ def decode_grant_file(text: str) -> GrantFile:
             "version": int(version),
             **rest,
         } if not rest.keys() - {"seed"} and version is not True and version == _VERSION:
-            return _checked(addresses, decode_grant(grant), name, rest.get("seed"))
+            try:
+                signed = decode_grant(grant)
+            except RemoteProtocolError as error:
+                raise RemoteProtocolError(f"{_DAMAGED} ({error})") from None
+            return _checked(addresses, signed, name, rest.get("seed"))
     raise RemoteProtocolError("not the file of a grant, or one of a later version")
+
+
+def _body(text: str) -> str:
+    """What follows the prefix, put together again where a mail program broke the line."""
+    lines = [_QUOTED.sub("", line, count=1).rstrip() for line in text.splitlines()]
+    starts = [place for place, line in enumerate(lines) if line.startswith(PREFIX)]
+    if len(starts) != 1:
+        raise RemoteProtocolError(
+            f"not the file of one grant: it has one line that begins with {PREFIX}"
+        )
+    start = starts[0]
+    parts = [lines[start].removeprefix(PREFIX).rstrip("=")]
+    for line in lines[start + 1 :]:
+        if not _REST.fullmatch(line.rstrip("=")):
+            break
+        parts.append(line.rstrip("="))
+    return "".join(parts)
 
 
 def _checked(addresses: list[object], grant: Grant, name: str, seed: object) -> GrantFile:

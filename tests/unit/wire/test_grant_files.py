@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import quopri
+import textwrap
 
 import pytest
 from hypothesis import given, settings
@@ -65,6 +67,30 @@ def test_it_survives_mail() -> None:
 def test_what_is_no_file(text: str) -> None:
     with pytest.raises(RemoteProtocolError):
         decode_grant_file(text)
+
+
+@pytest.mark.parametrize("width", [40, 72, 76])
+@pytest.mark.parametrize("file", [FILE, SECRET])
+def test_lines_that_mail_broke(file: GrantFile, width: int) -> None:
+    words, *_, line = encode_grant_file(file).splitlines()
+    broken = [line[at : at + width] for at in range(0, len(line), width)]
+    wrapped = "\n".join([*textwrap.wrap(words, width), *broken])
+    quoted = "\r\n".join(f"> > {each}" for each in wrapped.splitlines())
+    printable = quopri.encodestring(encode_grant_file(file).encode()).decode()
+    for text in (wrapped, f"Hello,\n{wrapped}\n\nBye", f"{wrapped}\n-- \nAlice", quoted, printable):
+        assert decode_grant_file(text) == file
+    for missing in range(len(broken)):  # each of its lines counts
+        parts = broken[:missing] + broken[missing + 1 :]
+        with pytest.raises(RemoteProtocolError, match=r"begins with|attached to a mail"):
+            decode_grant_file("\n".join(parts))
+
+
+def test_what_was_changed_on_its_way_says_what_to_do() -> None:
+    line = encode_grant_file(FILE).splitlines()[-1]
+    changed = line[:200] + ("A" if line[200] != "A" else "B") + line[201:]
+    for text in (line[:-9], changed):
+        with pytest.raises(RemoteProtocolError, match="ask for it again, as a file attached"):
+            decode_grant_file(text)
 
 
 def test_two_lines_and_cut_lines() -> None:
