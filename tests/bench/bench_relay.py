@@ -36,7 +36,8 @@ LOGINS = 32  # at once
 def relay_process(directory: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """`drupelet-relay` on a free port; it is killed in the end."""
     file = directory / "relay.toml"
-    file.write_text(f'[relay]\nnames = ["{NAME}"]\nstate_dir = "s"\nlisten = ["127.0.0.1:0"]\n')
+    lines = [f'names = ["{NAME}"]', 'state_dir = "s"', 'listen = ["127.0.0.1:0"]']
+    file.write_text("\n".join(["[relay]", *lines, "connections_per_address = 5120", ""]))
     command = [sys.executable, "-m", "drupelet.relay.main", "--config", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -58,7 +58,12 @@ LIBRARIES: dict[str, set[str]] = {
     "client": {"trio", "outcome"},
     "net_kernel": {"trio"},
     "ladder": {"trio", "outcome"},
-    "relay": {"trio", "starlette", "hypercorn"},  # the only place for HTTP so far: an extra
+    "relay": {
+        "trio",
+        "starlette",
+        "hypercorn",
+        "wsproto",
+    },  # the only place for HTTP so far: an extra
     "cli": {"trio", "segno"},
 }
 

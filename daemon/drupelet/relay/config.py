@@ -7,6 +7,7 @@
     tls_certificate = "/etc/drupelet-relay/fullchain.pem"
     tls_key = "/etc/drupelet-relay/key.pem"
     behind_proxy = false                 # a proxy does TLS, and its X-Forwarded-For is believed
+    connections_per_address = 256        # at once; behind a proxy there is no such limit
 
 Decides which keys there are, and that a relay speaks TLS unless it listens on this machine only.
 Paths are relative to the file's directory. Errors name file, line and key.
@@ -25,7 +26,11 @@ from typing import Any, Final
 from drupelet.config_values import BadValue, Check, boolean, list_of, path_of, show
 from drupelet.errors import ConfigError
 from drupelet.toml_text import locate, parse_toml, raise_all, read_text, suggest
-from drupelet.wire.limits import HOST_CHARS_MAX
+from drupelet.wire.limits import (
+    HOST_CHARS_MAX,
+    RELAY_CONNECTIONS_MAX,
+    RELAY_CONNECTIONS_PER_ADDRESS_MAX,
+)
 
 STATE_DIR: Final = Path("/var/lib/drupelet-relay")
 _LISTEN: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+)):([0-9]{1,5})\Z")
@@ -44,6 +49,7 @@ class RelayConfig:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False
+    connections_per_address: int = RELAY_CONNECTIONS_PER_ADDRESS_MAX
 
 
 def _name(value: object, base: Path) -> str:
@@ -65,6 +71,14 @@ def _listen(value: object, base: Path) -> str:
     return match[0]
 
 
+def _connections(value: object, base: Path) -> int:
+    if type(value) is not int or not 0 < value <= RELAY_CONNECTIONS_MAX:
+        raise BadValue(
+            f"{show(value)} is no number of connections", f"use 1 to {RELAY_CONNECTIONS_MAX}"
+        )
+    return value
+
+
 _CHECKS: Final[dict[str, Check]] = {
     "names": list_of(_name, _NAMES_MOST, '["relay.example.org"]', count_min=1),
     "listen": list_of(_listen, _LISTEN_MOST, '["0.0.0.0:443"]', count_min=1),
@@ -72,6 +86,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "tls_certificate": path_of,
     "tls_key": path_of,
     "behind_proxy": boolean,
+    "connections_per_address": _connections,
 }
 
 

@@ -10,6 +10,7 @@ end with it, and knows no maximum.
 Rules
 - A peer that takes nothing, or is gone without a word, is cut off by TCP_USER_TIMEOUT: Hypercorn
   shields its sending from being cancelled.
+- No compression of WebSockets: what is sealed does not shrink.
 - HTTP/1.1 only: one WebSocket is one connection is one node.
 - Stopping: no new connections, then GRACE_S for those there are, then their sockets are closed.
 
@@ -30,10 +31,12 @@ from typing import Any, Final
 
 import trio
 from hypercorn.config import Config
+from hypercorn.protocol import ws_stream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
+from wsproto.extensions import Extension
 
 from drupelet.wire.limits import (
     RELAY_CONNECTIONS_MAX,
@@ -74,6 +77,24 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(certificate, key)
     return context
+
+
+class _NoCompression(Extension):
+    """In the place of permessage-deflate: 64 KB from a stranger would become 64 MB."""
+
+    name = "permessage-deflate"
+
+    def enabled(self) -> bool:
+        return False
+
+    def offer(self) -> bool | str:
+        return False
+
+    def accept(self, offer: str) -> bool | str | None:
+        return None
+
+
+setattr(ws_stream, "PerMessageDeflate", _NoCompression)  # noqa: B010  Hypercorn has no setting
 
 
 class _Connection(TCPServer):

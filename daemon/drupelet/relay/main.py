@@ -210,16 +210,14 @@ async def _run(config: RelayConfig, store: Store) -> None:
     from drupelet.relay.listening import Server, open_listeners, tls_context
     from drupelet.relay.service import Relay
     from drupelet.relay.web import Web
-    from drupelet.wire.limits import RELAY_CONNECTIONS_MAX, RELAY_CONNECTIONS_PER_ADDRESS_MAX
+    from drupelet.wire.limits import RELAY_CONNECTIONS_MAX
 
     tls = None
     if config.tls_certificate is not None and config.tls_key is not None:
         tls = tls_context(str(config.tls_certificate), str(config.tls_key))
     relay = Relay(store, names=config.names, entropy=os.urandom)
     web = Web(relay, entropy=os.urandom, behind_proxy=config.behind_proxy)
-    per_address = (
-        RELAY_CONNECTIONS_MAX if config.behind_proxy else RELAY_CONNECTIONS_PER_ADDRESS_MAX
-    )
+    per_address = RELAY_CONNECTIONS_MAX if config.behind_proxy else config.connections_per_address
     server = Server(web.app, tls=tls, per_address_max=per_address)
     async with open_listeners(config.listen) as listeners, trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

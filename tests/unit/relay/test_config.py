@@ -52,6 +52,9 @@ def test_the_least_file() -> None:
         ('[rely]\nnames = ["a"]\n', 'did you mean "relay"'),
         ('[relay]\nnames = ["a"]\nbehind_proxy = "yes"\n', "true or false"),
         ("[relay\n", "not valid TOML"),
+        ('[relay]\nnames = ["a"]\nconnections_per_address = 0\n', "use 1 to 5120"),
+        ('[relay]\nnames = ["a"]\nconnections_per_address = 5121\n', "use 1 to 5120"),
+        ('[relay]\nnames = ["a"]\nconnections_per_address = true\n', "use 1 to 5120"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(text: str, words: str) -> None:
@@ -59,6 +62,11 @@ def test_what_is_wrong_is_named_with_its_line(text: str, words: str) -> None:
         parse(text, "f")
     assert words in str(error.value)
     assert str(error.value).startswith("f:")
+
+
+def test_the_most_connections() -> None:
+    text = '[relay]\nnames = ["a"]\nconnections_per_address = 5120\n'
+    assert parse(text, "f").connections_per_address == 5_120
 
 
 def test_a_proxy_does_tls() -> None:

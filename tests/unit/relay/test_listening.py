@@ -36,7 +36,9 @@ async def asked(stream: trio.SocketStream) -> bytes:
     answer = b""
     with trio.fail_after(5):
         while not answer.endswith(b"0\r\n\r\n"):  # the last chunk
-            answer += await stream.receive_some(65_536)
+            more = await stream.receive_some(65_536)
+            assert more
+            answer += more
     return answer
 
 
@@ -100,6 +102,29 @@ async def test_junk_ends_nothing_but_itself(junk: bytes) -> None:
                     pass
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             assert b"200" in await asked(stream)
+
+
+async def test_compression_is_not_agreed_upon() -> None:
+    async def accepting(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+
+    offer = (
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
+    )
+    async with serving(accepting) as (_, port):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(offer)
+            answer = b""
+            with trio.fail_after(5):
+                while b"\r\n\r\n" not in answer:
+                    more = await stream.receive_some(65_536)
+                    assert more
+                    answer += more
+    assert answer.startswith(b"HTTP/1.1 101") and b"deflate" not in answer
 
 
 async def test_stopping_does_not_wait_for_who_takes_nothing(
