@@ -275,7 +275,7 @@ class Grants:
     def revoke(self, what: bytes | str, now: float) -> Revocation:
         """Take back: a link's id (16 bytes), a holder's key (32 bytes) or a mission (its name).
 
-        Nothing of it is let through from now on. Raises: `KeyError` when nothing such is known.
+        Nothing of it is let through from now on. Raises: `KeyError` with words when it is not.
         """
         self._forget_roots(now)
         ids: set[bytes] = set()
@@ -287,10 +287,16 @@ class Grants:
         elif what in self._roots or any(what in root.links for root in self._roots.values()):
             ids = {what}
         if not ids and not keys:
-            raise KeyError(what)
+            known = "`drupelet grants` lists those in force"
+            if isinstance(what, str):
+                raise KeyError(
+                    f"is no grant, key, or mission of which something is granted; {known}"
+                )
+            taken = what in self._revoked_ids
+            raise KeyError("is revoked already" if taken else f"is no grant in force here; {known}")
         count = len(self._revoked_ids) + len(self._revoked_keys) + len(ids) + len(keys)
         if count > GRANTS_REVOKED_MAX:
-            raise KeyError("too many revocations are remembered")
+            raise KeyError("is not revoked: too many revocations are remembered")
         return self.merge(
             Revocation(
                 issuer=self._own_key,

@@ -96,6 +96,14 @@ class Accepted:
         finally:
             self._dialling.pop(key).set()
 
+    async def dead(self, node: str) -> dict[bytes, CallError]:
+        """Those that this node does not take any more, by their ids. It says so when it is asked.
+
+        Raises: `NoConnection`, `Revoked`, `NotPermitted`, as `connect` does.
+        """
+        endpoint = await self.connect(node)
+        return {} if endpoint is None else await self._present(endpoint, endpoint.key)
+
     async def show(self, file: GrantFile) -> None:
         """One more was accepted: on a link that is open, show it now."""
         endpoint = self._endpoints.get(file.grant.issuer)
@@ -125,9 +133,9 @@ class Accepted:
                 failure = error
         raise failure
 
-    async def _present(self, endpoint: Endpoint, key: bytes) -> None:
-        """Show every grant of that issuer. Raises when none of them counts."""
-        failure: CallError | None = None
+    async def _present(self, endpoint: Endpoint, key: bytes) -> dict[bytes, CallError]:
+        """Show every grant of that issuer: the refused ones. Raises when none of them counts."""
+        refused: dict[bytes, CallError] = {}
         good = 0
         for file in self.files():
             if file.grant.issuer != key:
@@ -140,7 +148,8 @@ class Accepted:
                 await endpoint.call(_PRESENT, args, trio.current_time() + PRESENT_S)
                 good += 1
             except (NotPermitted, Revoked) as error:
-                failure = error
-        if not good and failure is not None:
+                refused[file.grant.id] = error
+        if not good and refused:
             endpoint.close(NoConnection("closed"))
-            raise failure
+            raise list(refused.values())[-1]
+        return refused

@@ -32,6 +32,7 @@ from drupelet.net import epmd
 from drupelet.services.calls import Calls
 from drupelet.services.links import Links
 from drupelet.services.missions import Missions
+from drupelet.services.stranger_links import Strangers
 from drupelet.wire.grants import Grant, describe
 
 _ADDRESSES_MAX: Final = 8
@@ -125,7 +126,7 @@ class Why:
         if strangers is not None and self._links.link(node) is None:
             held = strangers.held(node)
             if held:
-                return await self._by_grant(walk, node, held, mission, function)
+                return await self._by_grant(walk, strangers, held, mission, function)
         if node != self._links.own_name and self._links.endpoint(node) is None:
             broken = await self._reach(walk, node)
             if broken is not None:
@@ -139,16 +140,16 @@ class Why:
     async def _by_grant(
         self,
         walk: Diagnosis,
-        node: str,
+        strangers: Strangers,
         held: list[Grant],
         mission: str | None,
         function: str | None,
     ) -> dict[str, object]:
         """The way to a node that is no member's; it says nothing but whether a grant counts."""
+        node = walk.node
         walk.good("name", f"{node} granted something to this node")
         try:
-            if self._links.endpoint(node) is None:
-                await self._links.connect(node)
+            dead = await strangers.dead(node)
         except NoConnection as error:
             return walk.broken("port", error.reason)
         except Revoked as error:
@@ -168,6 +169,10 @@ class Why:
             if not fitting:
                 detail = f"no grant of {node} names {mission}.{function}"
                 return walk.broken("grant", "not_granted", detail)
+        refused = dead.get(fitting[0].id)
+        fitting = [each for each in fitting if each.id not in dead]
+        if not fitting:
+            return walk.broken("grant", getattr(refused, "word", "not_granted"), str(refused))
         names_of = {fitting[0].issuer: node, fitting[0].holder: "this node"}
         walk.good("grant", describe(fitting[0], names_of))
         return walk.done()

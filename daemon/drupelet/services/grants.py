@@ -181,6 +181,10 @@ class GrantService:
         """The grants that we hold of that node."""
         return self.accepted.held(node)
 
+    async def dead(self, node: str) -> dict[bytes, CallError]:
+        """Those of them that it does not take any more."""
+        return await self.accepted.dead(node)
+
     async def connect(self, node: str) -> Endpoint | None:
         """Connect to a node of which we hold a grant."""
         return await self.accepted.connect(node)
@@ -214,7 +218,8 @@ class GrantService:
             grant=grant, name=self._name, addresses=tuple(self._addresses()), seed=seed
         )
         _log.info("granted id=%s mission=%s", grant.id_text, mission)
-        self._audit.note("granted", caller=holder, mission=mission, note=self._sentence(grant))
+        caller = "" if seed is not None else key_to_text(key)
+        self._audit.note("granted", caller=caller, mission=mission, note=self._sentence(grant))
         return self._shown_file(file)
 
     async def accept(self, text: str) -> dict[str, object]:
@@ -286,11 +291,10 @@ class GrantService:
         before = {each.data: each for each in self._in_force()}
         try:
             revocation = self.grants.revoke(self._named(what), trio.current_time())
-        except KeyError:
-            known = "`drupelet grants` lists the ids of those in force"
-            raise RemoteError(
-                "badarg", f"{what!r} is no grant, key or mission here; {known}"
-            ) from None
+        except KeyError as error:
+            held = [each.name for each in self.accepted.files() if each.grant.id_text == what]
+            words = f"was granted by {held[0]}, who can take it back" if held else error.args[0]
+            raise RemoteError("badarg", f"{what!r} {words}") from None
         _log.info("revoked what=%s calls=%d", what, len(revocation.tickets))
         for each in self._in_force():
             before.pop(each.data, None)

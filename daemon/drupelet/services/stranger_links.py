@@ -51,6 +51,10 @@ class Strangers(Protocol):
         """The grants that we hold of a node of that name."""
         ...
 
+    async def dead(self, node: str) -> dict[bytes, CallError]:
+        """Those of them, by id, that it does not take any more. Raises: as `connect`, `Revoked`."""
+        ...
+
 
 class StrangerLinks:
     """All of them. `make_endpoint` and `shake` are those of `Links`."""

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from drupelet import __version__
-from drupelet.errors import CallError, NoConnection, NotPermitted, RemoteError
+from drupelet.errors import CallError, NoConnection, NotPermitted, RemoteError, Revoked
 from drupelet.net import epmd
 from drupelet.services.calls import Calls
 from drupelet.services.clones import CloneWatch
@@ -153,8 +153,8 @@ class System:
             await self._calls.call(name, "node", "ping", timeout=_PING_S)
         except NoConnection as error:
             return {"ok": False, "reason": error.reason, "message": str(error)}
-        except NotPermitted:
-            pass  # it granted this node other functions: it answers all the same
+        except (NotPermitted, Revoked):
+            pass  # it granted this node other functions, or did once: it answers all the same
         except CallError as error:
             return {"ok": False, "reason": "silent", "message": str(error)}
         return {"ok": True, "rtt_ms": round((trio.current_time() - started) * 1000, 3)}

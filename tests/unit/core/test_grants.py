@@ -267,10 +267,13 @@ def test_revoking_a_mission() -> None:
     with pytest.raises(Revoked):
         node.right(kitchen)
     node.right(garden)
-    with pytest.raises(KeyError):
-        node.grants.revoke("kitchen", 0.0)
-    with pytest.raises(KeyError):
-        node.grants.revoke(bytes(16), 0.0)
+    for what, words in (
+        ("kitchen", "or mission of which one counts"),
+        (kitchen.id, "is revoked already"),
+        (bytes(16), "is no grant in force here"),
+    ):
+        with pytest.raises(KeyError, match=words):
+            node.grants.revoke(what, 0.0)
 
 
 def test_it_holds_after_a_start() -> None:

@@ -75,7 +75,14 @@ async def test_one_good_grant_of_two_is_enough(tmp_path: Path) -> None:
         gone, good = await grant(alice, bob), await grant(alice, bob, functions=["temp"])
         for made in (gone, good):
             await bob.grants.accept(made["text"])
+        assert await bob.grants.dead("alice") == {}
+        with pytest.raises(RemoteError, match="was granted by alice, who can take it back"):
+            await bob.grants.revoke(gone["id"])
         await alice.grants.revoke(gone["id"])
+        for _ in range(2):  # the link stays, with the other one
+            dead = await bob.grants.dead("alice")
+            assert list(dead) == [bytes.fromhex(gone["id"])]
+            assert isinstance(dead[bytes.fromhex(gone["id"])], Revoked)
         assert await bob.call("alice", "light", "temp") == 20
         await alice.grants.revoke(key_to_text(bob.key))
         await grant(alice, bob)  # something is granted, so that strangers are let in

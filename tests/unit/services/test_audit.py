@@ -175,3 +175,6 @@ async def test_calls_of_strangers_are_logged_with_who_they_were(tmp_path: Path) 
         assert [each["caller"] for each in entries[1:5]] == callers
         assert (await alice.audit.verify())["good"]
         assert [each["what"] for each in await alice.audit.read("light", None, 1)] == ["revoked"]
+        await alice.grants.issue("light", f"  {key_to_text(bob.key)}\n", {})  # as it was copied
+        (entry,) = await alice.audit.read("light", None, 1)
+        assert (entry["what"], entry["caller"]) == ("granted", key_to_text(bob.key))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -250,8 +251,16 @@ async def test_a_node_that_granted_something(tmp_path: Path) -> None:
             assert (found["step"], found["reason"]) == ("grant", "not_granted")
             assert found["detail"] == detail
         export = bob.missions.exports[b"node/ping_node"]
-        pinged = await cast(Callable[..., Any], export.inline)("alice")
-        assert pinged["ok"] is True
+        ping = cast(Callable[..., Any], export.inline)
+        assert (await ping("alice"))["ok"] is True
+        wider = issue(alice.identity.seed, bob.key, "light", Terms(), bytes(8), sequence=2)
+        alice.grants.grants.issued(wider, trio.current_time())
+        await bob.grants.accept(encode_grant_file(replace(file, grant=wider)))
+        assert (await why(bob, "alice", "light", "on"))["ok"] is True
+        await alice.grants.revoke(wider.id_text)  # the link stays open for the other one
+        found = await why(bob, "alice", "light", "on")
+        assert (found["step"], found["reason"]) == ("grant", "revoked")
+        assert (await why(bob, "alice", "light", "temp"))["ok"] is True
         await alice.grants.revoke(grant.id_text)
         with trio.fail_after(5):
             while bob.links.endpoint("alice") is not None:
@@ -259,6 +268,7 @@ async def test_a_node_that_granted_something(tmp_path: Path) -> None:
         found = await why(bob, "alice", "light", "temp")
         assert (found["step"], found["reason"]) == ("grant", "revoked")
         assert "new grant" in found["mend"]
+        assert (await ping("alice"))["ok"] is True  # it is there, whatever it allows
     async with open_small_node(tmp_path, "bob", cookie="b") as bob:
         found = await why(bob, "alice")
         assert (found["step"], found["reason"]) == ("port", "port_closed")
