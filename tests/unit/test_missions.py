@@ -74,7 +74,7 @@ async def test_grant_accept_narrow_and_revoke(tmp_path: Path) -> None:
             for node in (bob, dave):
                 with pytest.raises(Revoked):
                     await node.call("alice", "light", "temp")
-            with pytest.raises(RemoteError, match="no grant, key, or mission of which"):
+            with pytest.raises(RemoteError, match="no grant, key, or mission of which one"):
                 await missions.revoke("cellar", socket=socket_of(alice))
 
 

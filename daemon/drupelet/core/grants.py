@@ -289,9 +289,7 @@ class Grants:
         if not ids and not keys:
             known = "`drupelet grants` lists those in force"
             if isinstance(what, str):
-                raise KeyError(
-                    f"is no grant, key, or mission of which something is granted; {known}"
-                )
+                raise KeyError(f"is no grant, key, or mission of which one counts; {known}")
             taken = what in self._revoked_ids
             raise KeyError("is revoked already" if taken else f"is no grant in force here; {known}")
         count = len(self._revoked_ids) + len(self._revoked_keys) + len(ids) + len(keys)
