@@ -257,7 +257,6 @@ async def test_two_starts_at_once_and_what_is_sent_meanwhile(tmp_path: Path) -> 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(net_kernel.start, alice.config.node.socket)
                 while not net_kernel._joining:  # which of the two runs first is trio's dice
-                    while not net_kernel._joining:
                     await trio.lowlevel.checkpoint()
                 with pytest.raises(RuntimeError, match="about to be part of a node already"):
                     await net_kernel.start(alice.config.node.socket)
