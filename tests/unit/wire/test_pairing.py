@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 
 import pytest
@@ -156,3 +157,19 @@ def test_both_with_the_code_have_one_key_and_others_have_not() -> None:
         good = (code, session, named) == ("ABCDEFGH", b"h", b"b")
         assert waits.proves(joins.proof()) is good
         assert joins.proves(waits.proof()) is good
+
+
+@given(st.binary(max_size=200), st.text(max_size=200))
+def test_any_bytes_are_refused_or_read(data: bytes, text: str) -> None:
+    decoders = (
+        pairing.decode_start,
+        pairing.decode_share,
+        pairing.decode_proof,
+        pairing.decode_handed,
+    )
+    for decode in decoders:
+        with contextlib.suppress(RemoteProtocolError):
+            decode(data)
+    for read in (pairing.code_from_text, pairing.decode_invitation):
+        with contextlib.suppress(ValueError):
+            read(text)
