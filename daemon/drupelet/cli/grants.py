@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TextIO
 
 from drupelet.cli import output, qr
@@ -22,7 +22,7 @@ from drupelet.cli.grammar import Request, UsageError
 from drupelet.cli.output import Failed
 from drupelet.client.blocking import connect
 from drupelet.errors import EXIT_DONE, RemoteError, RemoteProtocolError
-from drupelet.wire.grant_files import PREFIX
+from drupelet.wire.grant_files import PREFIX, decode_grant_file
 from drupelet.wire.grant_terms import functions_from_text, rate_from_text, span_from_text
 from drupelet.wire.limits import GRANT_FILE_CHARS_MAX
 
@@ -140,9 +140,22 @@ def _make(request: Request, function: str, what: str) -> int:
     if "qr" in wanted:
         _draw(text)
     tell(f"id {output.plain(ident)}")
+    if function == "issue":
+        with contextlib.suppress(RemoteProtocolError):
+            warn_of_loopback(host for host, _ in decode_grant_file(text).addresses)
     if place is not None:
         tell(f"{output.plain(place, None)} is for them; on their node: drupelet accept FILE")
     return EXIT_DONE
+
+
+def warn_of_loopback(hosts: Iterable[object]) -> None:
+    """Tell the operator of a node that no other computer can reach, while it can be mended."""
+    found = [str(host) for host in hosts]
+    if found and all(host.startswith("127.") or host == "::1" for host in found):
+        output.note(
+            "this node listens on this computer only; for others to reach it, start it with "
+            "--listen 0.0.0.0, or set [link] listen"
+        )
 
 
 def _number(text: str) -> int:

@@ -15,7 +15,7 @@ from typing import Final
 
 from drupelet.cli import output, qr
 from drupelet.cli.grammar import Request, UsageError
-from drupelet.cli.grants import read_terms
+from drupelet.cli.grants import read_terms, warn_of_loopback
 from drupelet.client.blocking import connect
 from drupelet.errors import EXIT_DONE, NotPermitted, RemoteError, RemoteProtocolError
 from drupelet.wire.keys import key_prefix
@@ -34,7 +34,8 @@ _MENDS: Final = {  # by the kind of a RemoteError
     "environment": "set the same [node] environment on both, or use a random cookie there",
     "name_taken": "give one of the two another [node] name and restart it",
     "nobody_found": "is `drupelet pair` running there, is it the same network, does it let "
-    "multicast through (guest Wi-Fi does not)? Else: --host HOST:PORT",
+    "multicast through (guest Wi-Fi does not)? Else, and with `drupelet run`, which does not look: "
+    "--host HOST:PORT",
     "nobody_waits": "run `drupelet pair` there (a code is good for five minutes and for one try); "
     "if it runs: --host HOST:PORT, as it shows it",
     "own_code": "type it on the other node",
@@ -107,6 +108,7 @@ def _show(request: Request) -> int:
             output.line(f"On the other node:  drupelet pair {output.plain(code)}")
             if places:
                 output.line(f"or, if it finds nobody:  ... --host {' or '.join(places)}")
+                warn_of_loopback(host for host, _ in addresses)
             what = "becomes a member" if gives == "member" else "gets the grant"
             output.line(
                 f"This is {output.plain(name)} ({key_prefix(output.plain(key))}). Who types it "
@@ -183,6 +185,8 @@ def _ask(call: object, function: str, *arguments: object, timeout: float) -> obj
     try:
         return call("", "pair", function, *arguments, timeout=timeout)  # type: ignore[operator]
     except RemoteError as error:
+        if error.kind == "badarg":  # not of a function's signature, as elsewhere
+            raise RemoteError("bad_grant", error.message) from None
         mend = _MENDS.get(error.kind)
         if mend is None:
             raise

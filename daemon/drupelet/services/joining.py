@@ -107,7 +107,7 @@ class Joining:
         """
         invitation, code = _read(text)
         if code in self._spent:
-            raise RemoteError("code_spent", "that code was tried from here and did not hold")
+            raise RemoteError("code_spent", "that code was tried or used from here already")
         key = invitation.key if invitation is not None else None
         if key == self._key:
             raise RemoteError("own_code", "this node itself shows that code")

@@ -13,6 +13,9 @@ import pytest
 
 from drupelet.cli import grants
 from drupelet.errors import RateLimited, RemoteError, Revoked
+from drupelet.wire import sodium
+from drupelet.wire.grant_files import GrantFile, encode_grant_file
+from drupelet.wire.grants import Terms, issue
 from drupelet.wire.limits import GRANT_FILE_CHARS_MAX
 from tests.unit.cli.conftest import Run, fail_with
 from tests.unit.client.fake_daemon import FakeDaemon
@@ -62,6 +65,35 @@ def test_a_file_that_only_its_owner_reads(
     assert file.read_text() == TEXT
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert asked == [("issue", "light", "", {"functions": ["temp"]})]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "told"),
+    [
+        (["127.0.0.1"], True),
+        (["127.0.0.1", "::1"], True),
+        (["127.0.0.1", "192.168.1.7"], False),
+        ([], False),
+    ],
+)
+def test_a_grant_of_a_node_that_no_other_computer_reaches(
+    daemon: FakeDaemon,
+    asked: list[tuple[object, ...]],
+    run: Run,
+    tmp_path: Path,
+    hosts: list[str],
+    told: bool,
+) -> None:
+    key = sodium.ed25519_public(b"b" * 32)
+    made = issue(b"a" * 32, key, "light", Terms(), bytes(8), sequence=1)
+    places = tuple((host, 4370) for host in hosts)
+    text = encode_grant_file(GrantFile(grant=made, name="alice", addresses=places))
+    for function in ("issue", "narrow"):
+        daemon.functions[f"/grants/{function}"] = lambda *_: MADE | {"text": text}
+    code, _, err = run("grant", "light", "-o", str(tmp_path / "bob.grant"))
+    assert (code, "listens on this computer only" in err) == (0, told)
+    file = tmp_path / "bob.grant"  # whoever narrows it is not at that node
+    assert run("narrow", str(file), "-o", str(tmp_path / "dave.grant"))[2] == ""
 
 
 def test_all_terms(asked: list[tuple[object, ...]], run: Run) -> None:

@@ -143,7 +143,17 @@ def test_other_failures_are_those_of_every_verb(daemon: FakeDaemon, run: Run) ->
     daemon.functions["/pair/join"] = fail_with(NotPermitted())  # type: ignore[assignment]
     assert "took the code back" in run("pair", "abcdefgh")[2]
     daemon.functions["/pair/open"] = fail_with(RemoteError("badarg", "no mission"))  # type: ignore[assignment]
-    assert run("pair")[0] == 1
+    code, _, err = run("pair", "--grant", "light")
+    assert (code, err) == (1, "drupelet: bad_grant: no mission\n")  # no word of a signature
+
+
+def test_a_node_that_no_other_computer_reaches(
+    daemon: FakeDaemon, asked: list[tuple[object, ...]], run: Run
+) -> None:
+    daemon.functions["/pair/open"] = lambda *_: SHOWN | {"addresses": [["127.0.0.1", 4370]]}
+    code, out, err = run("pair")
+    assert (code, "--host 127.0.0.1:4370" in out) == (0, True)
+    assert "listens on this computer only" in err and "--listen 0.0.0.0" in err
 
 
 @pytest.mark.parametrize(
