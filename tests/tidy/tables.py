@@ -96,6 +96,7 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "guests": {"admission"},
     "grants": {"buckets"},
     "relay": {"buckets"},
+    "requests": {"freshness", "grants"},
     "processes": {"lines", "signals"},
     "signals": {"lines"},
 }

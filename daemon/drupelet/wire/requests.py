@@ -15,7 +15,7 @@ protected, domain, payload]``, where the domain, COSE's external data, is ``drup
 |---|---|---|---|
 | 1 | the callee's identity | 1 | hash of the signed request |
 | 2 | a token of the callee's, 16 bytes | 2 | value: encoded CBOR |
-| 3 | id: 16 random bytes | 3 | or error fields: encoded CBOR |
+| 3 | id: 16 random bytes | 3 | or error fields: encoded CBOR; `[0, newest token]`: sign again |
 | 4 | the grant: wire/grants.py | | |
 | 5 | "mission/function" | | |
 | 6 | arguments: an encoded CBOR array | | |
@@ -62,6 +62,7 @@ ID_BYTES: Final = 16
 HASH_BYTES: Final = 32
 
 _PROTECTED: Final = dumps({1: -8})
+_STALE: Final = 0  # no code of errors.py
 _ENVELOPE_BYTES_MAX: Final = 256  # of a signed message beside its payload
 
 
@@ -229,6 +230,21 @@ def open_reply(private_key: bytes, public_key: bytes, sealed: bytes, callee: byt
         case {1: bytes(name), 3: bytes(error), **rest} if not rest and len(name) == HASH_BYTES:
             return Reply(request_hash=name, error=error)
     raise RemoteProtocolError("malformed reply")
+
+
+def stale_error(token: bytes) -> bytes:
+    """The `error` of a reply to a request whose token is no longer accepted: this one is."""
+    return dumps([_STALE, token])
+
+
+def stale_token(error: bytes) -> bytes | None:
+    """The token in such an error; None: it is another. Raises: `RemoteProtocolError`."""
+    match loads_canonical(error):
+        case [int(code), bytes(token)] if code == _STALE and type(code) is int:
+            if len(token) == TOKEN_BYTES:
+                return token
+            raise RemoteProtocolError("malformed token")
+    return None
 
 
 # -- COSE_Sign1

@@ -21,6 +21,8 @@ from drupelet.wire.requests import (
     open_reply,
     open_request,
     request_hash,
+    stale_error,
+    stale_token,
     verify_request,
 )
 
@@ -203,3 +205,12 @@ def test_the_seal_is_libsodiums() -> None:
         sodium.open_sealed(BOOT, BOOT_KEY, bytes(47))
     with pytest.raises(LocalProtocolError):
         sodium.seal(b"short", BOOT_KEY, b"x")
+
+
+def test_an_old_token_is_told_with_the_newest() -> None:
+    assert stale_token(stale_error(b"t" * 16)) == b"t" * 16
+    for other in ([1, "undef", "", ""], [2, True], [False, b"t" * 16], {}, [0, "t"]):
+        assert stale_token(dumps(other)) is None
+    for broken in (dumps([0, b"short"]), b"\xff"):
+        with pytest.raises(RemoteProtocolError):
+            stale_token(broken)

@@ -1,0 +1,572 @@
+"""Requests: the two ends of a call that goes through a relay, which neither of them trusts.
+
+Decides what becomes of each sealed request that comes (`Callee`) and of each sealed reply
+(`Caller`). The bytes are `wire/requests.py`'s, rights and rates `core/grants.py`'s, tokens and ids
+`core/freshness.py`'s. The driver moves messages and runs what it is told to run:
+
+    callee.receive(sender, ident, body, now)    # a Run, an Answer to send, or None: say nothing
+    callee.finish(run.ticket, outcome, now)     # it ended: answers, and a record to keep before
+    caller.call(wanted, token, now)             # a Sent: where to, as which message, its bytes
+    caller.on_reply(re, body, now)              # an Outcome, a Sent that goes now, or None
+
+A request: open -> fresh -> grant -> admit -> run -> reply.
+
+Rules
+- A request runs at most once. What was accepted is known by the hash of the signed request, so a
+  relay that knows an id can use it for nothing. A replay is answered with the reply that was kept.
+- What was refused is kept as well: it cannot be said again when the rate allows it.
+- An answer names the request by its hash and is sealed to that request's own key: one that does
+  not open or does not fit is dropped, and the call waits on.
+- Told that its token is old, a caller signs once more. It believes that only for STALE_S after it
+  signed: the callee still knows then what it accepted, so the first was not run. Later only a call
+  with an idempotency key is signed again.
+- An idempotency key is of one holder. Its record is durable before the call runs (`Run.record`) and
+  when it has ended; a run that a power cut ended is `Timeout(maybe_ran)`, not run again.
+- `Timeout(maybe_ran=False)` is said only where the callee's own word shows it.
+- No table forgets early to make room: it refuses.
+
+References: RFC 9449 section 8 (nonces told by the server); RFC 9110 section 9.2.2 on retries; the
+`Idempotency-Key` header's draft for one key with two contents.
+Rejected: retrying a request that got no answer (the relay does: it holds it on its disk); knowing
+requests by the id in them (a holder could take up another's).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from math import inf
+from typing import Final
+
+from drupelet.core.freshness import KEPT_MAX, TOKEN_S, Freshness, Verdict
+from drupelet.core.grants import FULL_S, Grants, Right
+from drupelet.errors import (
+    CallError,
+    NoConnection,
+    NotPermitted,
+    RateLimited,
+    RemoteError,
+    RemoteProtocolError,
+    Revoked,
+    Timeout,
+    error_from_fields,
+    error_to_fields,
+)
+from drupelet.wire import sodium
+from drupelet.wire.codec import dumps, loads_canonical
+from drupelet.wire.limits import (
+    MAILBOX_KEPT_S,
+    ONCE_BYTES_MAX,
+    ONCE_KEYS_MAX,
+    ONCE_KEYS_PER_CALLER_MAX,
+    RELAY_CALLS_MAX,
+    REPLIES_KEPT_BYTES_MAX,
+    REPLY_VALUE_BYTES_MAX,
+    REQUEST_TIMEOUT_MS_MAX,
+)
+from drupelet.wire.requests import (
+    Opened,
+    Reply,
+    SignedRequest,
+    encode_reply,
+    encode_request,
+    open_reply,
+    open_request,
+    request_hash,
+    stale_error,
+    stale_token,
+    verify_request,
+)
+
+STALE_S: Final = 50.0  # KEPT_MAX windows less the TOKENS_MAX that accept: 60 s, less clocks' drift
+ONCE_KEPT_S: Final = float(MAILBOX_KEPT_S)  # so long a request may lie at a relay
+WAITING_MAX: Final = 8  # requests with one idempotency key that wait for one run
+_ENTRY_BYTES: Final = 256  # of a kept reply or record, beside its bytes
+
+Entropy = Callable[[int], bytes]
+
+
+# -- the callee's side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Send `body` to `to`, as the answer to its message `re`."""
+
+    to: bytes
+    re: bytes
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnceRecord:
+    """What is kept of an idempotency key. `outcome`: encoded Reply fields; None: it was begun."""
+
+    caller: bytes
+    key: bytes
+    content: bytes  # digest of target and arguments
+    left_s: float
+    outcome: tuple[bytes | None, bytes | None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Run this, and tell `finish`. `record`: to be durable before it runs."""
+
+    ticket: int
+    right: Right
+    target: str
+    arguments: bytes
+    span_s: float
+    record: OnceRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Who waits for an answer, and how it is named and sealed."""
+
+    sender: bytes
+    ident: bytes
+    hash: bytes
+    reply_key: bytes
+
+
+@dataclass(slots=True)
+class _Once:
+    """An idempotency key that was used."""
+
+    content: bytes
+    until: float
+    running: bool = False
+    value: bytes | None = None
+    error: bytes | None = None
+    waiting: list[_Asked] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return len(self.value or b"") + len(self.error or b"") + _ENTRY_BYTES
+
+
+class _Signer:
+    """The keys that signed a request: asked for one, it looks at the signature."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self.proved = False
+
+    def __contains__(self, key: object) -> bool:
+        assert isinstance(key, bytes)
+        try:
+            verify_request(self._opened, key)
+        except RemoteProtocolError:
+            return False
+        self.proved = True
+        return True
+
+
+class Callee:
+    """The requests that come to one node, of one boot. `seed`: of its identity."""
+
+    def __init__(self, seed: bytes, grants: Grants, entropy: Entropy, now: float) -> None:
+        self._seed = seed
+        self._key = sodium.ed25519_public(seed)
+        self._grants = grants
+        self._entropy = entropy
+        self._private = entropy(sodium.KEY_BYTES)
+        self._freshness = Freshness(entropy(16), now)
+        self._running: dict[int, tuple[_Asked, tuple[bytes, bytes] | None]] = {}
+        self._replies: dict[bytes, tuple[float, bytes]] = {}  # by hash; the oldest first
+        self._reply_bytes = 0
+        self._once: dict[tuple[bytes, bytes], _Once] = {}  # the oldest first
+        self._once_bytes = 0
+        self._once_of: Counter[bytes] = Counter()
+        self.dropped_count = 0
+        self.boot_key = sodium.x25519_public(self._private)
+
+    @property
+    def token(self) -> bytes:
+        """What requests are to be signed over now."""
+        return self._freshness.newest
+
+    def next_timer(self) -> float:
+        """When `handle_timer` is to be called: the token changes."""
+        return self._freshness.next_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """New tokens; what is too old is forgotten."""
+        while self._freshness.next_timer() <= now:
+            self._freshness.rotate(self._entropy(16), now)
+        while self._replies:
+            first = next(iter(self._replies))
+            if self._replies[first][0] > now:
+                break
+            self._forget_reply(first)
+        for place, once in list(self._once.items()):
+            if once.until <= now and not once.running:
+                self._forget_once(place)
+
+    def restore(self, records: Iterable[OnceRecord], now: float) -> None:
+        """After a start: the idempotency keys that were kept."""
+        for record in records:
+            once = _Once(record.content, now + record.left_s)
+            if record.outcome is None:
+                once.error = dumps(error_to_fields(Timeout(maybe_ran=True)))
+            else:
+                once.value, once.error = record.outcome
+            self._add_once((record.caller, record.key), once)
+
+    def receive(self, sender: bytes, ident: bytes, body: bytes, now: float) -> Run | Answer | None:
+        """A sealed request, brought as message `ident` of the account `sender`."""
+        self.handle_timer(now)  # late timers must not forget what is accepted now
+        try:
+            opened = open_request(self._private, self.boot_key, body)
+        except RemoteProtocolError:
+            opened = None
+        if opened is None or opened.request.callee != self._key:
+            self.dropped_count += 1
+            return None
+        request = opened.request
+        asked = _Asked(sender, ident, opened.hash, request.reply_key)
+        signer = _Signer(opened)
+        failure: CallError | None = None
+        right: Right | None = None
+        try:
+            right = self._grants.present(request.grant, signer, now)
+        except (NotPermitted, Revoked, RateLimited) as error:
+            failure = error
+        if not signer.proved:  # nothing of it is remembered: anybody could have sent it
+            return self._reply(asked, error=_encoded(failure or NotPermitted()))
+        match self._freshness.take(request.token, opened.hash):
+            case Verdict.STALE:
+                return self._reply(asked, error=stale_error(self.token))
+            case Verdict.REPLAYED:
+                kept = self._replies.get(opened.hash)
+                return None if kept is None else Answer(to=sender, re=ident, body=kept[1])
+            case Verdict.FULL:
+                return self._reply(asked, error=_encoded(RateLimited(FULL_S)))
+        try:
+            if failure is not None or right is None:
+                raise failure or NotPermitted()
+            return self._admitted(asked, request, right, now)
+        except CallError as error:
+            return self._keep(asked, self._reply(asked, error=_encoded(error)), now)
+
+    def finish(
+        self, ticket: int, outcome: bytes | CallError, now: float, *, ran: bool = True
+    ) -> tuple[list[Answer], OnceRecord | None]:
+        """It ended: with an encoded value or an error. Not `ran`: it was never begun.
+
+        Returns what to send, and what is to be durable before that. A second time does nothing.
+        """
+        self._grants.finish(ticket)
+        known = self._running.pop(ticket, None)
+        if known is None:
+            return [], None
+        asked, place = known
+        if isinstance(outcome, bytes) and len(outcome) > REPLY_VALUE_BYTES_MAX:
+            outcome = RemoteError(
+                "too_large",
+                f"the value has {len(outcome)} bytes encoded, at most {REPLY_VALUE_BYTES_MAX} "
+                "travel through a relay; use a direct link",
+            )
+        value, error = (outcome, None) if isinstance(outcome, bytes) else (None, _encoded(outcome))
+        waiting, record = [asked], None
+        if place is not None:
+            once = self._once[place]
+            waiting += once.waiting
+            once.waiting.clear()
+            if ran:
+                record = self._ended(place, once, value, error, now)
+            else:
+                self._forget_once(place)
+        answers = [
+            self._keep(each, self._reply(each, value=value, error=error), now) for each in waiting
+        ]
+        return [each for each in answers if each is not None], record
+
+    def _admitted(
+        self, asked: _Asked, request: SignedRequest, right: Right, now: float
+    ) -> Run | Answer | None:
+        """Its right, its rate, its idempotency key. Raises: `CallError`."""
+        mission, _, function = request.target.partition("/")
+        if mission != right.grant.mission:
+            raise NotPermitted
+        ticket = self._grants.admit(right, function, len(request.arguments), now)
+        place = record = None
+        if request.idempotency_key is not None:
+            place = (right.caller, request.idempotency_key)
+            content = _content(request)
+            once = self._once.get(place)
+            if once is not None:
+                self._grants.finish(ticket)
+                return self._again(asked, once, content, now)
+            if (
+                len(self._once) >= ONCE_KEYS_MAX
+                or self._once_of[right.caller] >= ONCE_KEYS_PER_CALLER_MAX
+                or self._once_bytes >= ONCE_BYTES_MAX
+            ):
+                self._grants.finish(ticket)
+                raise RateLimited(FULL_S)
+            self._add_once(place, _Once(content, now + ONCE_KEPT_S, running=True))
+            record = OnceRecord(
+                caller=right.caller, key=place[1], content=content, left_s=ONCE_KEPT_S
+            )
+        self._running[ticket] = (asked, place)
+        return Run(
+            ticket=ticket,
+            right=right,
+            target=request.target,
+            arguments=request.arguments,
+            span_s=request.timeout_ms / 1_000,
+            record=record,
+        )
+
+    # -- idempotency keys
+
+    def _again(self, asked: _Asked, once: _Once, content: bytes, now: float) -> Answer | None:
+        """The key was used before. Raises: `CallError`."""
+        if once.content != content:
+            raise RemoteError("badarg", "this idempotency key was used for another call")
+        if not once.running:
+            return self._keep(asked, self._reply(asked, value=once.value, error=once.error), now)
+        if len(once.waiting) >= WAITING_MAX:
+            raise RateLimited(FULL_S)
+        once.waiting.append(asked)
+        return None
+
+    def _ended(
+        self,
+        place: tuple[bytes, bytes],
+        once: _Once,
+        value: bytes | None,
+        error: bytes | None,
+        now: float,
+    ) -> OnceRecord:
+        self._once_bytes -= once.size
+        once.running, once.value, once.error = False, value, error
+        if self._once_bytes + once.size > ONCE_BYTES_MAX:  # that it ran is kept, not what it gave
+            once.value, once.error = None, _encoded(Timeout(maybe_ran=True))
+        self._once_bytes += once.size
+        return OnceRecord(
+            caller=place[0],
+            key=place[1],
+            content=once.content,
+            left_s=max(once.until - now, 0.0),
+            outcome=(once.value, once.error),
+        )
+
+    def _add_once(self, place: tuple[bytes, bytes], once: _Once) -> None:
+        self._once[place] = once
+        self._once_bytes += once.size
+        self._once_of[place[0]] += 1
+
+    def _forget_once(self, place: tuple[bytes, bytes]) -> None:
+        self._once_bytes -= self._once.pop(place).size
+        self._once_of[place[0]] -= 1
+        if not self._once_of[place[0]]:
+            del self._once_of[place[0]]
+
+    # -- replies
+
+    def _reply(
+        self, asked: _Asked, *, value: bytes | None = None, error: bytes | None = None
+    ) -> Answer | None:
+        signed = encode_reply(self._seed, Reply(request_hash=asked.hash, value=value, error=error))
+        try:
+            body = sodium.seal(self._entropy(32), asked.reply_key, signed)
+        except RemoteProtocolError:  # its reply key is none: nobody can be answered
+            self.dropped_count += 1
+            return None
+        return Answer(to=asked.sender, re=asked.ident, body=body)
+
+    def _keep(self, asked: _Asked, answer: Answer | None, now: float) -> Answer | None:
+        """Keep a reply for as long as a replay is known for one; without room, the oldest goes."""
+        if answer is None:
+            return None
+        self._replies[asked.hash] = (now + KEPT_MAX * TOKEN_S, answer.body)
+        self._reply_bytes += len(answer.body) + _ENTRY_BYTES
+        while self._reply_bytes > REPLIES_KEPT_BYTES_MAX:
+            self._forget_reply(next(iter(self._replies)))
+        return answer
+
+    def _forget_reply(self, name: bytes) -> None:
+        self._reply_bytes -= len(self._replies.pop(name)[1]) + _ENTRY_BYTES
+
+
+def _encoded(error: CallError) -> bytes:
+    return dumps(error_to_fields(error))
+
+
+def _content(request: SignedRequest) -> bytes:
+    return blake2b(dumps([request.target, request.arguments]), digest_size=16).digest()
+
+
+# -- the caller's side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One call. `seed`: of the grant's holder. `deadline`: when its caller stops waiting."""
+
+    callee: bytes
+    boot_key: bytes
+    grant: bytes
+    seed: bytes = field(repr=False)
+    target: str
+    arguments: bytes
+    deadline: float
+    idempotency_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """Send `body` to `to` as message `id`: a request of the call `call`."""
+
+    call: int
+    to: bytes
+    id: bytes
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The call's end: its encoded value, or why there is none."""
+
+    call: int
+    result: bytes | CallError
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call whose reply has not come. `maybe_ran`: by a request before the present one."""
+
+    number: int
+    wanted: Wanted
+    ident: bytes
+    hash: bytes
+    private: bytes
+    public: bytes
+    signed_at: float
+    again: bool = False  # it was signed a second time
+    maybe_ran: bool = False
+
+
+class Caller:
+    """The calls of one node that went out through a relay."""
+
+    def __init__(self, entropy: Entropy) -> None:
+        self._entropy = entropy
+        self._calls: dict[int, _Call] = {}
+        self._by_id: dict[bytes, _Call] = {}
+        self._last = 0
+        self.dropped_count = 0
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def call(self, wanted: Wanted, token: bytes, now: float) -> Sent:
+        """Sign and seal a call over the callee's `token`. Raises: `CallError`; nothing is sent."""
+        if len(self._calls) >= RELAY_CALLS_MAX:
+            raise NoConnection("overloaded")
+        if wanted.deadline <= now:
+            raise Timeout(maybe_ran=False)
+        self._last += 1
+        call = _Call(self._last, wanted, b"", b"", b"", b"", now)
+        sent = self._sign(call, token, now)
+        self._calls[call.number] = call
+        return sent
+
+    def on_reply(self, re: bytes, body: bytes, now: float) -> Outcome | Sent | None:
+        """The answer to our message `re`, or so the relay says; None: it is not believed."""
+        call = self._by_id.get(re)
+        reply = None
+        if call is not None:
+            try:
+                reply = open_reply(call.private, call.public, body, call.wanted.callee)
+            except RemoteProtocolError:
+                reply = None
+        if call is None or reply is None or reply.request_hash != call.hash:
+            self.dropped_count += 1
+            return None
+        if reply.value is not None:
+            return self._end(call, reply.value)
+        assert reply.error is not None
+        try:
+            token = stale_token(reply.error)
+            if token is None:
+                return self._end(call, error_from_fields(loads_canonical(reply.error)))
+        except RemoteProtocolError:  # the callee itself says what means nothing: it may have run
+            return self._end(call, Timeout(maybe_ran=True))
+        return self._stale(call, token, now)
+
+    def refused(self, call: int, error: CallError) -> Outcome | None:
+        """The relay did not take the request: it goes nowhere."""
+        known = self._calls.get(call)
+        if known is None:
+            return None
+        return self._end(known, Timeout(maybe_ran=True) if known.maybe_ran else error)
+
+    def cancel(self, call: int) -> None:
+        """Its caller does not wait any more."""
+        known = self._calls.get(call)
+        if known is not None:
+            self._end(known, b"")
+
+    def next_timer(self) -> float:
+        """When the earliest call is due; inf: there is none."""
+        return min((call.wanted.deadline for call in self._calls.values()), default=inf)
+
+    def handle_timer(self, now: float) -> list[Outcome]:
+        """End the calls that are due."""
+        due = [call for call in self._calls.values() if call.wanted.deadline <= now]
+        return [self._end(call, Timeout(maybe_ran=True)) for call in due]
+
+    def _stale(self, call: _Call, token: bytes, now: float) -> Outcome | Sent | None:
+        """The callee says that the token is old. Whether the request ran before, see STALE_S."""
+        certain = now < call.signed_at + STALE_S
+        if not certain and call.wanted.idempotency_key is None:
+            self.dropped_count += 1
+            return None
+        call.maybe_ran = call.maybe_ran or not certain
+        if call.again or call.wanted.deadline <= now:
+            return self._end(call, Timeout(maybe_ran=call.maybe_ran))
+        del self._by_id[call.ident]
+        call.again = True
+        return self._sign(call, token, now)
+
+    def _sign(self, call: _Call, token: bytes, now: float) -> Sent:
+        wanted = call.wanted
+        private, ident = self._entropy(sodium.KEY_BYTES), self._entropy(16)
+        public = sodium.x25519_public(private)
+        left_ms = min((wanted.deadline - now) * 1_000, REQUEST_TIMEOUT_MS_MAX)
+        try:
+            signed = encode_request(
+                wanted.seed,
+                SignedRequest(
+                    callee=wanted.callee,
+                    token=token,
+                    id=ident,
+                    grant=wanted.grant,
+                    target=wanted.target,
+                    arguments=wanted.arguments,
+                    timeout_ms=max(1, int(left_ms)),
+                    reply_key=public,
+                    idempotency_key=wanted.idempotency_key,
+                ),
+            )
+        except ValueError as error:
+            raise RemoteError("badarg", str(error)) from None
+        try:
+            body = sodium.seal(self._entropy(32), wanted.boot_key, signed)
+        except RemoteProtocolError:  # the callee's own beacon says so: it is broken
+            raise NoConnection("silent") from None
+        call.ident, call.hash, call.signed_at = ident, request_hash(signed), now
+        call.private, call.public = private, public
+        self._by_id[ident] = call
+        return Sent(call=call.number, to=wanted.callee, id=ident, body=body)
+
+    def _end(self, call: _Call, result: bytes | CallError) -> Outcome:
+        del self._calls[call.number], self._by_id[call.ident]
+        return Outcome(call=call.number, result=result)
