@@ -23,7 +23,7 @@ import pytest
 import trio
 
 from drupelet.client import NodeDown, NodeUp, open_client
-from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_NO_CONNECTION, RemoteError
+from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_NO_CONNECTION, NoConnection, RemoteError
 from tests.integration.cluster import Cluster, RealNode, children, free_port, is_running, wait_gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
