@@ -35,7 +35,8 @@ WRITE_CHARS_MAX: Final = 65_536  # PYTHONUNBUFFERED loses what a write(2) does n
 
 # What to do next, by NoConnection.reason and RemoteError.kind.
 REASON_MENDS: Final = {
-    "no_such_node": "`drupelet nodes` lists those that are known",
+    "no_such_node": "`drupelet nodes` lists those that are known, `drupelet grants` those that "
+    "granted something",
     "no_mapper": "start drupeletd on that host, or open its port 4369 to this one",
     "not_registered": "start that node; `drupelet names HOST` lists what runs there",
     "no_route": "check the cable, the Wi-Fi and the address",
@@ -54,7 +55,8 @@ REASON_MENDS: Final = {
 }
 KIND_MENDS: Final = {
     "undef": "`drupelet call NODE node info` shows what that node exports",
-    "badarg": "compare the arguments with the function's signature",
+    "badarg": "compare the arguments with the function's signature; a text that reads as a number "
+    "takes quotes: '\"12\"'",
     "mission_crashed": "its log has the reason; it is restarted",
     "mission_stuck": "try again: it starts anew; look for a loop without end, or one that waits",
     "mission_backoff": "wait, it starts again by itself; that node's log has the reason",
@@ -228,6 +230,8 @@ def mend(error: Exception) -> str:
             return "give it more time (--timeout 60, in Python timeout=60), or `drupelet why NODE`"
         case NoConnection():
             return str(getattr(error, "mend", "")) or REASON_MENDS.get(error.reason, "")
+        case NotPermitted() if "bytes of arguments" in str(error):
+            return "send less, or ask the node's owner for a grant with more --bytes"
         case NotPermitted():
             return "ask the node's owner for a grant, or check the spelling"
         case RateLimited():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drupelet.cli.output import explain, mend
-from drupelet.errors import RemoteError
+from drupelet.errors import NotPermitted, RemoteError
 from tests.unit.cli.conftest import FAILURES, Run, fail_with, program
 from tests.unit.client.fake_daemon import FakeDaemon
 
@@ -82,6 +82,8 @@ def test_a_reader_that_goes_away_ends_it_quietly(daemon: FakeDaemon) -> None:
 def test_a_message_that_says_what_to_do_gets_no_other_mend() -> None:
     assert "node info" in mend(RemoteError("undef", "no mission 'x'"))
     assert mend(RemoteError("undef", "no 'lokup'; did you mean lookup?")) == ""
+    assert "check the spelling" in mend(NotPermitted())
+    assert "--bytes" in mend(NotPermitted("13 bytes of arguments; the grant allows 10"))
     assert mend(RemoteError("undef", "no code of 'x'; `drupelet nl FILE.py` ships it")) == ""
 
 
