@@ -1,20 +1,30 @@
 """Waiters: who gets the answer of a call, where that is neither one task nor another endpoint.
 
-Decides nothing; `services/endpoint.py` calls `answer` when an answer comes.
+`services/endpoint.py` calls `answer` when an answer comes. Decides one thing: a traceback, which
+shows files and lines of code, does not go to a stranger. This node's log has it, each place that
+raises once: a stranger who makes a function raise a thousand times a second fills no log.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import outcome
 from trio.lowlevel import Task, reschedule
 
-from drupelet.errors import CallError
+from drupelet.errors import CallError, RemoteError
 
 if TYPE_CHECKING:
     from drupelet.services.endpoint import Endpoint
+
+_log = logging.getLogger("drupelet.grants")
+
+PLACES_MAX: Final = 64  # that raised and were told; more are not
+_TRACEBACK_CHARS_MAX: Final = 4_000
+_PLACE: Final = re.compile(r'^ *File "[^"\n]*", line \d+', re.MULTILINE)
 
 
 class Gather:
@@ -63,7 +73,9 @@ class Admitted:
                     body = body[:1] + self._convert(body[1:])
                 except CallError as error:
                     body = error
-            if isinstance(body, CallError):
+            if isinstance(body, RemoteError) and body.traceback_text:
+                origin.reply_error(self.theirs, _without_places(body))
+            elif isinstance(body, CallError):
                 origin.reply_error(self.theirs, body)
             else:
                 origin.reply(self.theirs, body[1:])
@@ -74,3 +86,15 @@ class Admitted:
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(outcome)
+
+
+_told: set[int] = set()  # hashes of the places that raised
+
+
+def _without_places(error: RemoteError) -> RemoteError:
+    """What a stranger is told of it; the rest goes to the log."""
+    place = hash(tuple(_PLACE.findall(error.traceback_text)))
+    if place not in _told and len(_told) < PLACES_MAX:
+        _told.add(place)
+        _log.info("raised_for_stranger\n%s", error.traceback_text[-_TRACEBACK_CHARS_MAX:].rstrip())
+    return RemoteError(error.kind, error.message)

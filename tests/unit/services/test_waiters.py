@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
 import trio
 import trio.testing
 
 from drupelet.errors import NoConnection, RemoteError, Timeout
+from drupelet.services import waiters
 from drupelet.services.waiters import Admitted, Gather
 
 
@@ -49,6 +51,26 @@ def test_a_failure_too() -> None:
     error = Timeout(maybe_ran=True)
     waiter.answer(error)
     assert (origin.answers, ended) == ([(7, error)], ["Timeout"])
+
+
+def raised(line: int) -> RemoteError:
+    place = f'  File "/home/alice/light.py", line {line}, in temp\n    key = 7'
+    return RemoteError("ValueError", "no", f"Traceback:\n{place}\nValueError: no")
+
+
+def test_a_traceback_goes_to_the_log_once_and_to_no_stranger(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiters, "_told", set())
+    caplog.set_level("INFO", "drupelet.grants")
+    origin, _, ended = admitted()
+    for line in (5, 5, *range(waiters.PLACES_MAX + 1)):
+        Admitted(cast(Any, origin), 7, ended.append).answer(raised(line))
+    for _, error in cast(Any, origin.answers):
+        assert (error.kind, error.message, error.traceback_text) == ("ValueError", "no", "")
+    assert set(ended) == {"RemoteError"}
+    assert "line 5, in temp" in caplog.messages[0]
+    assert len(caplog.messages) == waiters.PLACES_MAX  # and no more, however many there are
 
 
 def test_one_whose_stranger_is_gone_is_counted_all_the_same() -> None:
