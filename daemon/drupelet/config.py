@@ -123,7 +123,9 @@ class ObjectsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayConfig:
-    """No keys yet."""
+    url: str = ""  # none: this node uses no relay
+    invite: str = ""  # the code with which it registers, once
+    ca_file: Path | None = None  # none: the system's certificate authorities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +173,11 @@ _SCHEMA: Final[dict[str, dict[str, Check]]] = {
     "engine": {"kind": values.one_of("auto", "sqlite", "etcd", "postgresql")},
     "sessions": {},
     "objects": {"repository": values.one_of("sqlite", "postgresql")},
-    "relay": {},
+    "relay": {
+        "url": values.relay_url,
+        "invite": values.invite_code,
+        "ca_file": values.optional_path,
+    },
 }
 
 

@@ -60,6 +60,10 @@ _TYPE_NAMES: Final[dict[type, str]] = {
     dict: "a table",
 }
 _LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
+_RELAY_URL: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?\Z"
+)
+_INVITE: Final = re.compile(r"[a-z2-7]{25}[aeimquy4]\Z")  # base32 of 16 bytes
 _SIMPLE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 
 
@@ -127,6 +131,31 @@ def socket_path(value: object, base: Path) -> Path:
 
 def optional_socket_path(value: object, base: Path) -> Path | None:
     return None if value == "" else socket_path(value, base)
+
+
+def optional_path(value: object, base: Path) -> Path | None:
+    return None if value == "" else path_of(value, base)
+
+
+def relay_url(value: object, base: Path) -> str:
+    """The address of a relay, or nothing."""
+    word = _text(value, '"https://relay.example.org"').rstrip("/")
+    if word:
+        match = _RELAY_URL.match(word)
+        if match is None or int(match["port"] or 1) not in range(1, 65_536):
+            raise BadValue(f"{show(word)} is no relay's address", "write https://HOST[:PORT]")
+        _check_host(match["host"].strip("[]"), '"https://relay.example.org"')
+        if match["scheme"] == "http" and match["host"] not in ("127.0.0.1", "localhost", "[::1]"):
+            raise BadValue(f"{show(word)} has no TLS", "use https; http is for this machine only")
+    return word
+
+
+def invite_code(value: object, base: Path) -> str:
+    """What `drupelet-relay invite` prints, or nothing."""
+    word = "".join(_text(value, '"the code that the relay prints"').split()).lower()
+    if word and not _INVITE.match(word):
+        raise BadValue("is no invite's code", "it has 26 letters and digits")
+    return word
 
 
 def check_socket_path(path: Path) -> None:

@@ -47,6 +47,7 @@ from drupelet.services.pairing import PairingService
 from drupelet.services.portmap import PortMapper
 from drupelet.services.processes import Processes
 from drupelet.services.proxies import ProxyService
+from drupelet.services.relay import RelayService
 from drupelet.services.system import MEMBERS, System
 from drupelet.store.audit import AuditLog
 from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
@@ -127,6 +128,7 @@ class Node:
         )
         self.grants = self._make_grants()
         self.links.strangers = self.grants
+        self.relay = self._make_relay()
         self.pairing = self._make_pairing()
         self.mapper = self._make_mapper()
         self.discovery = self._make_discovery()
@@ -148,6 +150,22 @@ class Node:
             addresses=self._addresses,
             members=lambda: {each.name: each.key for each in self.membership.nodes()},
         )
+
+    def _make_relay(self) -> RelayService | None:
+        if not self.config.relay.url:
+            return None
+        relay = RelayService(
+            self.config.relay,
+            seed=self.identity.seed,
+            name=self.config.node.name,
+            grants=self.grants,
+            calls=self.calls,
+            deadlines=self.deadlines,
+            nursery=self._nursery,
+        )
+        self.grants.relay_url = relay.url
+        self.grants.accepted.relay = relay
+        return relay
 
     def _make_pairing(self) -> PairingService:
         node = self.config.node
@@ -341,6 +359,8 @@ class Node:
             self._nursery.start_soon(self.mapper.run)
         if self.discovery is not None:
             self._nursery.start_soon(self.discovery.run)
+        if self.relay is not None:
+            self._nursery.start_soon(self.relay.run)
 
     async def stop(self) -> None:
         """Orderly: no new callers, goodbye to peers."""

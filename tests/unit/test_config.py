@@ -89,6 +89,9 @@ def test_every_key_is_taken() -> None:
         [objects]
         repository = "postgresql"
         [relay]
+        url = "https://relay.example.org:8443/"
+        invite = "MZXW6 YTBMFRGG ZDFMZTWQ2LKNE"
+        ca_file = "ca.pem"
         """,
         "/home/pi/d.toml",
     )
@@ -105,6 +108,9 @@ def test_every_key_is_taken() -> None:
     assert made.portmapper.port == 0
     assert made.engine.kind == "sqlite"
     assert made.objects.repository == "postgresql"
+    assert made.relay.url == "https://relay.example.org:8443"
+    assert made.relay.invite == "mzxw6ytbmfrggzdfmztwq2lkne"
+    assert made.relay.ca_file == Path("/home/pi/ca.pem")
 
 
 def test_paths_follow_from_the_file_and_state_dir() -> None:

@@ -147,3 +147,23 @@ def test_what_is_shown_is_one_short_printable_line() -> None:
     assert values.show("a\nb\x07") == '"a\\nb\\u0007"'
     assert values.show("\u202e") == '"?"'
     assert len(values.show("x" * 200)) == 80
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["relay.example.org", "http://relay.example.org", "https://", "https://x/y", "https://x:0",
+     "https://x:65536", "ftp://x", "https://a b", "https://192.168.1.700"],
+)  # fmt: skip
+def test_what_is_no_address_of_a_relay(text: str) -> None:
+    with pytest.raises(BadValue):
+        values.relay_url(text, Path("/"))
+
+
+def test_addresses_of_relays_and_invites() -> None:
+    for text in ("", "https://x", "https://[::1]:8443", "http://127.0.0.1:80", "http://localhost"):
+        assert values.relay_url(text, Path("/")) == text
+    assert values.invite_code("", Path("/")) == ""
+    assert values.optional_path("", Path("/")) is None
+    for wrong in ("x", "a" * 25, "a" * 27, "1" * 26, "a" * 25 + "b"):
+        with pytest.raises(BadValue, match="no invite's code"):
+            values.invite_code(wrong, Path("/"))

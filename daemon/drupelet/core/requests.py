@@ -154,7 +154,7 @@ class _Signer:
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
-        self.proved = False
+        self.key: bytes | None = None
 
     def __contains__(self, key: object) -> bool:
         assert isinstance(key, bytes)
@@ -162,7 +162,7 @@ class _Signer:
             verify_request(self._opened, key)
         except RemoteProtocolError:
             return False
-        self.proved = True
+        self.key = key
         return True
 
 
@@ -183,6 +183,7 @@ class Callee:
         self._once_bytes = 0
         self._once_of: Counter[bytes] = Counter()
         self.dropped_count = 0
+        self.on_refused: Callable[[bytes, str, CallError], None] = _nobody  # key, target, why
         self.boot_key = sodium.x25519_public(self._private)
 
     @property
@@ -236,8 +237,10 @@ class Callee:
             right = self._grants.present(request.grant, signer, now)
         except (NotPermitted, Revoked, RateLimited) as error:
             failure = error
-        if not signer.proved:  # nothing of it is remembered: anybody could have sent it
-            return self._reply(asked, error=_encoded(failure or NotPermitted()))
+        if signer.key is None:  # nothing of it is remembered: anybody could have sent it
+            failure = failure or NotPermitted()
+            self.on_refused(sender, request.target, failure)
+            return self._reply(asked, error=_encoded(failure))
         match self._freshness.take(request.token, opened.hash):
             case Verdict.STALE:
                 return self._reply(asked, error=stale_error(self.token))
@@ -251,6 +254,7 @@ class Callee:
                 raise failure or NotPermitted()
             return self._admitted(asked, request, right, now)
         except CallError as error:
+            self.on_refused(signer.key, request.target, error)
             return self._keep(asked, self._reply(asked, error=_encoded(error)), now)
 
     def finish(
@@ -393,6 +397,10 @@ class Callee:
 
     def _forget_reply(self, name: bytes) -> None:
         self._reply_bytes -= len(self._replies.pop(name)[1]) + _ENTRY_BYTES
+
+
+def _nobody(key: bytes, target: str, error: CallError) -> None:
+    """Nobody wants to know."""
 
 
 def _encoded(error: CallError) -> bytes:

@@ -10,6 +10,8 @@ Rules
 - An answer has a maximum, and a time; no redirect is followed, no proxy of the environment is used.
 - Every failure of the way is `RelayGone`; a refusal of the relay is `RelayRefused`.
 - A connection that failed is closed; the next question opens another. `close` ends the threads.
+- A connection that was idle may have been ended by the relay: the question is said once more, on
+  a new one. Every message may come twice: RELAY.md.
 
 Owns: two connections; a thread of trio's for as long as a question takes, at most THREADS.
 
@@ -80,6 +82,25 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class _Line:
+    """A connection, and whether it is given up: a thread may still use it then."""
+
+    __slots__ = ("connection", "gone")
+
+    def __init__(self, connection: http.client.HTTPConnection) -> None:
+        connection.auto_open = 0
+        self.connection = connection
+        self.gone = False
+
+    def cut(self) -> None:
+        """End it, and so the thread that waits on it."""
+        self.gone = True
+        if self.connection.sock is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                self.connection.sock.shutdown(socket.SHUT_RDWR)
+        self.connection.close()
+
+
 class RelayHttp:
     """The relay at `url`, for the node whose identity is `seed`. `ca_file`: whom to believe."""
 
@@ -91,15 +112,15 @@ class RelayHttp:
         self._context: ssl.SSLContext | None = None
         self._limiter = trio.CapacityLimiter(THREADS)
         self._saying, self._polling = trio.Lock(), trio.Lock()
-        self._open: dict[trio.Lock, http.client.HTTPConnection] = {}
+        self._open: dict[trio.Lock, _Line] = {}
         self._refs = itertools.count(1)
         self._session = b""
         self.run_id = b""
 
     def close(self) -> None:
         """End both connections, and so whatever waits on them."""
-        for connection in self._open.values():
-            _cut(connection)
+        for line in self._open.values():
+            line.cut()
         self._open.clear()
         self._session = b""
 
@@ -191,35 +212,42 @@ class RelayHttp:
         wait_s: float,
     ) -> tuple[int, bytes]:
         async with lock:
-            connection = self._open.get(lock)
-            if connection is None:
-                connection = self._open[lock] = await trio.to_thread.run_sync(
-                    self._connection, limiter=self._limiter
-                )
-            connection.timeout = ANSWER_S + wait_s
-            if connection.sock is not None:
-                connection.sock.settimeout(connection.timeout)
-            done = False
-            try:
-                answer = await trio.to_thread.run_sync(
-                    _exchange,
-                    connection,
-                    method,
-                    path,
-                    body,
-                    {**headers, "Content-Type": "application/cbor"},
-                    most,
-                    abandon_on_cancel=True,
-                    limiter=self._limiter,
-                )
-                done = True
-                return answer
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                raise RelayGone(f"{type(error).__name__}: {error}"[:200]) from None
-            finally:
-                if not done and self._open.get(lock) is connection:
-                    del self._open[lock]
-                    _cut(connection)
+            for _ in range(2):
+                line = self._open.get(lock)
+                used = line is not None
+                if line is None:
+                    line = self._open[lock] = _Line(
+                        await trio.to_thread.run_sync(self._connection, limiter=self._limiter)
+                    )
+                connection = line.connection
+                connection.timeout = ANSWER_S + wait_s
+                if connection.sock is not None:
+                    connection.sock.settimeout(connection.timeout)
+                done = False
+                try:
+                    answer = await trio.to_thread.run_sync(
+                        _exchange,
+                        line,
+                        method,
+                        path,
+                        body,
+                        {**headers, "Content-Type": "application/cbor"},
+                        most,
+                        abandon_on_cancel=True,
+                        limiter=self._limiter,
+                    )
+                    done = True
+                    return answer
+                except (OSError, http.client.HTTPException, ValueError) as error:
+                    ended = used and isinstance(error, ConnectionError)
+                    if not ended:
+                        raise RelayGone(f"{type(error).__name__}: {error}"[:200]) from None
+                finally:
+                    if not done:
+                        line.cut()
+                        if self._open.get(lock) is line:
+                            del self._open[lock]
+        raise RelayGone("the relay ends every connection")
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self._tls:
@@ -235,7 +263,7 @@ class RelayHttp:
 
 
 def _exchange(
-    connection: http.client.HTTPConnection,
+    line: _Line,
     method: str,
     path: str,
     body: bytes,
@@ -243,20 +271,19 @@ def _exchange(
     most: int,
 ) -> tuple[int, bytes]:
     """In a thread: one question, one answer."""
-    connection.request(method, path, body=body or None, headers=headers)
-    with connection.getresponse() as response:
-        content = response.read(most + 1)
-        if len(content) > most:
-            raise ValueError("an answer that is too long")
-        return response.status, content
-
-
-def _cut(connection: http.client.HTTPConnection) -> None:
-    """Close it under a thread that may still read from it, which so ends."""
-    if connection.sock is not None:
-        with contextlib.suppress(OSError):  # it is closed already
-            connection.sock.shutdown(socket.SHUT_RDWR)
-    connection.close()
+    connection = line.connection
+    try:
+        if connection.sock is None:
+            connection.connect()
+        connection.request(method, path, body=body or None, headers=headers)
+        with connection.getresponse() as response:
+            content = response.read(most + 1)
+            if len(content) > most:
+                raise ValueError("an answer that is too long")
+            return response.status, content
+    finally:
+        if line.gone:  # meanwhile: nobody else closes what was opened here
+            connection.close()
 
 
 def _decoded(body: bytes) -> Hello | Done | Refused | Deliver:

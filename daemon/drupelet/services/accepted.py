@@ -7,6 +7,7 @@ Rules
 - A grant for whoever has the file is proved with the key in the file, over the handshake's hash:
   the proof is of no use on another link.
 - A link that ends is dialled again at the next call; nothing is kept open for its own sake.
+- A direct link goes before the relay that a grant's file names, and is tried again every AGAIN_S.
 
 Owns: nothing that runs; links are `services/stranger_links.py`'s.
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Final
+from math import inf
+from typing import Final, Protocol
 
 import trio
 
@@ -32,8 +34,20 @@ _log = logging.getLogger("drupelet.grants")
 
 PROOF_DOMAIN: Final = b"drupelet/grant-proof/1"
 PRESENT_S: Final = 5.0
+DIRECT_S: Final = 1.5  # for a direct link, where there is a relay as well
+AGAIN_S: Final = 30.0
 TURNED_AWAY_S: Final = 1.1  # core/admission.py: the first failure at an address counts for 1 s
 _PRESENT: Final = frames.call_body(b"grants/present", b"", timeout_ms=int(PRESENT_S * 1_000))
+
+
+class Relay(Protocol):
+    """The relay of this node (services/relay.py)."""
+
+    url: str
+
+    def end_of(self, name: str, key: bytes) -> Endpoint:
+        """Where the calls of a node go."""
+        ...
 
 
 class Accepted:
@@ -47,6 +61,8 @@ class Accepted:
         self._files: dict[str, list[GrantFile]] = {}
         self._endpoints: dict[bytes, Endpoint] = {}
         self._dialling: dict[bytes, trio.Event] = {}
+        self._again_at: dict[bytes, float] = {}  # when to try a direct link once more
+        self.relay: Relay | None = None
 
     def files(self) -> list[GrantFile]:
         """All of them."""
@@ -72,7 +88,10 @@ class Accepted:
         """The open link to that node, if there is one."""
         key = self.owner(node)
         endpoint = self._endpoints.get(key) if key is not None else None
-        return endpoint if endpoint is not None and not endpoint.closed else None
+        if endpoint is None or endpoint.closed or key is None:
+            return None
+        again = not endpoint.direct and self._again_at[key] <= trio.current_time()
+        return None if again else endpoint
 
     async def connect(self, node: str) -> Endpoint | None:
         """Connect and show what we hold. None: nothing of a node of that name.
@@ -89,9 +108,7 @@ class Accepted:
             return endpoint
         self._dialling[key] = trio.Event()
         try:
-            endpoint = await self._dial(key)
-            await self._present(endpoint, key)
-            self._endpoints[key] = endpoint
+            endpoint = self._endpoints[key] = await self._direct_or_relayed(key)
             return endpoint
         finally:
             self._dialling.pop(key).set()
@@ -102,13 +119,35 @@ class Accepted:
         Raises: `NoConnection`, `Revoked`, `NotPermitted`, as `connect` does.
         """
         endpoint = await self.connect(node)
-        return {} if endpoint is None else await self._present(endpoint, endpoint.key)
+        if endpoint is None or not endpoint.direct:
+            return {}  # through a relay each call shows its own
+        return await self._present(endpoint, endpoint.key)
 
     async def show(self, file: GrantFile) -> None:
         """One more was accepted: on a link that is open, show it now."""
         endpoint = self._endpoints.get(file.grant.issuer)
-        if endpoint is not None and not endpoint.closed:
+        if endpoint is not None and endpoint.direct and not endpoint.closed:
             await self._present(endpoint, file.grant.issuer)
+
+    async def _direct_or_relayed(self, key: bytes) -> Endpoint:
+        files = [file for file in self.files() if file.grant.issuer == key]
+        relay = self.relay if any(self._is_there(file) for file in files) else None
+        failure = NoConnection("silent")
+        with trio.move_on_after(DIRECT_S if relay is not None else inf):
+            try:
+                endpoint = await self._dial(key)
+                await self._present(endpoint, key)
+                return endpoint
+            except NoConnection as error:
+                failure = error
+        if relay is None:
+            raise failure
+        self._again_at[key] = trio.current_time() + AGAIN_S
+        _log.info("by_relay node=%s direct=%s", files[0].name, failure.reason)
+        return relay.end_of(files[0].name, key)
+
+    def _is_there(self, file: GrantFile) -> bool:
+        return self.relay is not None and file.relay == self.relay.url
 
     async def _dial(self, key: bytes) -> Endpoint:
         """Turned away at the door, for others' failures at this address too: once more, later."""

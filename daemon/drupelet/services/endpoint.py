@@ -19,7 +19,7 @@ cancel scope and no memory channel per call.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import outcome
 import trio
@@ -99,6 +99,8 @@ class Endpoint:
         "table",
     )
 
+    direct: ClassVar[bool] = True  # a link; through a relay (services/relay.py) no pid travels
+
     def __init__(
         self,
         channel: Channel,
@@ -148,16 +150,14 @@ class Endpoint:
 
     def close(self, error: CallError) -> None:
         """Close the channel; calls that we opened end with `error`, all we serve are dropped."""
-        reason = error.reason if isinstance(error, NoConnection) else "closed"
-        self.channel.close(reason)
+        self.channel.close(error.reason if isinstance(error, NoConnection) else "closed")
         self._deadlines.discard(self)
         for ident, waiter in self.table.drain():
             self._give_error(ident, waiter, error)  # type: ignore[arg-type]
         serving, self.serving = self.serving, {}
         for served in serving.values():
             self._drop(served)
-        self._assembly = None
-        self._sending = None
+        self._assembly = self._sending = None
         on_closed, self.on_closed = self.on_closed, None
         if on_closed is not None:
             on_closed()

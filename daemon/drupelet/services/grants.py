@@ -32,7 +32,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import trio
 
@@ -53,14 +53,14 @@ from drupelet.services.directory import Border
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.missions import Missions
 from drupelet.services.system import OPERATOR
-from drupelet.services.waiters import Admitted
+from drupelet.services.waiters import Admitted, Running
 from drupelet.store.grants import GrantStore, KeptGrants
 from drupelet.wire import sodium
 from drupelet.wire.frames import CALL_HEADER, FLAG_MANY, FLAG_MORE
 from drupelet.wire.grant_files import GrantFile, decode_grant_file, encode_grant_file
 from drupelet.wire.grant_terms import terms_from_fields
 from drupelet.wire.grants import NONCE_BYTES, Grant, Terms, describe, issue, narrow
-from drupelet.wire.keys import key_from_text, key_to_text
+from drupelet.wire.keys import key_from_text, key_or_id, key_to_text
 from drupelet.wire.limits import CALLS_PER_LINK_MAX, GRANTS_ACCEPTED_MAX, OUT_BYTES_MAX
 
 _log = logging.getLogger("drupelet.grants")
@@ -71,17 +71,6 @@ CALL_S_MAX: Final = 3_600.0
 SETTLE_S: Final = 0.08  # 100 ms for everything
 MERGE_S: Final = 2.0
 STRANGERS: Final = frozenset({"stranger"})
-
-
-class _Running(NamedTuple):
-    """A call that was let in."""
-
-    endpoint: Endpoint
-    ident: int
-    worker: Endpoint
-    grant: Grant
-    function: str
-    since: float
 
 
 class GrantService:
@@ -115,9 +104,10 @@ class GrantService:
         self.grants = Grants(self._key, lambda key: key in members().values())
         self._revoked: list[Revocation] = []
         self._rights: dict[Endpoint, list[Right]] = {}
-        self._running: dict[int, _Running] = {}  # by ticket
+        self._running: dict[int, Running] = {}  # by ticket
         self._lock = trio.Lock()
         self._damaged = ""
+        self.relay_url = ""  # services/relay.py
         self.pairing_open: Callable[[], bool] = lambda: False  # services/pairing.py
 
     def register(self) -> None:
@@ -214,8 +204,9 @@ class GrantService:
             except ValueError as error:
                 raise RemoteError("badarg", str(error)) from None
             await self._save()
+        places = tuple(self._addresses())
         file = GrantFile(
-            grant=grant, name=self._name, addresses=tuple(self._addresses()), seed=seed
+            grant=grant, name=self._name, addresses=places, seed=seed, relay=self.relay_url
         )
         _log.info("granted id=%s mission=%s", grant.id_text, mission)
         caller = "" if seed is not None else key_to_text(key)
@@ -265,7 +256,9 @@ class GrantService:
             raise RemoteError("bad_grant", str(error)) from None
         await trio.lowlevel.checkpoint()
         return self._shown_file(
-            GrantFile(grant=grant, name=file.name, addresses=file.addresses, seed=seed)
+            GrantFile(
+                grant=grant, name=file.name, addresses=file.addresses, seed=seed, relay=file.relay
+            )
         )
 
     def listed(self) -> dict[str, object]:
@@ -377,14 +370,33 @@ class GrantService:
                 or len(endpoint.serving) >= CALLS_PER_LINK_MAX
             ):
                 raise NoConnection("overloaded")
-            worker, right, ticket = self._admit(endpoint, target, len(args))
+            let_in = self._admit(endpoint, target, len(args))
         except CallError as error:
-            self._refused(endpoint, target, error)
+            self.refused(endpoint.key, target, error)
             endpoint.reply_error(ident, error)
             return
+        self._begin(endpoint, ident, target, timeout_ms, args, let_in)
+
+    def serve_admitted(
+        self, endpoint: Endpoint, ticket: int, right: Right, target: bytes, args: bytes, ms: int
+    ) -> None:
+        """A call that `core/requests.py` let in. Raises: `CallError`; then it did not begin."""
+        let_in = (self._worker(target), right, ticket)
+        self._begin(endpoint, ticket, target, ms, args, let_in)
+
+    def _begin(
+        self,
+        endpoint: Endpoint,
+        ident: int,
+        target: bytes,
+        timeout_ms: int,
+        args: bytes,
+        let_in: tuple[Endpoint, Right, int],
+    ) -> None:
+        worker, right, ticket = let_in
         now = trio.current_time()
         function = target.decode().partition("/")[2]
-        self._running[ticket] = _Running(endpoint, ident, worker, right.grant, function, now)
+        self._running[ticket] = Running(endpoint, ident, worker, right.grant, function, now)
         value = functools.partial(self._border.answer, endpoint)
         waiter = Admitted(endpoint, ident, functools.partial(self._ended, ticket), value)
         span = min(timeout_ms / 1_000, CALL_S_MAX) if timeout_ms else CALL_S_MAX
@@ -394,10 +406,11 @@ class GrantService:
         except CallError as error:
             waiter.answer(error)
 
-    def _refused(self, endpoint: Endpoint, target: bytes, error: CallError) -> None:
+    def refused(self, key: bytes, target: bytes, error: CallError) -> None:
+        """Count it and keep a sample, for the owner."""
         self._calls.refused_count += 1
         mission, _, function = target.decode("utf-8", "replace").partition("/")
-        self._audit.refused(key_to_text(endpoint.key), mission, function, type(error).__name__)
+        self._audit.refused(key_to_text(key), mission, function, type(error).__name__)
 
     def cast(self, endpoint: Endpoint, target: bytes, args: bytes) -> None:
         """A CAST of a stranger; nobody waits, so a refusal is only counted."""
@@ -406,7 +419,7 @@ class GrantService:
             self.grants.finish(ticket)
             args = self._border.incoming(endpoint, args)
         except CallError as error:
-            self._refused(endpoint, target, error)
+            self.refused(endpoint.key, target, error)
             return
         worker.cast(CALL_HEADER.pack(0, 0, len(target)) + target, args)
         self._log_call(endpoint, right.grant, target.decode().partition("/")[2], "cast", 0)
@@ -427,16 +440,18 @@ class GrantService:
             except CallError as error:
                 failure = error
                 continue
-            export = self._missions.exports.get(target)
-            if export is None or export.inline is not None or export.raw is not None:
-                self.grants.finish(ticket)
-                raise NotPermitted
             try:
-                return worker_of(export), right, ticket
+                return self._worker(target), right, ticket
             except CallError:
                 self.grants.finish(ticket)
                 raise
         raise failure
+
+    def _worker(self, target: bytes) -> Endpoint:
+        export = self._missions.exports.get(target)
+        if export is None or export.inline is not None or export.raw is not None:
+            raise NotPermitted
+        return worker_of(export)
 
     def _ended(self, ticket: int, outcome: str) -> None:
         self.grants.finish(ticket)
@@ -534,19 +549,14 @@ class GrantService:
         """The terms of a grant; who mistypes is told now, not the holder later."""
         self._check_usable()
         terms = terms_from_fields(fields)
-        exports = {
-            each.function
+        offered = [
+            each
             for each in self._missions.exports.values()
-            if each.mission == mission and each.inline is None and each.raw is None
-        }
+            if each.inline is None and each.raw is None
+        ]
+        exports = {each.function for each in offered if each.mission == mission}
         if not exports:
-            names = sorted(
-                {
-                    each.mission
-                    for each in self._missions.exports.values()
-                    if each.inline is None and each.raw is None
-                }
-            )
+            names = sorted({each.mission for each in offered})
             raise RemoteError("badarg", f"no mission {mission!r} here, but {', '.join(names)}")
         for function in terms.functions or ():
             if function not in exports:
@@ -565,17 +575,7 @@ class GrantService:
             raise RemoteError("badarg", f"neither a member's name nor a key: {error}") from None
 
     def _named(self, what: str) -> bytes | str:
-        if what in self._members():
-            return self._members()[what]
-        try:
-            return key_from_text(what)
-        except ValueError:
-            pass
-        try:
-            ident = bytes.fromhex(what)
-        except ValueError:
-            return what
-        return ident if len(ident) == 16 else what
+        return self._members().get(what) or key_or_id(what)
 
     def _sentence(self, grant: Grant) -> str:
         names = {key: name for name, key in self._members().items()}

@@ -147,6 +147,8 @@ class ProxyService:
             waiter.answer(error)
 
     def _leaves(self, endpoint: Endpoint, found: Found) -> object:
+        if not endpoint.direct:
+            raise NotSendable("a pid does not travel through a relay")
         self._ways[endpoint.key] = endpoint
         if isinstance(found, Pid):
             new = secrets.token_bytes(PROXY_SECRET_BYTES)
@@ -172,6 +174,8 @@ class ProxyService:
     def _comes(self, endpoint: Endpoint, found: Found) -> object:
         if not isinstance(found, ProxyPid):
             raise NotPermitted(f"a {type(found).__name__} of a stranger")
+        if not endpoint.direct:
+            raise NotSendable("a pid does not travel through a relay")
         pid = self.given.given(found.secret, endpoint.key, trio.current_time())
         if pid is not None:
             return pid

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import outcome
 from trio.lowlevel import Task, reschedule
@@ -19,6 +19,7 @@ from drupelet.errors import CallError, RemoteError
 
 if TYPE_CHECKING:
     from drupelet.services.endpoint import Endpoint
+    from drupelet.wire.grants import Grant
 
 _log = logging.getLogger("drupelet.grants")
 
@@ -43,6 +44,17 @@ class Gather:
         self.left -= 1
         if not self.left:
             reschedule(self.task, outcome.Value(b""))
+
+
+class Running(NamedTuple):
+    """A stranger's call that was let in, for who may have to end it."""
+
+    endpoint: Endpoint
+    ident: int
+    worker: Endpoint
+    grant: Grant
+    function: str
+    since: float
 
 
 class Admitted:

@@ -7,8 +7,9 @@ Decides the text of a file:
 
 What is before the line with the prefix is for people and counts nothing. That line is base64url of
 a deterministic CBOR map: ``version`` 1, ``grant`` (wire/grants.py), ``name`` (of the issuer's
-node), ``addresses`` ([host, port], where it was last), and ``seed`` when whoever has the file may
-call: it is then a secret, like a key of a house.
+node), ``addresses`` ([host, port], where it was last), ``relay`` (the address of the node's, if it
+has one) and ``seed`` when whoever has the file may call: it is then a secret, like a key of a
+house.
 
 Mail breaks long lines, quotes them with ``>`` and marks a break with ``=``: lines of base64url that
 follow at once are taken as the rest. All of it is signed or proved, so a wrong guess is refused.
@@ -29,7 +30,12 @@ from drupelet.wire import sodium
 from drupelet.wire.codec import dumps, loads_canonical
 from drupelet.wire.grants import Grant, decode_grant, describe
 from drupelet.wire.ids import check_name
-from drupelet.wire.limits import GRANT_ADDRESSES_MAX, GRANT_FILE_CHARS_MAX, HOST_CHARS_MAX
+from drupelet.wire.limits import (
+    GRANT_ADDRESSES_MAX,
+    GRANT_FILE_CHARS_MAX,
+    HOST_CHARS_MAX,
+    RELAY_URL_CHARS_MAX,
+)
 
 PREFIX: Final = "drupelet-grant:"
 _VERSION: Final = 1
@@ -48,6 +54,7 @@ class GrantFile:
     name: str
     addresses: tuple[tuple[str, int], ...] = ()
     seed: bytes | None = field(default=None, repr=False)
+    relay: str = ""
 
 
 def encode_grant_file(file: GrantFile) -> str:
@@ -60,6 +67,8 @@ def encode_grant_file(file: GrantFile) -> str:
     }
     if file.seed is not None:
         fields["seed"] = file.seed
+    if file.relay:
+        fields["relay"] = file.relay
     body = base64.urlsafe_b64encode(dumps(fields)).rstrip(b"=").decode()
     secret = "# Keep it secret: it is a key.\n" if file.seed is not None else ""
     sentence = describe(file.grant, {file.grant.issuer: file.name})
@@ -83,12 +92,12 @@ def decode_grant_file(text: str) -> GrantFile:
             "name": str(name),
             "version": int(version),
             **rest,
-        } if not rest.keys() - {"seed"} and version is not True and version == _VERSION:
+        } if not rest.keys() - {"relay", "seed"} and version is not True and version == _VERSION:
             try:
                 signed = decode_grant(grant)
             except RemoteProtocolError as error:
                 raise RemoteProtocolError(f"{_DAMAGED} ({error})") from None
-            return _checked(addresses, signed, name, rest.get("seed"))
+            return _checked(addresses, signed, name, rest)
     raise RemoteProtocolError("not the file of a grant, or one of a later version")
 
 
@@ -109,7 +118,10 @@ def _body(text: str) -> str:
     return "".join(parts)
 
 
-def _checked(addresses: list[object], grant: Grant, name: str, seed: object) -> GrantFile:
+def _checked(
+    addresses: list[object], grant: Grant, name: str, rest: dict[object, object]
+) -> GrantFile:
+    seed, relay = rest.get("seed"), rest.get("relay", "")
     try:
         check_name(name)
     except ValueError as error:
@@ -121,6 +133,10 @@ def _checked(addresses: list[object], grant: Grant, name: str, seed: object) -> 
             raise RemoteProtocolError("grant: the key in the file is not the holder's")
     elif grant.bearer:
         raise RemoteProtocolError("grant: the holder's key is missing in the file")
+    if not isinstance(relay, str) or len(relay) > RELAY_URL_CHARS_MAX:
+        raise RemoteProtocolError("grant: malformed relay")
+    if "relay" in rest and not relay:
+        raise RemoteProtocolError("grant: malformed relay")
     places: list[tuple[str, int]] = []
     for each in addresses:
         match each:
@@ -132,4 +148,4 @@ def _checked(addresses: list[object], grant: Grant, name: str, seed: object) -> 
                 raise RemoteProtocolError("grant: malformed address")
     if len(places) > GRANT_ADDRESSES_MAX:
         raise RemoteProtocolError(f"grant: more than {GRANT_ADDRESSES_MAX} addresses")
-    return GrantFile(grant=grant, name=name, addresses=tuple(places), seed=seed)
+    return GrantFile(grant=grant, name=name, addresses=tuple(places), seed=seed, relay=relay)

@@ -16,6 +16,7 @@ itself (the message says so, and the person looks again).
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 from typing import Final
 
@@ -91,6 +92,17 @@ def key_from_text(text: str) -> bytes:
     if number & 15:
         raise ValueError("the key is not one that Drupelet writes; copy it again")
     return (number >> 4).to_bytes(KEY_BYTES, "big")
+
+
+def key_or_id(text: str) -> bytes | str:
+    """What a person names: a key, 16 bytes in hex, or else the text itself."""
+    with contextlib.suppress(ValueError):
+        return key_from_text(text)
+    with contextlib.suppress(ValueError):
+        ident = bytes.fromhex(text)
+        if len(ident) == 16:
+            return ident
+    return text
 
 
 def key_prefix(text: str) -> str:

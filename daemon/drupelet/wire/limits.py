@@ -111,6 +111,7 @@ INVITATION_CHARS_MAX: Final = 1_024  # 8 addresses; a QR code that a phone still
 RELAY_ACCOUNTS_MAX: Final = 10_000  # of one relay; 300 bytes each
 RELAY_INVITES_MAX: Final = 1_024
 RELAY_PENDING_MAX: Final = 1_000  # accounts that wait for the owner; strangers make them
+RELAY_URL_CHARS_MAX: Final = 272  # https://, a host, a port
 RELAY_EMAIL_CHARS_MAX: Final = 254  # RFC 5321 with erratum 1690
 RELAY_MISSIONS_MAX: Final = 64  # in one announcement
 RELAY_HOLDERS_MAX: Final = 1_024  # digests in one announcement: 16 KB, kept for each node

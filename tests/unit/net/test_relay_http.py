@@ -145,3 +145,16 @@ def test_addresses() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError):
             split_url(wrong)
+
+
+async def test_an_idle_connection_that_the_relay_ended_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with relay(tmp_path, monkeypatch, ALICE, BOB) as url:
+        alice = RelayHttp(url, ALICE.seed)
+        await alice.login()
+        for line in alice._open.values():
+            assert line.connection.sock is not None
+            line.connection.sock.shutdown(socket.SHUT_RDWR)
+        await alice.ask(send(BOB))
+        alice.close()

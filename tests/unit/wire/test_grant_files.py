@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import quopri
 import textwrap
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from drupelet.wire.grant_files import (
     encode_grant_file,
 )
 from drupelet.wire.grants import Grant, Terms, issue
-from drupelet.wire.limits import GRANT_ADDRESSES_MAX, GRANT_FILE_CHARS_MAX
+from drupelet.wire.limits import GRANT_ADDRESSES_MAX, GRANT_FILE_CHARS_MAX, RELAY_URL_CHARS_MAX
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 ADDRESS = st.tuples(st.sampled_from(["192.168.1.7", "fd00::1", "pi.local"]), st.integers(1, 65_535))
@@ -139,3 +140,13 @@ def test_size_at_the_maximum_and_one_above() -> None:
     assert decode_grant_file(most) == FILE
     with pytest.raises(RemoteProtocolError, match="at most"):
         decode_grant_file(most + "x")
+
+
+def test_the_relay_of_its_node_is_in_it() -> None:
+    file = replace(FILE, relay="https://relay.example.org")
+    assert decode_grant_file(encode_grant_file(file)) == file
+    longest = replace(FILE, relay="r" * RELAY_URL_CHARS_MAX)
+    assert decode_grant_file(encode_grant_file(longest)) == longest
+    too_long = encode_grant_file(replace(FILE, relay="r" * (RELAY_URL_CHARS_MAX + 1)))
+    with pytest.raises(RemoteProtocolError, match="malformed relay"):
+        decode_grant_file(too_long)

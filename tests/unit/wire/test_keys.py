@@ -151,3 +151,11 @@ def test_a_wrong_signature_is_never_remembered() -> None:
             with pytest.raises(RemoteProtocolError):
                 cache.verify(*arguments)
     assert len(cache) == 1
+
+
+def test_what_a_person_names() -> None:
+    key = bytes(range(32))
+    assert keys.key_or_id(keys.key_to_text(key)) == key
+    assert keys.key_or_id("ab" * 16) == b"\xab" * 16
+    for other in ("kitchen", "ab" * 15, "", "zz" * 16):
+        assert keys.key_or_id(other) == other
