@@ -301,7 +301,7 @@ class Nodes(Incoming):
                     function = self.resolve(signal.to_name, name, digest)
                 case _:
                     raise RemoteProtocolError("malformed spawn")
-            process = self.start(function, args, parent=to, first=self._announce(signal))
+            process = self.start(function, args, parent=to, first=self._announce(to, signal.ref))
         except CallError as error:
             body = dumps(error_to_fields(error))
             self.transmit(encode_signal(wire.SPAWNED, to, sender, signal.ref, body))
@@ -312,12 +312,11 @@ class Nodes(Incoming):
             process.watchers = {Ref(to.node, to.incarnation, signal.ref): to}
         self.relate(process, to)
 
-    def _announce(self, signal: Signal) -> Callable[[Process], None]:
+    def _announce(self, to: Pid, ref: int) -> Callable[[Process], None]:
         """SPAWNED, in the process's first step: one that ends in it sends its end along."""
 
         def announce(process: Process) -> None:
-            body = b"\xf6"
-            self.transmit(encode_signal(wire.SPAWNED, signal.sender, process.pid, signal.ref, body))
+            self.transmit(encode_signal(wire.SPAWNED, to, process.pid, ref, b"\xf6"))
 
         return announce
 

@@ -76,13 +76,13 @@ def check_name(text: str) -> str:
     return text
 
 
-_check_node: Final = lru_cache(maxsize=1_024)(check_name)  # each pid of each message names one
+check_node: Final = lru_cache(maxsize=1_024)(check_name)  # each pid of each message names one
 
 
 def _check_parts(node: str, incarnation: int, number: int) -> None:
     if type(node) is not str:
         raise ValueError(f"a node's name is text, not {type(node).__name__}")
-    _check_node(node)
+    check_node(node)
     if (
         type(incarnation) is int
         and type(number) is int
@@ -156,7 +156,7 @@ class ProxyPid:
     def __post_init__(self) -> None:
         if type(self.node) is not str:
             raise ValueError(f"a node's name is text, not {type(self.node).__name__}")
-        _check_node(self.node)
+        check_node(self.node)
         if type(self.secret) is not bytes or len(self.secret) != PROXY_SECRET_BYTES:
             raise ValueError(f"a proxy pid has {PROXY_SECRET_BYTES} bytes")
 

@@ -107,6 +107,7 @@ class Carrier:
         self._last_ident = -1
         self._code: Callable[[], Code] | None = None
         self._announced: Code | None = None
+        self._indexed: tuple[Code | None, dict[str, types.ModuleType]] = (None, {})
 
     # -- signals
 
@@ -206,9 +207,8 @@ class Carrier:
     async def _announce(self) -> tuple[str, int, int, list[str]]:
         modules: dict[str, bytes] = {}
         if self._code is not None:
-            self._announced = self._code()
-            for module in self._announced.modules:
-                modules[_announced_name(module)] = self._announced.digest
+            self._announced, known = self._modules()
+            modules = dict.fromkeys(known, self._announced.digest if self._announced else b"")
         match await self.call("", "process", "attach", [modules], ATTACH_S):
             case {
                 "node": str(node),
@@ -223,25 +223,29 @@ class Carrier:
 
     def _digest_of(self, module: str) -> bytes:
         """The digest of the code of one of our modules; b"" for others."""
-        if self._code is not None:
-            code = self._code()
-            if any(_announced_name(each) == module for each in code.modules):
-                return code.digest
-        return b""
+        code, modules = self._modules()
+        return code.digest if code is not None and module in modules else b""
+
+    def _modules(self) -> tuple[Code | None, dict[str, types.ModuleType]]:
+        """The code that runs now, and its modules by the names that others know."""
+        code = self._code() if self._code is not None else None
+        if code is not self._indexed[0]:
+            modules = code.modules if code is not None else ()
+            self._indexed = (code, {_announced_name(each): each for each in modules})
+        return self._indexed
 
     def resolve(self, module: str, name: str, digest: bytes) -> Callable[..., object]:
         """The function or behaviour `name` of a module of ours.
 
         Raises: `CodeMismatch`, `RemoteError`.
         """
-        code = self._code() if self._code is not None else None
-        for each in code.modules if code is not None else ():
-            if _announced_name(each) == module:
-                assert code is not None
-                if digest and digest != code.digest:
-                    raise CodeMismatch(have=code.digest.hex(), want=digest.hex())
-                return _function(each, module, name)
-        raise RemoteError("undef", f"no module {module!r} runs here")
+        code, modules = self._modules()
+        found = modules.get(module)
+        if code is None or found is None:
+            raise RemoteError("undef", f"no module {module!r} runs here")
+        if digest and digest != code.digest:
+            raise CodeMismatch(have=code.digest.hex(), want=digest.hex())
+        return _function(found, module, name)
 
     # -- calls
 

@@ -60,7 +60,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from drupelet.errors import RemoteProtocolError
-from drupelet.wire.ids import Pid, ProxyPid
+from drupelet.wire.ids import Pid, ProxyPid, check_node, make_pid
 from drupelet.wire.limits import BODY_BYTES_MAX
 
 SEND: Final = 1
@@ -129,10 +129,12 @@ class Signal(NamedTuple):
 
 
 def _pid(node: str, incarnation: int, number: int) -> Pid:
+    """Of numbers that `decode_signal` looked at."""
     try:
-        return Pid(node, incarnation, number)
+        check_node(node)
     except ValueError as error:
         raise RemoteProtocolError(f"address in a signal: {error}") from None
+    return make_pid(node, incarnation, number)
 
 
 def encode_signal(
