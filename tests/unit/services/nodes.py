@@ -48,7 +48,7 @@ def make_config(
             cookie_file=directory / cookie,
         ),
         mdns=MdnsConfig(enabled=False),
-        portmapper=PortMapperConfig(enabled=False),
+        portmapper=PortMapperConfig(enabled=False, port=1),  # whatever runs on this machine
         missions=MissionsConfig(dir=missions, launcher="subprocess"),
     )
 
