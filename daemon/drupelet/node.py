@@ -146,7 +146,7 @@ class Node:
             store=GrantStore(self.config.node.state_dir / "grants"),
             missions=self.missions,
             calls=self.calls,
-            accepted=Accepted(self.links.stranger_links, self._seen_at),
+            accepted=Accepted(self.links.stranger_links, self._seen_at, self.membership.key_of),
             addresses=self._addresses,
             members=lambda: {each.name: each.key for each in self.membership.nodes()},
         )

@@ -284,9 +284,12 @@ class Membership:
             member = self._names.get(label)
             if member is not None and not self._is_at(member, host):
                 return None
-        if member is None or not member.links:
-            return None
-        return member.links[0].link_id
+        return member.links[0].link_id if member is not None and member.links else None
+
+    def key_of(self, name: str) -> bytes | None:
+        """The key of the member called ``name`` or ``name@host``, up or down."""
+        member = self._names.get(name) or self._names.get(name.partition("@")[0])
+        return member.key if member is not None else None
 
     def reason(self, name: str) -> str:
         """Why ``name`` cannot be reached: the last failure, a word of `errors.REASONS`."""

@@ -54,9 +54,13 @@ class Accepted:
     """The grants that this node holds, by the name of their node."""
 
     def __init__(
-        self, links: StrangerLinks, addresses_of: Callable[[str, bytes], list[tuple[str, int]]]
+        self,
+        links: StrangerLinks,
+        addresses_of: Callable[[str, bytes], list[tuple[str, int]]],
+        member: Callable[[str], bytes | None],
     ) -> None:
         self._links = links
+        self._member = member  # the key of a member by its name, up or down
         self._addresses_of = addresses_of  # of a name and key, seen on this network
         self._files: dict[str, list[GrantFile]] = {}
         self._endpoints: dict[bytes, Endpoint] = {}
@@ -77,7 +81,10 @@ class Accepted:
     def owner(self, name: str) -> bytes | None:
         """The key of the node of that name, when we hold a grant of it."""
         files = self._files.get(name) or self._files.get(name.partition("@")[0])
-        return files[0].grant.issuer if files else None
+        if not files:
+            return None
+        issuer = files[0].grant.issuer
+        return issuer if self._member(name) in (None, issuer) else None
 
     def held(self, node: str) -> list[Grant]:
         """What the node of that name granted."""

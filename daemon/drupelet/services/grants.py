@@ -226,7 +226,7 @@ class GrantService:
         if file.seed is None and grant.holder != self._key:
             holder = key_to_text(grant.holder)
             raise RemoteError("bad_grant", f"it is for the key {holder}, which is not this node's")
-        owner = self.accepted.owner(file.name)
+        owner = self._members().get(file.name) or self.accepted.owner(file.name)
         if owner not in (None, grant.issuer):
             raise RemoteError(
                 "bad_grant", f"another node called {file.name} granted something already"

@@ -9,7 +9,9 @@ import pytest
 import trio
 
 from drupelet.errors import NoConnection, RemoteError, Revoked
+from drupelet.node import Node
 from drupelet.wire.keys import key_to_text
+from tests.unit.services.nodes import open_small_node
 from tests.unit.services.test_grants import grant, nodes
 
 
@@ -112,3 +114,28 @@ async def test_two_nodes_of_one_name(tmp_path: Path) -> None:
             made = await grant(other, bob)
             with pytest.raises(RemoteError, match="another node called alice"):
                 await bob.grants.accept(made["text"])
+
+
+async def wait_connected(node: Node, names: list[str]) -> None:
+    """Until exactly these members are linked; a stranger's link does not count."""
+    with trio.fail_after(10):
+        while node.links.connected() != names:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_grant_cannot_take_a_members_name(tmp_path: Path) -> None:
+    """Neither while that member is up nor while it is down; only the file came from a stranger."""
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        assert await bob.call("alice", "light", "temp") == 20
+        async with open_small_node(tmp_path / "member", "alice", bob, cookie="../cbob") as member:
+            await wait_connected(bob, ["alice"])
+            with pytest.raises(RemoteError, match="undef"):  # the member has no such mission
+                await bob.call("alice", "light", "temp")
+            made = await grant(alice, bob)
+            with pytest.raises(RemoteError, match="another node called alice"):
+                await bob.grants.accept(made["text"])
+            assert bob.membership.key_of("alice@127.0.0.1") == member.key
+        await wait_connected(bob, [])
+        with pytest.raises(NoConnection):
+            await bob.call("alice", "light", "temp")
