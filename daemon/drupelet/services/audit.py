@@ -64,6 +64,7 @@ class Audit:
         self._opened = False
         self._ended = False
         self._lock = trio.Lock()
+        self._woken = trio.Event()  # something waits: an idle node does not wake for its log
         self.lost_count = 0
         self.written_count = 0
 
@@ -75,8 +76,12 @@ class Audit:
         """Write what waits, every FLUSH_S and at the end."""
         try:
             while True:
+                await self._woken.wait()
+                self._woken = trio.Event()
                 await trio.sleep(FLUSH_S)
                 await self.flush()
+                if self._refused or self.lost_count:  # to be counted, or told, later
+                    self._woken.set()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_S):
                 await self.flush()
@@ -98,6 +103,7 @@ class Audit:
         note: str = "",
     ) -> None:
         """One entry. `what`: as in store/audit.py."""
+        self._woken.set()
         if self._ended or len(self._queue) >= QUEUE_MAX:
             self.lost_count += 1
             return
