@@ -44,7 +44,7 @@ from math import inf
 from typing import Final
 
 from drupelet.core.buckets import Bucket
-from drupelet.errors import NotPermitted, RateLimited, RemoteProtocolError, Revoked
+from drupelet.errors import NotPermitted, RateLimited, RemoteError, RemoteProtocolError, Revoked
 from drupelet.wire.grants import Grant, Terms, decode_grant
 from drupelet.wire.limits import (
     GRANT_CALLERS_MAX,
@@ -175,7 +175,7 @@ class Grants:
             else:
                 self._add_root(grant, now + each.left_s, now)
         for revocation in revoked:
-            self.merge(revocation)
+            self._merge(revocation)
         return problems
 
     def in_force(self, now: float) -> list[Issued]:
@@ -295,7 +295,7 @@ class Grants:
         count = len(self._revoked_ids) + len(self._revoked_keys) + len(ids) + len(keys)
         if count > GRANTS_REVOKED_MAX:
             raise KeyError("is not revoked: too many revocations are remembered")
-        return self.merge(
+        return self._merge(
             Revocation(
                 issuer=self._own_key,
                 ids=frozenset(ids),
@@ -305,7 +305,17 @@ class Grants:
         )
 
     def merge(self, revocation: Revocation) -> Revocation:
-        """One that was kept, or that a member told: the same, with the calls that run under it."""
+        """What a member told: the same, with the calls that run under it.
+
+        Raises: `RemoteError` where members' revocations would leave no room for our own.
+        """
+        fresh = len(revocation.ids - self._revoked_ids) + len(revocation.keys)
+        if len(self._revoked_ids) + len(self._revoked_keys) + fresh > GRANTS_REVOKED_MAX // 2:
+            raise RemoteError("overloaded", "too many revocations are remembered")
+        return self._merge(revocation)
+
+    def _merge(self, revocation: Revocation) -> Revocation:
+        """One of ours, or that was kept, or a member's: it counts from now on."""
         self._revoked_ids |= revocation.ids
         for key in revocation.keys:
             place = (revocation.issuer, key)

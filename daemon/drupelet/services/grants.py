@@ -31,6 +31,7 @@ import functools
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from typing import Any, Final
 
@@ -496,7 +497,7 @@ class GrantService:
             nursery.start_soon(settle)
             nursery.start_soon(announce)
             async with self._lock:
-                self._revoked.append(revocation)
+                self._revoked = [*dict.fromkeys([*self._revoked, replace(revocation, tickets=())])]
                 await self._save()
         ids, keys = sorted(revocation.ids), sorted(revocation.keys)
         what = " ".join([*(each.hex() for each in ids), *(key_to_text(each) for each in keys)])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from drupelet.core import grants as core
 from drupelet.core.grants import Grants, Issued, Quota, Right
-from drupelet.errors import NotPermitted, RateLimited, Revoked
+from drupelet.errors import NotPermitted, RateLimited, RemoteError, Revoked
 from drupelet.wire import sodium
 from drupelet.wire.grants import Grant, Terms, issue, narrow
 
@@ -358,6 +359,22 @@ def test_tables_at_their_maximum_and_one_above(monkeypatch: pytest.MonkeyPatch) 
     node.grants.revoke(first.id, 1.0)
     with pytest.raises(KeyError, match="too many"):
         node.grants.revoke(KEY[BOB], 1.0)
+
+
+def test_members_revocations_leave_room_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "GRANTS_REVOKED_MAX", 4)
+    node = Node()
+    own = node.grant(Terms())
+    told = core.Revocation(
+        issuer=KEY[ANNE], ids=frozenset({b"1" * 16, b"2" * 16}), keys=frozenset(), sequence=1
+    )
+    for _ in range(3):  # the same again takes no more room
+        node.grants.merge(told)
+    with pytest.raises(RemoteError, match="too many revocations"):
+        node.grants.merge(replace(told, ids=frozenset({b"3" * 16})))
+    node.grants.revoke(own.id, 0.0)
+    with pytest.raises(Revoked):
+        node.right(own)
 
 
 def test_our_own_are_issued_once_each() -> None:
