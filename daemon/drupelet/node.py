@@ -23,6 +23,7 @@ import trio
 from drupelet import __version__
 from drupelet.config import Config
 from drupelet.core.candidates import Candidate
+from drupelet.core.grants import Grants
 from drupelet.core.membership import Membership
 from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_DONE, ConfigError, NoConnection
 from drupelet.net import notify
@@ -48,6 +49,7 @@ from drupelet.services.portmap import PortMapper
 from drupelet.services.processes import Processes
 from drupelet.services.proxies import ProxyService
 from drupelet.services.relay import RelayService
+from drupelet.services.stranger_calls import StrangerCalls
 from drupelet.services.system import MEMBERS, System
 from drupelet.store.audit import AuditLog
 from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
@@ -138,9 +140,19 @@ class Node:
         self.multicall = self.calls.multicall
 
     def _make_grants(self) -> GrantService:
-        return GrantService(
+        strangers = StrangerCalls(
+            Grants(
+                self.identity.public_key,
+                lambda key: any(each.key == key for each in self.membership.nodes()),
+            ),
+            missions=self.missions,
+            calls=self.calls,
             audit=self.audit,
             border=self.proxies,
+        )
+        return GrantService(
+            audit=self.audit,
+            strangers=strangers,
             seed=self.identity.seed,
             name=self.config.node.name,
             store=GrantStore(self.config.node.state_dir / "grants"),

@@ -31,7 +31,7 @@ class Directory(Protocol):
 
 
 class StrangerDoor(Protocol):
-    """Where calls of strangers go (services/grants.py)."""
+    """Where calls of strangers go (services/stranger_calls.py)."""
 
     def on_call(
         self,

@@ -1,7 +1,7 @@
-"""Grants: the mission `grants`, and the door through which strangers call.
+"""Grants: the mission `grants`.
 
-Decides nothing that `core/grants.py` can decide: keeps on disk what it says, forwards the calls
-that it admits, and ends those that it revokes.
+Decides nothing that `core/grants.py` can decide: keeps on disk what it says, and carries out what
+it revokes. The calls of who holds a grant: `services/stranger_calls.py`.
 
 | function | who | |
 |---|---|---|
@@ -11,23 +11,18 @@ that it admits, and ends those that it revokes.
 | `list` | operator | what was issued, and what was accepted |
 | `revoke` | operator | by id, key or mission |
 | `merge` | members | a member revoked |
-| `present` | strangers | show a grant on this link |
 
 Rules
 - Durable before it is answered: a file is handed out, and a revocation is confirmed, when it is on
   disk.
 - Revoking refuses new calls first, then cancels the running ones, tells the members, and answers
   when nothing under it can run (`Missions.settle`).
-- A stranger's call is one call: neither many in one frame nor a target on another node. What does
-  not exist and what is not granted is refused with the same words, by the same steps.
-- A stranger with no right left is cut off.
 
 Owns: a task that keeps what is left of each grant's time, every KEEP_S.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import secrets
 from collections.abc import Callable
@@ -37,32 +32,27 @@ from typing import Any, Final
 
 import trio
 
-from drupelet.core.grants import Grants, Issued, Revocation, Right
+from drupelet.core.grants import Issued, Revocation
 from drupelet.errors import (
     CallError,
     ConfigError,
-    NoConnection,
-    NotPermitted,
     RemoteError,
     RemoteProtocolError,
-    Revoked,
 )
-from drupelet.services.accepted import PROOF_DOMAIN, Accepted
+from drupelet.services.accepted import Accepted
 from drupelet.services.audit import Audit
-from drupelet.services.calls import Calls, worker_of
-from drupelet.services.directory import Border
+from drupelet.services.calls import Calls
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.missions import Missions
+from drupelet.services.stranger_calls import StrangerCalls
 from drupelet.services.system import OPERATOR
-from drupelet.services.waiters import Admitted, Running
 from drupelet.store.grants import GrantStore, KeptGrants
 from drupelet.wire import sodium
-from drupelet.wire.frames import CALL_HEADER, FLAG_MANY, FLAG_MORE
 from drupelet.wire.grant_files import GrantFile, decode_grant_file, encode_grant_file
 from drupelet.wire.grant_terms import terms_from_fields
 from drupelet.wire.grants import NONCE_BYTES, Grant, Terms, describe, issue, narrow
 from drupelet.wire.keys import key_from_text, key_or_id, key_to_text
-from drupelet.wire.limits import CALLS_PER_LINK_MAX, GRANTS_ACCEPTED_MAX, OUT_BYTES_MAX
+from drupelet.wire.limits import GRANTS_ACCEPTED_MAX
 
 _log = logging.getLogger("drupelet.grants")
 
@@ -87,7 +77,7 @@ class GrantService:
         calls: Calls,
         accepted: Accepted,
         audit: Audit,
-        border: Border,
+        strangers: StrangerCalls,
         addresses: Callable[[], list[tuple[str, int]]],
         members: Callable[[], dict[str, bytes]],
     ) -> None:
@@ -100,12 +90,10 @@ class GrantService:
         self._addresses = addresses
         self._members = members
         self._audit = audit
-        self._border = border
         self.accepted = accepted
-        self.grants = Grants(self._key, lambda key: key in members().values())
+        self.strangers = strangers
+        self.grants = strangers.grants
         self._revoked: list[Revocation] = []
-        self._rights: dict[Endpoint, list[Right]] = {}
-        self._running: dict[int, Running] = {}  # by ticket
         self._lock = trio.Lock()
         self._damaged = ""
         self.relay_url = ""  # services/relay.py
@@ -123,10 +111,7 @@ class GrantService:
         self._missions.add_system("grants", functions, OPERATOR)
         members = frozenset({"member"})
         self._missions.add_system("grants", {"merge": self.merge}, members, with_endpoint=True)
-        self._missions.add_system(
-            "grants", {"present": self.present}, STRANGERS, with_endpoint=True
-        )
-        self._calls.strangers = self
+        self.strangers.register()
 
     def restore(self) -> None:
         """What was kept, before the first link. A damaged file is told, and nobody is let in."""
@@ -157,12 +142,8 @@ class GrantService:
 
         Who held it then is told that it is revoked, and does not look for a broken cable.
         """
-        granted = self.grants.next_sequence > 1 or bool(self._rights)
+        granted = self.grants.next_sequence > 1 or self.strangers.any_known
         return (granted and not self._damaged) or self.pairing_open()
-
-    def knows(self, endpoint: Endpoint) -> bool:
-        """Whether something was granted to who is on that link."""
-        return endpoint in self._rights
 
     def endpoint(self, node: str) -> Endpoint | None:
         """The link to a node of which we hold a grant."""
@@ -310,178 +291,12 @@ class GrantService:
         await self._carry_out(revocation, [], tell=False)
         return True
 
-    # -- for strangers
-
-    def present(
-        self, endpoint: Endpoint, data: bytes, holder: bytes, proof: bytes
-    ) -> dict[str, object]:
-        """Show a grant on this link; `proof`: the holder's signature, if it is another key."""
-        keys = {endpoint.key}
-        if proof:
-            try:
-                content = PROOF_DOMAIN + b"\0" + endpoint.binding
-                sodium.verify(holder, content, proof)
-                keys.add(holder)
-            except (RemoteProtocolError, TypeError):
-                raise NotPermitted from None
-        if not isinstance(data, bytes):
-            raise NotPermitted
-        right = self.grants.present(data, keys, trio.current_time())
-        rights = self._rights.get(endpoint)
-        if rights is None:
-            rights = self._rights[endpoint] = []
-            endpoint.on_closed = functools.partial(self._left, endpoint)
-        known = len(rights)
-        rights[:] = [each for each in rights if each.grant.id != right.grant.id]
-        if len(rights) >= RIGHTS_PER_LINK_MAX:
-            raise NotPermitted
-        if len(rights) == known:  # once for each link: it tells holders of one file apart
-            _log.info("grant_shown id=%s key=%s", right.grant.id_text, key_to_text(endpoint.key))
-        rights.append(right)
-        return {"id": right.grant.id_text}
-
-    def _left(self, endpoint: Endpoint) -> None:
-        self._rights.pop(endpoint, None)
-
-    def on_call(
-        self,
-        endpoint: Endpoint,
-        ident: int,
-        target: bytes,
-        flags: int,
-        timeout_ms: int,
-        args: bytes,
-    ) -> None:
-        """A CALL of a stranger (services/calls.py). Answers it, now or later."""
-        if not flags & (FLAG_MANY | FLAG_MORE):
-            self._serve(endpoint, ident, target, timeout_ms, args)
-            return
-        serve = functools.partial(self._serve, endpoint, ident, target, timeout_ms)
-        if flags & FLAG_MANY:
-            endpoint.reply_error(ident, NotPermitted())
-        elif not endpoint.assemble(ident, args, serve):
-            endpoint.reply_error(ident, NoConnection("overloaded"))
-
-    def _serve(
-        self, endpoint: Endpoint, ident: int, target: bytes, timeout_ms: int, args: bytes
-    ) -> None:
-        try:
-            if (
-                endpoint.channel.queued_bytes > OUT_BYTES_MAX
-                or len(endpoint.serving) >= CALLS_PER_LINK_MAX
-            ):
-                raise NoConnection("overloaded")
-            let_in = self._admit(endpoint, target, len(args))
-        except CallError as error:
-            self.refused(endpoint.key, target, error)
-            endpoint.reply_error(ident, error)
-            return
-        self._begin(endpoint, ident, target, timeout_ms, args, let_in)
-
-    def serve_admitted(
-        self, endpoint: Endpoint, ticket: int, right: Right, target: bytes, args: bytes, ms: int
-    ) -> None:
-        """A call that `core/requests.py` let in. Raises: `CallError`; then it did not begin."""
-        let_in = (self._worker(target), right, ticket)
-        self._begin(endpoint, ticket, target, ms, args, let_in)
-
-    def _begin(
-        self,
-        endpoint: Endpoint,
-        ident: int,
-        target: bytes,
-        timeout_ms: int,
-        args: bytes,
-        let_in: tuple[Endpoint, Right, int],
-    ) -> None:
-        worker, right, ticket = let_in
-        now = trio.current_time()
-        function = target.decode().partition("/")[2]
-        self._running[ticket] = Running(endpoint, ident, worker, right.grant, function, now)
-        value = functools.partial(self._border.answer, endpoint)
-        waiter = Admitted(endpoint, ident, functools.partial(self._ended, ticket), value)
-        span = min(timeout_ms / 1_000, CALL_S_MAX) if timeout_ms else CALL_S_MAX
-        header = CALL_HEADER.pack(0, timeout_ms, len(target)) + target
-        try:
-            worker.pass_on(waiter, header, self._border.incoming(endpoint, args), now + span)
-        except CallError as error:
-            waiter.answer(error)
-
-    def refused(self, key: bytes, target: bytes, error: CallError) -> None:
-        """Count it and keep a sample, for the owner."""
-        self._calls.refused_count += 1
-        mission, _, function = target.decode("utf-8", "replace").partition("/")
-        self._audit.refused(key_to_text(key), mission, function, type(error).__name__)
-
-    def cast(self, endpoint: Endpoint, target: bytes, args: bytes) -> None:
-        """A CAST of a stranger; nobody waits, so a refusal is only counted."""
-        try:
-            worker, right, ticket = self._admit(endpoint, target, len(args))
-            self.grants.finish(ticket)
-            args = self._border.incoming(endpoint, args)
-        except CallError as error:
-            self.refused(endpoint.key, target, error)
-            return
-        worker.cast(CALL_HEADER.pack(0, 0, len(target)) + target, args)
-        self._log_call(endpoint, right.grant, target.decode().partition("/")[2], "cast", 0)
-
-    def _admit(self, endpoint: Endpoint, target: bytes, size: int) -> tuple[Endpoint, Right, int]:
-        """Right, rate, whitelist: the worker, the right, a ticket. Raises: `CallError`."""
-        now = trio.current_time()
-        mission, _, function = target.decode("utf-8", "replace").partition("/")
-        failure: CallError = NotPermitted()
-        for right in self._rights.get(endpoint, ()):
-            if right.grant.mission != mission:
-                continue
-            try:
-                ticket = self.grants.admit(right, function, size, now)
-            except NotPermitted as error:
-                failure = error if failure.args == NotPermitted().args else failure
-                continue
-            except CallError as error:
-                failure = error
-                continue
-            try:
-                return self._worker(target), right, ticket
-            except CallError:
-                self.grants.finish(ticket)
-                raise
-        raise failure
-
-    def _worker(self, target: bytes) -> Endpoint:
-        export = self._missions.exports.get(target)
-        if export is None or export.inline is not None or export.raw is not None:
-            raise NotPermitted
-        return worker_of(export)
-
-    def _ended(self, ticket: int, outcome: str) -> None:
-        self.grants.finish(ticket)
-        call = self._running.pop(ticket)
-        span_ms = int((trio.current_time() - call.since) * 1_000)
-        self._log_call(call.endpoint, call.grant, call.function, outcome, span_ms)
-
-    def _log_call(
-        self, endpoint: Endpoint, grant: Grant, function: str, outcome: str, span_ms: int
-    ) -> None:
-        self._audit.note(
-            "call",
-            caller=key_to_text(endpoint.key),
-            mission=grant.mission,
-            function=function,
-            outcome=outcome,
-            span_ms=span_ms,
-            note=grant.id_text,
-        )
-
     # -- carrying out
 
     async def _carry_out(
         self, revocation: Revocation, gone: list[Issued], *, tell: bool
     ) -> dict[str, object]:
-        calls = [self._running[each] for each in revocation.tickets if each in self._running]
-        for call in calls:
-            call.endpoint.withdraw(call.ident, Revoked())
-        self._cut_off()
+        calls = self.strangers.withdraw(revocation.tickets)
         told: dict[str, object] = {}
         killed: list[str] = []
 
@@ -513,16 +328,6 @@ class GrantService:
         names = directory.connected()
         answers = await self._calls.multicall(names, "grants", "merge", *args, timeout=MERGE_S)
         return {name: answer is True for name, answer in answers.items()}
-
-    def _cut_off(self) -> None:
-        """Strangers whose last right is gone."""
-        now = trio.current_time()
-        for endpoint, rights in list(self._rights.items()):
-            rights[:] = [each for each in rights if self.grants.holds(each, now)]
-            if not rights:
-                self._border.revoked(endpoint.key)
-                endpoint.channel.send_now()
-                endpoint.close(NoConnection("closed"))
 
     async def _save(self) -> None:
         """Under the lock. Raises: `RemoteError`; nothing is promised then."""

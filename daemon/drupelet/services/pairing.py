@@ -35,9 +35,10 @@ from drupelet.core.admission import Admission
 from drupelet.core.pairing import Pairing
 from drupelet.errors import NotPermitted, RemoteError
 from drupelet.services.endpoint import Endpoint
-from drupelet.services.grants import STRANGERS, GrantService
+from drupelet.services.grants import GrantService
 from drupelet.services.joining import Joining
 from drupelet.services.missions import Missions
+from drupelet.services.stranger_calls import STRANGERS
 from drupelet.services.stranger_links import StrangerLinks
 from drupelet.services.system import OPERATOR
 from drupelet.wire.keys import key_to_text
@@ -278,4 +279,4 @@ class PairingService:
         _log.info("pairing_ended outcome=%s", opened.pairing.state)
         # The two dial each other now; what failed before is no reason to wait.
         self._admission.forgiving_until = trio.current_time() + PAIR_CONFIRM_S
-        self._stranger_links.cut_uninvited(self._grants.knows)
+        self._stranger_links.cut_uninvited(self._grants.strangers.knows)

@@ -372,7 +372,7 @@ class RelayService:
             self, self._calls, self._deadlines, "", run.right.caller
         )
         try:
-            self._grants.serve_admitted(
+            self._grants.strangers.serve_admitted(
                 end,
                 run.ticket,
                 run.right,
@@ -399,7 +399,7 @@ class RelayService:
             self._queue(each.to, secrets.token_bytes(16), each.re, each.body, 0)
 
     def _refused(self, key: bytes, target: str, error: CallError) -> None:
-        self._grants.refused(key, target.encode(), error)
+        self._grants.strangers.refused(key, target.encode(), error)
 
     # -- our own calls
 

@@ -11,8 +11,8 @@ import trio
 from drupelet.errors import NoConnection, RemoteError, Revoked
 from drupelet.node import Node
 from drupelet.wire.keys import key_to_text
+from tests.unit.services.lights import grant, nodes
 from tests.unit.services.nodes import open_small_node
-from tests.unit.services.test_grants import grant, nodes
 
 
 async def test_many_calls_at_once_open_one_link(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from drupelet.services import audit
 from drupelet.services.audit import Audit
 from drupelet.store.audit import AuditLog
 from drupelet.wire.keys import key_to_text
-from tests.unit.services.test_grants import grant, nodes
+from tests.unit.services.lights import grant, nodes
 
 
 def made(directory: Path) -> Audit:
@@ -163,7 +163,7 @@ async def test_calls_of_strangers_are_logged_with_who_they_were(tmp_path: Path) 
                     await bob.call("alice", "light", "slow", 60, timeout=90)
 
             nursery.start_soon(slow)
-            while not alice.grants._running:
+            while not alice.grants.strangers._running:
                 await trio.lowlevel.checkpoint()
             await alice.grants.revoke(made["id"])
         entries = await alice.audit.read()

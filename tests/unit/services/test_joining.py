@@ -19,8 +19,8 @@ from drupelet.node import Node, open_node
 from drupelet.services import joining
 from drupelet.wire.keys import key_prefix, key_to_text
 from drupelet.wire.limits import PAIR_SPENT_MAX
+from tests.unit.services.lights import nodes
 from tests.unit.services.nodes import make_config, open_small_node, wait_up
-from tests.unit.services.test_grants import nodes
 from tests.unit.services.test_pairing import WRONG, join, waiting
 
 

@@ -28,8 +28,8 @@ from drupelet.wire.pairing import (
     encode_proof,
     encode_start,
 )
+from tests.unit.services.lights import nodes
 from tests.unit.services.nodes import wait_up
-from tests.unit.services.test_grants import nodes
 
 WRONG = "ZZZZZZZZ"
 

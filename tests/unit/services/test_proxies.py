@@ -28,8 +28,8 @@ from drupelet.wire.messages.processes import (
     proxy_name,
 )
 from drupelet.wire.notices import Down, Exit, NodeDown, Request
+from tests.unit.services.lights import grant
 from tests.unit.services.nodes import open_small_node
-from tests.unit.services.test_grants import grant
 from tests.unit.services.test_processes import Recorder, attached
 
 PIDS = """

@@ -35,9 +35,9 @@ from drupelet.wire.ids import Pid
 from drupelet.wire.keys import key_to_text
 from tests.unit.relay import nodes as relay_nodes
 from tests.unit.relay.nodes import relay_at
+from tests.unit.services.lights import LIGHT as CODE
+from tests.unit.services.lights import TOML, grant
 from tests.unit.services.nodes import make_config
-from tests.unit.services.test_grants import LIGHT as CODE
-from tests.unit.services.test_grants import TOML, grant
 
 INVITE = b"an invite's code"
 
@@ -119,10 +119,10 @@ async def test_what_is_revoked_runs_no_more(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            while not alice.grants._running:
+            while not alice.grants.strangers._running:
                 await trio.testing.wait_all_tasks_blocked(0.01)
             done = await alice.grants.revoke(ident)
-            assert done["calls"] == 1 and not alice.grants._running
+            assert done["calls"] == 1 and not alice.grants.strangers._running
         assert len(failures) == 1
         with pytest.raises((Revoked, NoConnection)):  # it is not shown to him any more
             await bob.call("alice", "light", "temp")
@@ -252,7 +252,7 @@ async def test_more_calls_than_may_wait_for_the_relay(
                 nursery.start_soon(call, number)
         assert sorted(answers) == list(range(20, 50))
         assert alice.relay is not None and not alice.relay._ends
-        assert not alice.grants._running
+        assert not alice.grants.strangers._running
 
 
 async def test_without_an_account_there_is_no_way(

@@ -16,7 +16,7 @@ from drupelet.wire import frames
 from drupelet.wire.codec import dumps
 from drupelet.wire.frames import frame
 from drupelet.wire.handshake import Responder
-from tests.unit.services.test_grants import grant, nodes
+from tests.unit.services.lights import grant, nodes
 
 
 async def test_membership_never_hears_of_a_stranger(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ async def test_the_uninvited_are_cut_and_what_we_dialled_is_not(tmp_path: Path) 
         other = await bob.links.stranger_links.dial("127.0.0.1", alice.port, None)
         assert other.key == alice.key
         bob.links.stranger_links.cut_uninvited(lambda endpoint: False)
-        alice.links.stranger_links.cut_uninvited(alice.grants.knows)
+        alice.links.stranger_links.cut_uninvited(alice.grants.strangers.knows)
         while not other.closed:
             await trio.lowlevel.checkpoint()
         assert not shown.closed

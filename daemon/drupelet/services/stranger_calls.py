@@ -1,0 +1,264 @@
+"""Calls of strangers: the rights that they showed on their links, and what they call with them.
+
+Decides nothing that `core/grants.py` can decide: passes on what it admits, refuses the rest, and
+withdraws what it revokes. The mission `grants` has one function of this:
+
+| function | who | |
+|---|---|---|
+| `present` | strangers | show a grant on this link |
+
+Rules
+- A stranger's call is one call: neither many in one frame nor a target on another node. What does
+  not exist and what is not granted is refused with the same words, by the same steps.
+- A call that came through a relay is let in by `core/requests.py` and then runs like any other.
+- A stranger with no right left is cut off.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import trio
+
+from drupelet.core.grants import Grants, Right
+from drupelet.errors import (
+    CallError,
+    NoConnection,
+    NotPermitted,
+    RemoteProtocolError,
+    Revoked,
+)
+from drupelet.services.accepted import PROOF_DOMAIN
+from drupelet.services.audit import Audit
+from drupelet.services.calls import Calls, worker_of
+from drupelet.services.directory import Border
+from drupelet.services.endpoint import Endpoint
+from drupelet.services.missions import Missions
+from drupelet.services.waiters import Admitted, Running
+from drupelet.wire import sodium
+from drupelet.wire.frames import CALL_HEADER, FLAG_MANY, FLAG_MORE
+from drupelet.wire.grants import Grant
+from drupelet.wire.keys import key_to_text
+from drupelet.wire.limits import CALLS_PER_LINK_MAX, OUT_BYTES_MAX
+
+_log = logging.getLogger("drupelet.grants")
+
+RIGHTS_PER_LINK_MAX: Final = 16
+CALL_S_MAX: Final = 3_600.0
+STRANGERS: Final = frozenset({"stranger"})
+
+
+class StrangerCalls:
+    """Those of one node. `grants`: who judges them."""
+
+    def __init__(
+        self, grants: Grants, *, missions: Missions, calls: Calls, audit: Audit, border: Border
+    ) -> None:
+        self.grants = grants
+        self._missions = missions
+        self._calls = calls
+        self._audit = audit
+        self._border = border
+        self._rights: dict[Endpoint, list[Right]] = {}
+        self._running: dict[int, Running] = {}  # by ticket
+
+    def register(self) -> None:
+        """Put `grants/present` into the whitelist, and be asked about strangers' calls."""
+        functions: dict[str, Callable[..., object]] = {"present": self.present}
+        self._missions.add_system("grants", functions, STRANGERS, with_endpoint=True)
+        self._calls.strangers = self
+
+    def knows(self, endpoint: Endpoint) -> bool:
+        """Whether something was granted to who is on that link."""
+        return endpoint in self._rights
+
+    @property
+    def any_known(self) -> bool:
+        """Whether there is a link of somebody to whom something was granted."""
+        return bool(self._rights)
+
+    # -- on their links
+
+    def present(
+        self, endpoint: Endpoint, data: bytes, holder: bytes, proof: bytes
+    ) -> dict[str, object]:
+        """Show a grant on this link; `proof`: the holder's signature, if it is another key."""
+        keys = {endpoint.key}
+        if proof:
+            try:
+                content = PROOF_DOMAIN + b"\0" + endpoint.binding
+                sodium.verify(holder, content, proof)
+                keys.add(holder)
+            except (RemoteProtocolError, TypeError):
+                raise NotPermitted from None
+        if not isinstance(data, bytes):
+            raise NotPermitted
+        right = self.grants.present(data, keys, trio.current_time())
+        rights = self._rights.get(endpoint)
+        if rights is None:
+            rights = self._rights[endpoint] = []
+            endpoint.on_closed = functools.partial(self._left, endpoint)
+        known = len(rights)
+        rights[:] = [each for each in rights if each.grant.id != right.grant.id]
+        if len(rights) >= RIGHTS_PER_LINK_MAX:
+            raise NotPermitted
+        if len(rights) == known:  # once for each link: it tells holders of one file apart
+            _log.info("grant_shown id=%s key=%s", right.grant.id_text, key_to_text(endpoint.key))
+        rights.append(right)
+        return {"id": right.grant.id_text}
+
+    def _left(self, endpoint: Endpoint) -> None:
+        self._rights.pop(endpoint, None)
+
+    def on_call(
+        self,
+        endpoint: Endpoint,
+        ident: int,
+        target: bytes,
+        flags: int,
+        timeout_ms: int,
+        args: bytes,
+    ) -> None:
+        """A CALL of a stranger (services/calls.py). Answers it, now or later."""
+        if not flags & (FLAG_MANY | FLAG_MORE):
+            self._serve(endpoint, ident, target, timeout_ms, args)
+            return
+        serve = functools.partial(self._serve, endpoint, ident, target, timeout_ms)
+        if flags & FLAG_MANY:
+            endpoint.reply_error(ident, NotPermitted())
+        elif not endpoint.assemble(ident, args, serve):
+            endpoint.reply_error(ident, NoConnection("overloaded"))
+
+    def _serve(
+        self, endpoint: Endpoint, ident: int, target: bytes, timeout_ms: int, args: bytes
+    ) -> None:
+        try:
+            if (
+                endpoint.channel.queued_bytes > OUT_BYTES_MAX
+                or len(endpoint.serving) >= CALLS_PER_LINK_MAX
+            ):
+                raise NoConnection("overloaded")
+            let_in = self._admit(endpoint, target, len(args))
+        except CallError as error:
+            self.refused(endpoint.key, target, error)
+            endpoint.reply_error(ident, error)
+            return
+        self._begin(endpoint, ident, target, timeout_ms, args, let_in)
+
+    def serve_admitted(
+        self, endpoint: Endpoint, ticket: int, right: Right, target: bytes, args: bytes, ms: int
+    ) -> None:
+        """A call that `core/requests.py` let in. Raises: `CallError`; then it did not begin."""
+        let_in = (self._worker(target), right, ticket)
+        self._begin(endpoint, ticket, target, ms, args, let_in)
+
+    def _begin(
+        self,
+        endpoint: Endpoint,
+        ident: int,
+        target: bytes,
+        timeout_ms: int,
+        args: bytes,
+        let_in: tuple[Endpoint, Right, int],
+    ) -> None:
+        worker, right, ticket = let_in
+        now = trio.current_time()
+        function = target.decode().partition("/")[2]
+        self._running[ticket] = Running(endpoint, ident, worker, right.grant, function, now)
+        value = functools.partial(self._border.answer, endpoint)
+        waiter = Admitted(endpoint, ident, functools.partial(self._ended, ticket), value)
+        span = min(timeout_ms / 1_000, CALL_S_MAX) if timeout_ms else CALL_S_MAX
+        header = CALL_HEADER.pack(0, timeout_ms, len(target)) + target
+        try:
+            worker.pass_on(waiter, header, self._border.incoming(endpoint, args), now + span)
+        except CallError as error:
+            waiter.answer(error)
+
+    def refused(self, key: bytes, target: bytes, error: CallError) -> None:
+        """Count it and keep a sample, for the owner."""
+        self._calls.refused_count += 1
+        mission, _, function = target.decode("utf-8", "replace").partition("/")
+        self._audit.refused(key_to_text(key), mission, function, type(error).__name__)
+
+    def cast(self, endpoint: Endpoint, target: bytes, args: bytes) -> None:
+        """A CAST of a stranger; nobody waits, so a refusal is only counted."""
+        try:
+            worker, right, ticket = self._admit(endpoint, target, len(args))
+            self.grants.finish(ticket)
+            args = self._border.incoming(endpoint, args)
+        except CallError as error:
+            self.refused(endpoint.key, target, error)
+            return
+        worker.cast(CALL_HEADER.pack(0, 0, len(target)) + target, args)
+        self._log_call(endpoint, right.grant, target.decode().partition("/")[2], "cast", 0)
+
+    def _admit(self, endpoint: Endpoint, target: bytes, size: int) -> tuple[Endpoint, Right, int]:
+        """Right, rate, whitelist: the worker, the right, a ticket. Raises: `CallError`."""
+        now = trio.current_time()
+        mission, _, function = target.decode("utf-8", "replace").partition("/")
+        failure: CallError = NotPermitted()
+        for right in self._rights.get(endpoint, ()):
+            if right.grant.mission != mission:
+                continue
+            try:
+                ticket = self.grants.admit(right, function, size, now)
+            except NotPermitted as error:
+                failure = error if failure.args == NotPermitted().args else failure
+                continue
+            except CallError as error:
+                failure = error
+                continue
+            try:
+                return self._worker(target), right, ticket
+            except CallError:
+                self.grants.finish(ticket)
+                raise
+        raise failure
+
+    def _worker(self, target: bytes) -> Endpoint:
+        export = self._missions.exports.get(target)
+        if export is None or export.inline is not None or export.raw is not None:
+            raise NotPermitted
+        return worker_of(export)
+
+    def _ended(self, ticket: int, outcome: str) -> None:
+        self.grants.finish(ticket)
+        call = self._running.pop(ticket)
+        span_ms = int((trio.current_time() - call.since) * 1_000)
+        self._log_call(call.endpoint, call.grant, call.function, outcome, span_ms)
+
+    def _log_call(
+        self, endpoint: Endpoint, grant: Grant, function: str, outcome: str, span_ms: int
+    ) -> None:
+        self._audit.note(
+            "call",
+            caller=key_to_text(endpoint.key),
+            mission=grant.mission,
+            function=function,
+            outcome=outcome,
+            span_ms=span_ms,
+            note=grant.id_text,
+        )
+
+    # -- revoking
+
+    def withdraw(self, tickets: Iterable[int]) -> list[Running]:
+        """End these calls, for they are revoked, and cut off who has no right left."""
+        ended = [self._running[each] for each in tickets if each in self._running]
+        for call in ended:
+            call.endpoint.withdraw(call.ident, Revoked())
+        self.cut_off()
+        return ended
+
+    def cut_off(self) -> None:
+        """Strangers whose last right is gone."""
+        now = trio.current_time()
+        for endpoint, rights in list(self._rights.items()):
+            rights[:] = [each for each in rights if self.grants.holds(each, now)]
+            if not rights:
+                self._border.revoked(endpoint.key)
+                endpoint.channel.send_now()
+                endpoint.close(NoConnection("closed"))
