@@ -36,6 +36,7 @@ from drupelet.wire.limits import (
     MAILBOX_MESSAGES_MAX,
     RELAY_ACCOUNTS_MAX,
     RELAY_PENDING_MAX,
+    RELAY_SENDS_PER_SECOND,
 )
 from drupelet.wire.relay import RelayRefused
 
@@ -320,8 +321,13 @@ class Rate:
     burst: int
 
 
+def sends(per_second: int) -> Rate:
+    """Messages of one account."""
+    return Rate(count=per_second, period_s=1, burst=4 * per_second)
+
+
 RATES: Final[Mapping[str, Rate]] = {
-    "send": Rate(count=50, period_s=1, burst=200),  # a mailbox is full after 20 s
+    "send": sends(RELAY_SENDS_PER_SECOND),  # a mailbox is full after 20 s
     "announce": Rate(count=1, period_s=2, burst=10),  # one each 10 s, and after each change
     "ask": Rate(count=5, period_s=1, burst=20),  # a catalogue of 1,000 nodes takes 2 ms
     "login": Rate(count=20, period_s=1, burst=2_000),  # from an address; a proxy has only one

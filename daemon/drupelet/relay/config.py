@@ -8,6 +8,7 @@
     tls_key = "/etc/drupelet-relay/key.pem"
     behind_proxy = false                 # a proxy does TLS, and its X-Forwarded-For is believed
     connections_per_address = 256        # at once; behind a proxy there is no such limit
+    sends_per_second = 50                # of one account; four times that at once
 
 Decides which keys there are, and that a relay speaks TLS unless it listens on this machine only.
 Paths are relative to the file's directory. Errors name file, line and key.
@@ -30,6 +31,8 @@ from drupelet.wire.limits import (
     HOST_CHARS_MAX,
     RELAY_CONNECTIONS_MAX,
     RELAY_CONNECTIONS_PER_ADDRESS_MAX,
+    RELAY_SENDS_PER_SECOND,
+    RELAY_SENDS_PER_SECOND_MAX,
 )
 
 STATE_DIR: Final = Path("/var/lib/drupelet-relay")
@@ -50,6 +53,7 @@ class RelayConfig:
     tls_key: Path | None = None
     behind_proxy: bool = False
     connections_per_address: int = RELAY_CONNECTIONS_PER_ADDRESS_MAX
+    sends_per_second: int = RELAY_SENDS_PER_SECOND
 
 
 def _name(value: object, base: Path) -> str:
@@ -71,12 +75,13 @@ def _listen(value: object, base: Path) -> str:
     return match[0]
 
 
-def _connections(value: object, base: Path) -> int:
-    if type(value) is not int or not 0 < value <= RELAY_CONNECTIONS_MAX:
-        raise BadValue(
-            f"{show(value)} is no number of connections", f"use 1 to {RELAY_CONNECTIONS_MAX}"
-        )
-    return value
+def _number(most: int, of: str) -> Check:
+    def check(value: object, base: Path) -> int:
+        if type(value) is not int or not 0 < value <= most:
+            raise BadValue(f"{show(value)} is no number of {of}", f"use 1 to {most}")
+        return value
+
+    return check
 
 
 _CHECKS: Final[dict[str, Check]] = {
@@ -86,7 +91,8 @@ _CHECKS: Final[dict[str, Check]] = {
     "tls_certificate": path_of,
     "tls_key": path_of,
     "behind_proxy": boolean,
-    "connections_per_address": _connections,
+    "connections_per_address": _number(RELAY_CONNECTIONS_MAX, "connections"),
+    "sends_per_second": _number(RELAY_SENDS_PER_SECOND_MAX, "messages"),
 }
 
 

@@ -26,7 +26,7 @@ from typing import Final
 
 import trio
 
-from drupelet.core.relay import Account, Standing
+from drupelet.core.relay import Account, Standing, sends
 from drupelet.errors import (
     EXIT_BAD_CONFIGURATION,
     EXIT_DONE,
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
                 return _judge(config, arguments.who, Standing.APPROVED)
             case "deny":
                 return _judge(config, arguments.who, Standing.DENIED)
-        return _serve(config)
+        return _serve(config, arguments.log_level)
     except ConfigError as error:
         _note(str(error))
         return EXIT_BAD_CONFIGURATION
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         description="A relay for nodes that cannot be reached. Without a verb: serve.",
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     invite = verbs.add_parser("invite", help="print a code that lets nodes in")
     invite.add_argument("--uses", type=_uses, default=1, metavar="N", help="how many (1)")
@@ -176,9 +177,9 @@ def _putting(account: Account) -> Job:
 # -- serving
 
 
-def _serve(config: RelayConfig) -> int:
+def _serve(config: RelayConfig, log_level: str) -> int:
     logging.basicConfig(
-        level=logging.INFO,
+        level=log_level.upper(),
         stream=sys.stderr,
         format="%(levelname)s %(name)s: %(message)s",
     )
@@ -215,7 +216,8 @@ async def _run(config: RelayConfig, store: Store) -> None:
     tls = None
     if config.tls_certificate is not None and config.tls_key is not None:
         tls = tls_context(str(config.tls_certificate), str(config.tls_key))
-    relay = Relay(store, names=config.names, entropy=os.urandom)
+    rates = {"send": sends(config.sends_per_second)}
+    relay = Relay(store, names=config.names, entropy=os.urandom, rates=rates)
     web = Web(relay, entropy=os.urandom, behind_proxy=config.behind_proxy)
     per_address = RELAY_CONNECTIONS_MAX if config.behind_proxy else config.connections_per_address
     server = Server(web.app, tls=tls, per_address_max=per_address)

@@ -320,6 +320,11 @@ class Relay:
         if counted:
             self.counts["messages_accepted"] += 1
             self.counts["bytes_accepted"] += size
+            log.debug(
+                "accepted id=%s re=%s from=%s to=%s bytes=%d",
+                *(said.id.hex(), said.re.hex() if said.re is not None else "none"),
+                *(key.hex()[:16], said.to.hex()[:16], size),
+            )
             self._wake(said.to)
 
     async def _take(self, key: bytes, number: int) -> None:
@@ -327,6 +332,7 @@ class Relay:
             gone = await self.writer.write(lambda store: store.take(key, number))
             self._release(gone)
             self.counts["messages_taken"] += len(gone)
+            log.debug("taken by=%s up_to=%d messages=%d", key.hex()[:16], number, len(gone))
             for line in self._lines.get(key, ()):
                 line.taken(number)
             await self._tell(gone, RECEIPT)
@@ -400,4 +406,6 @@ class Relay:
             self.counts["messages_corrupt"] += len(broken)
             self._release(await self.writer.write(lambda store: store.drop(key, broken)))
         self.counts["messages_delivered"] += len(messages)
+        for message in messages:
+            log.debug("delivered id=%s to=%s", message.id.hex(), key.hex()[:16])
         return messages

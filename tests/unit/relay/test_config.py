@@ -55,6 +55,7 @@ def test_the_least_file() -> None:
         ('[relay]\nnames = ["a"]\nconnections_per_address = 0\n', "use 1 to 5120"),
         ('[relay]\nnames = ["a"]\nconnections_per_address = 5121\n', "use 1 to 5120"),
         ('[relay]\nnames = ["a"]\nconnections_per_address = true\n', "use 1 to 5120"),
+        ('[relay]\nnames = ["a"]\nsends_per_second = 10001\n', "use 1 to 10000"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(text: str, words: str) -> None:
@@ -67,6 +68,12 @@ def test_what_is_wrong_is_named_with_its_line(text: str, words: str) -> None:
 def test_the_most_connections() -> None:
     text = '[relay]\nnames = ["a"]\nconnections_per_address = 5120\n'
     assert parse(text, "f").connections_per_address == 5_120
+
+
+def test_the_most_messages_a_second() -> None:
+    assert parse('[relay]\nnames = ["a"]\n', "f").sends_per_second == 50
+    text = '[relay]\nnames = ["a"]\nsends_per_second = 10000\n'
+    assert parse(text, "f").sends_per_second == 10_000
 
 
 def test_a_proxy_does_tls() -> None:

@@ -140,6 +140,24 @@ async def test_a_message_waits_on_the_disk_for_a_node_that_is_not_there(tmp_path
             assert [message.body for message in await line.next()] == [b"two"]
 
 
+async def test_who_debugs_sees_each_message_by_its_ids_and_nothing_in_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "drupelet.relay.service")
+    async with running(tmp_path, ALICE, BOB) as relay:
+        message = send(BOB, b"canary")
+        await relay.answer(ALICE.key, message)
+        with relay.line(BOB.key) as line:
+            (delivered,) = await line.next()
+        await relay.answer(BOB.key, wire.Ack(ref=0, number=delivered.number))
+    ident, to = message.id.hex(), BOB.key.hex()[:16]
+    assert caplog.messages == [
+        f"accepted id={ident} re=none from={ALICE.key.hex()[:16]} to={to} bytes=6",
+        f"delivered id={ident} to={to}",
+        f"taken by={to} up_to={delivered.number} messages=1",
+    ]
+
+
 async def test_the_same_message_twice_is_one(tmp_path: Path) -> None:
     async with running(tmp_path, ALICE, BOB) as relay:
         message = send(BOB)
