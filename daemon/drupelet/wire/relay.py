@@ -19,7 +19,7 @@ Rejected: JSON (bodies are bytes); HTTP status codes as the refusals (a WebSocke
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -236,33 +236,35 @@ class Deliver:
 FromNode: TypeAlias = Login | Register | Announce | Send | Ack | Catalogue | Find | Withdraw
 FromRelay: TypeAlias = Hello | Done | Refused | Deliver
 
-_Check: TypeAlias = Callable[[Any], bool]
+Check: TypeAlias = Callable[[Any], bool]
+Table: TypeAlias = Mapping[int, tuple[type, tuple[str, ...]]]  # code: class, its fields in order
 
 
-def _bytes(size: int) -> _Check:
+def _bytes(size: int) -> Check:
     return lambda value: type(value) is bytes and len(value) == size
 
 
-def _bytes_to(top: int) -> _Check:
+def _bytes_to(top: int) -> Check:
     return lambda value: type(value) is bytes and len(value) <= top
 
 
-def _text(top: int) -> _Check:
+def _text(top: int) -> Check:
     return lambda value: type(value) is str and len(value) <= top
 
 
-def _number(low: int, top: int) -> _Check:
+def whole(low: int, top: int) -> Check:
+    """A field that is a number from `low` to `top`."""
     return lambda value: type(value) is int and low <= value <= top
 
 
-def _or_none(check: _Check) -> _Check:
+def _or_none(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
 _KEY: Final = _bytes(KEY_BYTES)
 _ID: Final = _bytes(MESSAGE_ID_BYTES)
-_CHECKS: Final[dict[str, _Check]] = {
-    "ref": _number(0, NUMBER_MAX),
+CHECKS: Final[Mapping[str, Check]] = {
+    "ref": whole(0, NUMBER_MAX),
     "key": _KEY,
     "audience": _text(HOST_CHARS_MAX),
     "signature": _bytes(SIGNATURE_BYTES),
@@ -273,35 +275,36 @@ _CHECKS: Final[dict[str, _Check]] = {
     "to": _KEY,
     "id": _ID,
     "re": _or_none(_ID),
-    "kept_s": _number(1, MAILBOX_KEPT_S),
+    "kept_s": whole(1, MAILBOX_KEPT_S),
     "receipt": lambda value: type(value) is bool,
     "body": _bytes_to(RELAY_MESSAGE_BYTES_MAX),
-    "number": _number(1, NUMBER_MAX),
+    "number": whole(1, NUMBER_MAX),
     "after": lambda value: value == b"" or _KEY(value),
     "node": _KEY,
     "grant": _bytes_to(GRANT_BYTES_MAX),
-    "version": _number(1, 2**16),
+    "version": whole(1, 2**16),
     "nonce": _bytes(NONCE_BYTES),
     "run": _bytes(RUN_BYTES),
     "value": lambda value: True,
     "code": lambda value: type(value) is str and value in REFUSALS,
     "text": _text(_TEXT_CHARS),
-    "retry_after_ms": _number(0, NUMBER_MAX),
-    "kind": _number(MESSAGE, EXPIRED),
+    "retry_after_ms": whole(0, NUMBER_MAX),
+    "kind": whole(MESSAGE, EXPIRED),
     "sender": _KEY,
 }
 
 
-def _table(*classes: type) -> dict[int, tuple[type, tuple[str, ...]]]:
+def table_of(*classes: type) -> Table:
+    """The classes by their codes, for `decode_message`."""
     return {
         made.CODE: (made, tuple(field.name for field in dataclasses.fields(made)))  # type: ignore[attr-defined]
         for made in classes
     }
 
 
-_OF_NODES: Final = _table(Login, Register, Announce, Send, Ack, Catalogue, Find, Withdraw)
-_OF_RELAYS: Final = _table(Hello, Done, Refused, Deliver)
-_FIELDS: Final = {made: names for made, names in (_OF_NODES | _OF_RELAYS).values()}
+_OF_NODES: Final = table_of(Login, Register, Announce, Send, Ack, Catalogue, Find, Withdraw)
+_OF_RELAYS: Final = table_of(Hello, Done, Refused, Deliver)
+_FIELDS: Final = {made: names for made, names in [*_OF_NODES.values(), *_OF_RELAYS.values()]}
 
 
 def encode(message: FromNode | FromRelay) -> bytes:
@@ -312,7 +315,7 @@ def encode(message: FromNode | FromRelay) -> bytes:
 
 def decode_from_node(data: bytes) -> FromNode:
     """What a node said. Raises: `RemoteProtocolError`."""
-    message: FromNode = _decode(data, _OF_NODES)
+    message: FromNode = decode_message(data, _OF_NODES, CHECKS)
     if isinstance(message, Register) and (message.invite is None) == (message.email is None):
         raise RemoteProtocolError("register with an invite or with an address")
     return message
@@ -320,11 +323,12 @@ def decode_from_node(data: bytes) -> FromNode:
 
 def decode_from_relay(data: bytes) -> FromRelay:
     """What a relay said. Raises: `RemoteProtocolError`."""
-    message: FromRelay = _decode(data, _OF_RELAYS)
+    message: FromRelay = decode_message(data, _OF_RELAYS, CHECKS)
     return message
 
 
-def _decode(data: bytes, table: dict[int, tuple[type, tuple[str, ...]]]) -> Any:
+def decode_message(data: bytes, table: Table, checks: Mapping[str, Check]) -> Any:
+    """One message of `table`, each field checked by its name. Raises: `RemoteProtocolError`."""
     if len(data) > RELAY_FRAME_BYTES_MAX:
         raise RemoteProtocolError(f"message of {len(data)} bytes; at most {RELAY_FRAME_BYTES_MAX}")
     parts = loads_canonical(data)
@@ -336,6 +340,6 @@ def _decode(data: bytes, table: dict[int, tuple[type, tuple[str, ...]]]) -> Any:
     if len(values) != len(names):
         raise RemoteProtocolError(f"malformed {made.__name__}")
     for name, value in zip(names, values, strict=True):
-        if not _CHECKS[name](value):
+        if not checks[name](value):
             raise RemoteProtocolError(f"malformed {name} in {made.__name__}")
     return made(**dict(zip(names, values, strict=True)))
