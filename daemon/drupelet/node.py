@@ -48,7 +48,8 @@ from drupelet.services.pairing import PairingService
 from drupelet.services.portmap import PortMapper
 from drupelet.services.processes import Processes
 from drupelet.services.proxies import ProxyService
-from drupelet.services.relay import RelayService
+from drupelet.services.relay_link import RelayLink
+from drupelet.services.relayed_calls import RelayedCalls
 from drupelet.services.stranger_calls import StrangerCalls
 from drupelet.services.system import MEMBERS, System
 from drupelet.store.audit import AuditLog
@@ -130,6 +131,7 @@ class Node:
         )
         self.grants = self._make_grants()
         self.links.strangers = self.grants
+        self.relayed = self._make_relayed()
         self.relay = self._make_relay()
         self.pairing = self._make_pairing()
         self.mapper = self._make_mapper()
@@ -163,21 +165,29 @@ class Node:
             members=lambda: {each.name: each.key for each in self.membership.nodes()},
         )
 
-    def _make_relay(self) -> RelayService | None:
-        if not self.config.relay.url:
-            return None
-        relay = RelayService(
-            self.config.relay,
+    def _make_relayed(self) -> RelayedCalls:
+        return RelayedCalls(
             seed=self.identity.seed,
-            name=self.config.node.name,
-            grants=self.grants,
+            strangers=self.grants.strangers,
+            accepted=self.grants.accepted,
             calls=self.calls,
             deadlines=self.deadlines,
             nursery=self._nursery,
         )
-        self.grants.relay_url = relay.url
-        self.grants.accepted.relay = relay
-        return relay
+
+    def _make_relay(self) -> RelayLink | None:
+        if not self.config.relay.url:
+            return None
+        link = RelayLink(
+            self.config.relay,
+            seed=self.identity.seed,
+            name=self.config.node.name,
+            offering=self.relayed,
+        )
+        self.relayed.use(link)
+        self.grants.relay_url = link.url
+        self.grants.accepted.relay = self.relayed
+        return link
 
     def _make_pairing(self) -> PairingService:
         node = self.config.node

@@ -2,7 +2,7 @@
 
 Decides how the messages of `wire/relay.py` travel by HTTP/1.1 (daemon/docs/RELAY.md): two
 connections, one that says and one that polls, each used by one thread at a time. When to try again
-is the caller's (`services/relay.py`).
+is the caller's (`services/relay_link.py`).
 
 Rules
 - TLS is verified, by the system's certificate authorities or by a file of them. Without TLS only

@@ -41,9 +41,11 @@ _PRESENT: Final = frames.call_body(b"grants/present", b"", timeout_ms=int(PRESEN
 
 
 class Relay(Protocol):
-    """The relay of this node (services/relay.py)."""
+    """The relay of this node (services/relayed_calls.py)."""
 
-    url: str
+    def is_at(self, url: str) -> bool:
+        """Whether this node is at the relay of that address."""
+        ...
 
     def end_of(self, name: str, key: bytes) -> Endpoint:
         """Where the calls of a node go."""
@@ -154,7 +156,7 @@ class Accepted:
         return relay.end_of(files[0].name, key)
 
     def _is_there(self, file: GrantFile) -> bool:
-        return self.relay is not None and file.relay == self.relay.url
+        return self.relay is not None and self.relay.is_at(file.relay)
 
     async def _dial(self, key: bytes) -> Endpoint:
         """Turned away at the door, for others' failures at this address too: once more, later."""

@@ -96,7 +96,7 @@ class GrantService:
         self._revoked: list[Revocation] = []
         self._lock = trio.Lock()
         self._damaged = ""
-        self.relay_url = ""  # services/relay.py
+        self.relay_url = ""  # of services/relay_link.py
         self.pairing_open: Callable[[], bool] = lambda: False  # services/pairing.py
 
     def register(self) -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from drupelet.config import RelayConfig
 from drupelet.core.requests import Wanted
 from drupelet.errors import (
     CallError,
@@ -25,66 +19,12 @@ from drupelet.errors import (
     Revoked,
     Timeout,
 )
-from drupelet.node import Node, open_node
-from drupelet.relay.main import invite_text
-from drupelet.relay.service import Relay
-from drupelet.services import relay as service
 from drupelet.wire.codec import dumps
-from drupelet.wire.grant_files import decode_grant_file, encode_grant_file
+from drupelet.wire.grant_files import encode_grant_file
 from drupelet.wire.ids import Pid
 from drupelet.wire.keys import key_to_text
-from tests.unit.relay import nodes as relay_nodes
-from tests.unit.relay.nodes import relay_at
-from tests.unit.services.lights import LIGHT as CODE
-from tests.unit.services.lights import TOML, grant
-from tests.unit.services.nodes import make_config
-
-INVITE = b"an invite's code"
-
-
-@asynccontextmanager
-async def nodes(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, *names: str
-) -> AsyncIterator[tuple[Relay, list[Node]]]:
-    """A relay, and nodes at it that let nobody in by a link; the first has the mission light."""
-    monkeypatch.setattr(relay_nodes, "NAME", "127.0.0.1")
-    monkeypatch.setattr(service, "LOOK_S", 0.02)
-    monkeypatch.setattr(service, "FIRST_S", 0.05)
-    missions = directory / names[0] / "missions.d"
-    missions.mkdir(parents=True)
-    (missions / "light.toml").write_text(TOML)
-    (missions / "light.py").write_text(CODE)
-    with trio.fail_after(60):
-        async with contextlib.AsyncExitStack() as stack:
-            relay, port = await stack.enter_async_context(relay_at(directory / "relay"))
-            await relay.writer.write(lambda store: store.add_invite(INVITE, len(names)))
-            url = f"http://127.0.0.1:{port}"
-            running = []
-            for name in names:
-                config = replace(
-                    make_config(directory, name, cookie=f"c{name}"),
-                    relay=RelayConfig(url=url, invite=invite_text(INVITE)),
-                )
-                running.append(await stack.enter_async_context(open_node(config)))
-            yield relay, running
-
-
-async def give(alice: Node, bob: Node | None, to: Node, **terms: Any) -> str:
-    """A grant whose file has an address at which nobody listens; its id."""
-    made = await grant(alice, bob, **terms)
-    file = decode_grant_file(made["text"])
-    assert alice.relay is not None and file.relay == alice.relay.url
-    await to.grants.accept(encode_grant_file(replace(file, addresses=(("127.0.0.1", 1),))))
-    await announced(alice)
-    return str(made["id"])
-
-
-async def announced(node: Node) -> None:
-    """Until the relay has its newest offers."""
-    relay = node.relay
-    assert relay is not None
-    while relay._announced_for != relay._granted():
-        await relay.announced.wait()
+from tests.unit.services.lights import grant
+from tests.unit.services.relayed import give, nodes
 
 
 async def test_a_call_that_no_link_can_carry(
@@ -191,7 +131,7 @@ async def test_pids_casts_and_idempotency_keys_do_not_travel_this_way(
         [file] = bob.grants.accepted.files()
         wanted = Wanted(
             callee=alice.key,
-            boot_key=alice.relay.callee.boot_key,
+            boot_key=alice.relayed.callee.boot_key,
             grant=file.grant.data,
             seed=bob.identity.seed,
             target="light/on",
@@ -199,7 +139,7 @@ async def test_pids_casts_and_idempotency_keys_do_not_travel_this_way(
             deadline=trio.current_time() + 30,
             idempotency_key=bytes(16),
         )
-        sent = bob.relay.caller.call(wanted, alice.relay.callee.token, trio.current_time())
+        sent = bob.relayed.caller.call(wanted, alice.relayed.callee.token, trio.current_time())
         results: list[bytes | CallError] = []
         done = trio.Event()
 
@@ -207,8 +147,8 @@ async def test_pids_casts_and_idempotency_keys_do_not_travel_this_way(
             results.append(result)
             done.set()
 
-        bob.relay._waiting[sent.call] = settled
-        bob.relay._queue(sent.to, sent.id, None, sent.body, sent.call)
+        bob.relayed._waiting[sent.call] = settled
+        bob.relayed._send(sent)
         await done.wait()
         assert "keeps no idempotency keys" in str(results)
 
@@ -219,55 +159,7 @@ async def test_who_is_away_has_perhaps_run_it(
     async with nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
         await give(alice, bob, bob)
         assert alice.relay is not None and bob.relay is not None
-        monkeypatch.setattr(alice.relay, "_take", lambda message: None)
+        alice.relay.on_kind.clear()
         with pytest.raises(Timeout) as caught:
             await bob.call("alice", "light", "on", timeout=0.5)
-        assert caught.value.maybe_ran and len(bob.relay.caller) == 0
-
-
-async def test_a_relay_that_forgot_us_is_entered_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
-        await give(alice, bob, bob)
-        assert alice.relay is not None and bob.relay is not None
-        for node in (alice.relay, bob.relay):
-            node._http._session = bytes(32)
-        assert await bob.call("alice", "light", "temp", timeout=20.0) == 20
-
-
-async def test_more_calls_than_may_wait_for_the_relay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "QUEUED_MAX", 1)
-    async with nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
-        await give(alice, bob, bob)
-        answers: list[Any] = []
-
-        async def call(number: int) -> None:
-            answers.append(await bob.call("alice", "light", "temp", number, timeout=30.0))
-
-        async with trio.open_nursery() as nursery:
-            for number in range(30):
-                nursery.start_soon(call, number)
-        assert sorted(answers) == list(range(20, 50))
-        assert alice.relay is not None and not alice.relay._ends
-        assert not alice.grants.strangers._running
-
-
-async def test_without_an_account_there_is_no_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(service, "ONLINE_S", 0.3)
-    async with nodes(tmp_path, monkeypatch, "alice") as (_, (alice,)):
-        assert alice.relay is not None
-        config = replace(
-            make_config(tmp_path, "trudy", cookie="ctrudy"),
-            relay=RelayConfig(url=alice.relay.url),
-        )
-        async with open_node(config) as trudy:
-            await give(alice, trudy, trudy)
-            with pytest.raises(NoConnection, match="^no_route"):
-                await trudy.call("alice", "light", "on")
-    [told] = [each.message for each in caplog.records if "relay_down" in each.message]
-    assert "why=not_registered: register with an invite" in told  # once, however often it tries
+        assert caught.value.maybe_ran and len(bob.relayed.caller) == 0
