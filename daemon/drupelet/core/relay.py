@@ -37,6 +37,7 @@ from drupelet.wire.limits import (
     RELAY_ACCOUNTS_MAX,
     RELAY_PENDING_MAX,
     RELAY_SENDS_PER_SECOND,
+    RELAY_VERSION_TOP,
 )
 from drupelet.wire.relay import RelayRefused
 
@@ -57,21 +58,56 @@ class Standing(enum.Enum):
     DENIED = "denied"
 
 
+_STANDINGS: Final = (Standing.PENDING, Standing.APPROVED, Standing.DENIED)  # the last one counts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One key that may use the relay, or asked to."""
+    """One key that may use the relay, or asked to.
+
+    `lifts`: how often its standing was taken back (a denial lifted). `version`: how often it was
+    written since. Two relays that wrote it apart from each other both keep the one of higher
+    `rank`: a denial counts until somebody who has seen it lifts it.
+    """
 
     key: bytes
     name: str
     email: str
     standing: Standing
+    lifts: int = 0
+    version: int = 1
+
+    @property
+    def rank(self) -> tuple[int, int, int, str, str]:
+        """Which of two is kept; only those that are the same in all have the same."""
+        standing = _STANDINGS.index(self.standing)
+        return self.lifts, standing, self.version, self.name, self.email
+
+    def after(self, known: Account | None) -> Account:
+        """This, written over `known`, which was there; `known` itself when it says the same."""
+        if known is None:
+            return replace(self, lifts=0, version=1)
+        if (known.name, known.email, known.standing) == (self.name, self.email, self.standing):
+            return known
+        back = _STANDINGS.index(self.standing) < _STANDINGS.index(known.standing)
+        lifts, version = known.lifts + back, known.version + 1
+        return replace(
+            self,
+            lifts=min(lifts, RELAY_VERSION_TOP),
+            version=min(version, RELAY_VERSION_TOP),
+        )
 
 
 class Accounts:
-    """All accounts, by key. The store keeps them; this judges."""
+    """All accounts, by key. The store keeps them; this judges.
+
+    Each change has a number, in this run of the relay, for those who keep in step with it.
+    """
 
     def __init__(self, accounts: Iterable[Account] = ()) -> None:
         self._accounts: dict[bytes, Account] = {}
+        self._numbers: dict[bytes, int] = {}  # the last to change is the last here
+        self._number = 0
         self.load(accounts)
 
     def __len__(self) -> int:
@@ -83,11 +119,29 @@ class Accounts:
 
     def load(self, accounts: Iterable[Account]) -> None:
         """All accounts anew: the owner has changed some."""
-        self._accounts = {account.key: account for account in accounts}
+        found = {account.key: account for account in accounts}
+        for key in self._accounts.keys() - found.keys():
+            del self._accounts[key], self._numbers[key]
+        for account in found.values():
+            self.put(account)
 
     def put(self, account: Account) -> None:
         """The store has it."""
+        if self._accounts.get(account.key) == account:
+            return
         self._accounts[account.key] = account
+        self._number += 1
+        self._numbers.pop(account.key, None)
+        self._numbers[account.key] = self._number
+
+    def since(self, number: int, count: int) -> list[tuple[int, Account]]:
+        """What has changed after the change `number`, oldest first, at most `count`."""
+        newer: list[tuple[int, Account]] = []
+        for key in reversed(self._numbers):
+            if self._numbers[key] <= number:
+                break
+            newer.append((self._numbers[key], self._accounts[key]))
+        return newer[: -count - 1 : -1]
 
     def admit(self, key: bytes) -> Account:
         """The account, if it may use the relay. Raises: `RelayRefused`."""

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import trio
 
-from drupelet.core.relay import RATES, Accounts, Allowances, Catalogue, Mailboxes, Rate
+from drupelet.core.relay import RATES, Account, Accounts, Allowances, Catalogue, Mailboxes, Rate
 from drupelet.errors import RemoteProtocolError
 from drupelet.relay.store import Gone, Message, Store, receipt_of
 from drupelet.relay.writing import Writer
@@ -247,15 +247,15 @@ class Relay:
                 key, message.name, email, invited=invite is not None
             )
 
-            def job(store: Store) -> str:
+            def job(store: Store) -> Account | str:
                 if invite is not None and not store.use_invite(invite):
                     return "bad_invite"
-                return "" if store.put_account(account, over_denied=False) else "denied"
+                return store.put_account(account, over_denied=False) or "denied"
 
-            problem = await self.writer.write(job)
-            if problem:
-                raise RelayRefused(problem)
-            self._accounts.put(account)
+            made = await self.writer.write(job)
+            if isinstance(made, str):
+                raise RelayRefused(made)
+            self._accounts.put(made)
         self.counts["registrations"] += 1
         self._accounts.admit(key)  # not_verified: the owner will look at it
 

@@ -41,7 +41,7 @@ _SWEPT: Final = 256  # messages of one transaction that are over
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS accounts (
     key BLOB PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL, standing TEXT NOT NULL,
-    sum BLOB NOT NULL
+    lifts INTEGER NOT NULL, version INTEGER NOT NULL, sum BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS invites (
     digest BLOB PRIMARY KEY, uses INTEGER NOT NULL
@@ -57,6 +57,7 @@ CREATE INDEX IF NOT EXISTS messages_by_end ON messages (until);
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER NOT NULL)
 STRICT, WITHOUT ROWID;
 """
+_ACCOUNT: Final = "key, name, email, standing, lifts, version, sum"
 _FIELDS: Final = "number, recipient, sender, kind, id, re, receipt, until, body, sum"
 
 
@@ -110,6 +111,7 @@ class Store:
         self._reader: sqlite3.Connection | None = None
         self._writer = _connect(path)
         try:
+            _migrate(self._writer)
             self._writer.executescript(_SCHEMA)
             self._reader = _connect(path)
             self._reader.execute("PRAGMA query_only=ON")
@@ -159,25 +161,40 @@ class Store:
 
     def accounts(self) -> list[Account]:
         """All of them that are whole."""
-        found = []
-        rows = self._read("SELECT key, name, email, standing, sum FROM accounts ORDER BY key")
-        for key, name, email, standing, checksum in rows:
-            if _sum([key, name, email, standing]) != checksum:
-                self.corrupt += 1
-                continue
-            found.append(Account(key=key, name=name, email=email, standing=Standing(standing)))
-        return found
+        rows = self._read(f"SELECT {_ACCOUNT} FROM accounts ORDER BY key")
+        found = [_account(row) for row in rows]
+        self.corrupt += found.count(None)
+        return [account for account in found if account is not None]
 
-    def put_account(self, account: Account, *, over_denied: bool = True) -> bool:
-        """A new one, or instead of the one with its key; False: that is denied, and stays so."""
-        fields = [account.key, account.name, account.email, account.standing.value]
-        done = self._writer.execute(
-            "INSERT INTO accounts VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-            " name = excluded.name, email = excluded.email, standing = excluded.standing,"
-            " sum = excluded.sum WHERE ? OR accounts.standing <> ?",
-            [*fields, _sum(fields), over_denied, Standing.DENIED.value],
-        )
-        return done.rowcount == 1
+    def put_account(self, account: Account, *, over_denied: bool = True) -> Account | None:
+        """What is there now: it, written over what was there; None: that is denied, and stays so.
+
+        Its `lifts` and `version` follow from what was there.
+        """
+        known = self._account(account.key)
+        if known is not None and known.standing is Standing.DENIED and not over_denied:
+            return None
+        return self._write_account(account.after(known), known)
+
+    def merge_account(self, account: Account) -> Account:
+        """What is there now: another relay's word, or ours: that of higher rank."""
+        known = self._account(account.key)
+        if known is not None and known.rank >= account.rank:
+            return known
+        return self._write_account(account, known)
+
+    def _account(self, key: bytes) -> Account | None:
+        rows = self._writer.execute(f"SELECT {_ACCOUNT} FROM accounts WHERE key = ?", [key])
+        return next((_account(row) for row in rows.fetchall()), None)
+
+    def _write_account(self, account: Account, known: Account | None) -> Account:
+        if account != known:
+            fields = _account_fields(account)
+            self._writer.execute(
+                f"INSERT OR REPLACE INTO accounts ({_ACCOUNT}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [*fields, _sum(fields)],
+            )
+        return account
 
     def add_invite(self, code: bytes, uses: int) -> bool:
         """Take `code` for so many accounts; False: there are too many invites."""
@@ -333,6 +350,49 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """The file of a relay that stood alone: its accounts had no `lifts` and `version`."""
+    connection.execute("BEGIN IMMEDIATE")
+    columns = [row[1] for row in connection.execute("PRAGMA table_info(accounts)").fetchall()]
+    if columns and "version" not in columns:
+        rows = connection.execute("SELECT key, name, email, standing, sum FROM accounts").fetchall()
+        for change in (
+            "DELETE FROM accounts",
+            "ALTER TABLE accounts ADD COLUMN lifts INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE accounts ADD COLUMN version INTEGER NOT NULL DEFAULT 1",
+        ):
+            connection.execute(change)
+        for *fields, checksum in rows:
+            if _sum(fields) == checksum:
+                new = [*fields, 0, 1]
+                connection.execute(
+                    f"INSERT INTO accounts ({_ACCOUNT}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [*new, _sum(new)],
+                )
+    connection.execute("COMMIT")
+
+
+def _account(row: tuple[Any, ...]) -> Account | None:
+    """The account in a row; None: it does not hold."""
+    *fields, checksum = row
+    if _sum(fields) != checksum:
+        return None
+    key, name, email, standing, lifts, version = fields
+    return Account(
+        key=key,
+        name=name,
+        email=email,
+        standing=Standing(standing),
+        lifts=lifts,
+        version=version,
+    )
+
+
+def _account_fields(account: Account) -> list[Any]:
+    fields = [account.key, account.name, account.email, account.standing.value]
+    return [*fields, account.lifts, account.version]
 
 
 def _message(row: tuple[Any, ...]) -> Message:

@@ -109,6 +109,7 @@ INVITATION_CHARS_MAX: Final = 1_024  # 8 addresses; a QR code that a phone still
 
 # -- the relay (wire/announcements.py, wire/relay.py, core/relay.py, relay/)
 RELAY_ACCOUNTS_MAX: Final = 10_000  # of one relay; 300 bytes each
+RELAY_VERSION_TOP: Final = 2**48  # changes of one account; counting stops there
 RELAY_INVITES_MAX: Final = 1_024
 RELAY_PENDING_MAX: Final = 1_000  # accounts that wait for the owner; strangers make them
 RELAY_URL_CHARS_MAX: Final = 272  # https://, a host, a port

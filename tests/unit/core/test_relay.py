@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,7 @@ from drupelet.wire.announcements import (
     encode_offers,
 )
 from drupelet.wire.grants import Terms, issue, narrow
-from drupelet.wire.limits import MAILBOX_BYTES_MAX, MAILBOX_MESSAGES_MAX
+from drupelet.wire.limits import MAILBOX_BYTES_MAX, MAILBOX_MESSAGES_MAX, RELAY_VERSION_TOP
 from drupelet.wire.relay import RelayRefused
 from tests.people import ALICE, BOB, MALLORY
 
@@ -87,6 +89,71 @@ def test_accounts_at_the_maximum_and_one_above(monkeypatch: pytest.MonkeyPatch) 
     accounts.put(accounts.application(NODE, "n", "", invited=True))
     with refused("busy"):
         accounts.application(HOLDER, "n", "", invited=True)
+
+
+def test_changes_have_numbers_for_those_who_keep_in_step() -> None:
+    accounts = Accounts([_account(number, Standing.PENDING) for number in range(4)])
+    assert [one.key[0] for _, one in accounts.since(0, 10)] == [0, 1, 2, 3]
+    [(second, _)] = accounts.since(1, 1)
+    accounts.put(_account(1, Standing.PENDING))  # no change
+    accounts.put(_account(0, Standing.APPROVED))
+    assert [(n > second, one.key[0]) for n, one in accounts.since(second, 10)] == [
+        (True, 2),
+        (True, 3),
+        (True, 0),
+    ]
+    assert accounts.since(accounts.since(0, 10)[-1][0], 10) == []
+    accounts.load([_account(0, Standing.APPROVED), _account(3, Standing.DENIED)])
+    assert [one.key[0] for _, one in accounts.since(0, 10)] == [0, 3] and len(accounts) == 2
+
+
+def _account(number: int, standing: Standing) -> Account:
+    return Account(key=bytes([number]) * 32, name="n", email="", standing=standing)
+
+
+def test_a_denial_counts_until_somebody_who_has_seen_it_lifts_it() -> None:
+    first = _account(0, Standing.PENDING).after(None)
+    denied = _account(0, Standing.DENIED).after(first)
+    approved = first
+    for name in "abcdef":  # the other relay's owner, who has not heard of it
+        approved = replace(_account(0, Standing.APPROVED), name=name).after(approved)
+    assert denied.rank > approved.rank
+    lifted = _account(0, Standing.APPROVED).after(denied)
+    assert lifted.rank > denied.rank and lifted.after(lifted) is lifted
+    top = replace(denied, lifts=RELAY_VERSION_TOP, version=RELAY_VERSION_TOP)
+    counted = _account(0, Standing.APPROVED).after(top)
+    assert (counted.lifts, counted.version) == (RELAY_VERSION_TOP, RELAY_VERSION_TOP)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from((0, 1)),
+            st.one_of(st.none(), st.tuples(st.sampled_from(list(Standing)), st.sampled_from("ab"))),
+        )
+    )
+)
+def test_two_relays_end_with_the_same_account(steps: list[tuple[int, Any]]) -> None:
+    """A step: one relay is written by its owner, or hears what the other has now."""
+    relays: list[Account | None] = [None, None]
+
+    def hears(at: int) -> None:
+        known = [one for one in relays if one is not None]
+        relays[at] = max(known, key=lambda one: one.rank, default=None)
+
+    for at, written in steps:
+        if written is None:
+            hears(at)
+        else:
+            standing, name = written
+            known = relays[at]
+            now = replace(_account(0, standing), name=name).after(known)
+            assert known is None or now is known or now.rank > known.rank
+            assert now.standing is standing
+            relays[at] = now
+    hears(0)
+    hears(1)
+    assert relays[0] == relays[1]
 
 
 # -- the catalogue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sqlite3
@@ -16,6 +17,7 @@ import pytest
 from drupelet.core.relay import Account, Standing
 from drupelet.relay import store as stores
 from drupelet.relay.store import FILE_NAME, Message, Store, StoreFailed, receipt_of
+from drupelet.wire.codec import dumps
 from drupelet.wire.limits import RELAY_INVITES_MAX
 from drupelet.wire.relay import EXPIRED, MESSAGE, RECEIPT
 
@@ -113,17 +115,47 @@ def test_accounts_are_kept_and_a_denied_one_stays_denied(tmp_path: Path) -> None
     store = Store(tmp_path)
     store.commit([lambda store: store.put_account(alice), lambda store: store.put_account(denied)])
     again = replace(denied, standing=Standing.APPROVED)
-    assert store.commit([lambda store: store.put_account(again, over_denied=False)]) == [False]
+    assert store.commit([lambda store: store.put_account(again, over_denied=False)]) == [None]
     store.close()
     store = Store(tmp_path)
     assert store.accounts() == [alice, denied]
-    store.commit([lambda store: store.put_account(again)])
-    assert store.accounts() == [alice, again]
+    lifted = replace(again, lifts=1, version=2)
+    assert store.commit([lambda store: store.put_account(again)]) == [lifted]
+    assert store.accounts() == [alice, lifted]
     with sqlite3.connect(tmp_path / FILE_NAME) as other:
         other.execute("UPDATE accounts SET standing = 'approved' WHERE key = ?", [A])
     other.close()
-    assert store.accounts() == [again] and store.corrupt == 1
+    assert store.accounts() == [lifted] and store.corrupt == 1
     store.close()
+
+
+def test_of_two_relays_words_the_one_of_higher_rank_is_kept(store: Store) -> None:
+    pending = Account(key=A, name="alice", email="a@b", standing=Standing.PENDING)
+    approved = replace(pending, standing=Standing.APPROVED, version=2)
+    merge = store.merge_account
+    assert store.commit([lambda _: merge(pending), lambda _: merge(approved)])[1] == approved
+    assert store.commit([lambda _: merge(pending)]) == [approved]
+    denied = replace(pending, standing=Standing.DENIED, version=2)
+    assert store.commit([lambda _: merge(denied), lambda _: merge(approved)])[1] == denied
+    assert store.accounts() == [denied]
+
+
+def test_the_file_of_a_relay_that_stood_alone_is_taken_over(tmp_path: Path) -> None:
+    fields = [A, "alice", "a@b", "denied"]
+    with sqlite3.connect(tmp_path / FILE_NAME) as old:
+        old.execute(
+            "CREATE TABLE accounts (key BLOB PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL,"
+            " standing TEXT NOT NULL, sum BLOB NOT NULL) STRICT, WITHOUT ROWID"
+        )
+        sums = [hashlib.blake2b(dumps(fields), digest_size=8).digest(), b"is broken"]
+        old.execute("INSERT INTO accounts VALUES (?, ?, ?, ?, ?)", [*fields, sums[0]])
+        old.execute("INSERT INTO accounts VALUES (?, ?, ?, ?, ?)", [B, *fields[1:], sums[1]])
+    old.close()
+    account = Account(key=A, name="alice", email="a@b", standing=Standing.DENIED)
+    for _ in range(2):
+        store = Store(tmp_path)
+        assert store.accounts() == [account]
+        store.close()
 
 
 def test_an_invite_is_used_up(store: Store, tmp_path: Path) -> None:
