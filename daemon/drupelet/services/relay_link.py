@@ -227,6 +227,7 @@ class RelayLink:
             send, refused = self._out[0]
             try:
                 await self._http.ask(send)
+                _log.debug("sent id=%s", send.id.hex())  # it is on the relay's disk
             except wire.RelayRefused as refusal:
                 if refusal.code in ("rate_limited", "busy"):
                     await trio.sleep(max(refusal.retry_after_s, 0.05))

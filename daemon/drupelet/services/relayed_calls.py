@@ -15,6 +15,7 @@ Owns: one task for each call that goes out from a worker.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -38,6 +39,8 @@ from drupelet.wire.limits import RELAY_HOLDERS_MAX, RELAY_MISSIONS_MAX
 
 if TYPE_CHECKING:
     from drupelet.net.channel import Channel
+
+_log = logging.getLogger("drupelet.relay")  # at "debug" each step of each call, by messages' ids
 
 
 class _NoChannel:
@@ -197,14 +200,18 @@ class RelayedCalls:
         if message.re is not None:
             told = self.caller.on_reply(message.re, message.body, now)
             if isinstance(told, Sent):
+                _log.debug("signed_again re=%s id=%s", message.re.hex(), told.id.hex())
                 self._send(told)
             else:
+                call = told.call if told is not None else 0  # 0: it is no answer to a call of ours
+                _log.debug("matched id=%s re=%s call=%d", message.id.hex(), message.re.hex(), call)
                 self._settle(told)
             return
         got = self.callee.receive(message.sender, message.id, message.body, now)
         if isinstance(got, Answer):
             self._answer([got])
         elif isinstance(got, Run):
+            _log.debug("apply id=%s target=%s run=%d", message.id.hex(), got.target, got.ticket)
             self._begin(got)
 
     def _begin(self, run: Run) -> None:
@@ -240,7 +247,9 @@ class RelayedCalls:
 
     def _answer(self, answers: list[Answer]) -> None:
         for each in answers:
-            self._link.send(each.to, secrets.token_bytes(16), each.re, each.body)
+            ident = secrets.token_bytes(16)
+            _log.debug("response id=%s re=%s", ident.hex(), each.re.hex())
+            self._link.send(each.to, ident, each.re, each.body)
 
     def _refused(self, key: bytes, target: str, error: CallError) -> None:
         self._strangers.refused(key, target.encode(), error)
@@ -277,6 +286,7 @@ class RelayedCalls:
             done.set()
 
         self._waiting[sent.call] = settled
+        _log.debug("stored call=%d id=%s target=%s", sent.call, sent.id.hex(), target)
         self._send(sent)
         try:
             with trio.CancelScope(deadline=deadline):
@@ -304,6 +314,10 @@ class RelayedCalls:
         if outcome is not None:
             settled = self._waiting.pop(outcome.call, None)
             if settled is not None:
+                how = (
+                    type(outcome.result).__name__ if isinstance(outcome.result, CallError) else "ok"
+                )
+                _log.debug("settled call=%d outcome=%s", outcome.call, how)
                 settled(outcome.result)
 
     def _file_for(self, key: bytes, target: str) -> GrantFile:

@@ -45,6 +45,28 @@ async def test_a_call_that_no_link_can_carry(
         assert relay.counts["messages_accepted"] >= 10
 
 
+async def test_who_debugs_sees_each_step_of_a_call_and_not_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
+        await give(alice, bob, bob)
+        caplog.set_level("DEBUG", "drupelet.relay")
+        assert await bob.call("alice", "light", "temp", 5) == 25
+    told = [r.getMessage() for r in caplog.records if r.levelname == "DEBUG"]
+    told = [each for each in told if not each.startswith(("accepted", "delivered", "taken"))]
+    words = [each.partition(" ")[0] for each in told]
+    assert sorted(words) == sorted(
+        ["stored", "sent", "apply", "response", "sent", "matched", "settled"]
+    )
+    stored, applied, response, matched = (
+        dict(part.split("=", 1) for part in told[words.index(step)].split()[1:])
+        for step in ("stored", "apply", "response", "matched")
+    )
+    assert stored["target"] == applied["target"] == "light/temp"
+    assert stored["id"] == applied["id"] == response["re"] == matched["re"]
+    assert (response["id"], stored["call"]) == (matched["id"], matched["call"])
+
+
 async def test_what_is_revoked_runs_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
