@@ -2,7 +2,8 @@
 
 Decides what becomes of each sealed request that comes (`Callee`) and of each sealed reply
 (`Caller`). The bytes are `wire/requests.py`'s, rights and rates `core/grants.py`'s, tokens and ids
-`core/freshness.py`'s. The driver moves messages and runs what it is told to run:
+`core/freshness.py`'s, idempotency keys `core/once.py`'s. The driver moves messages and runs what it
+is told to run:
 
     callee.receive(sender, ident, body, now)    # a Run, an Answer to send, or None: say nothing
     callee.finish(run.ticket, outcome, now)     # it ended: answers, and a record to keep before
@@ -20,28 +21,26 @@ Rules
 - Told that its token is old, a caller signs once more. It believes that only for STALE_S after it
   signed: the callee still knows then what it accepted, so the first was not run. Later only a call
   with an idempotency key is signed again.
-- An idempotency key is of one holder. Its record is durable before the call runs (`Run.record`) and
-  when it has ended; a run that a power cut ended is `Timeout(maybe_ran)`, not run again.
+- An idempotency key's record is durable before the call runs (`Run.record`) and before its outcome
+  is told: `core/once.py`, whose table calls on links share (`Callee.told` answers for their runs).
 - `Timeout(maybe_ran=False)` is said only where the callee's own word shows it.
 - No table forgets early to make room: it refuses.
 
-References: RFC 9449 section 8 (nonces told by the server); RFC 9110 section 9.2.2 on retries; the
-`Idempotency-Key` header's draft for one key with two contents.
+References: RFC 9449 section 8 (nonces told by the server); RFC 9110 section 9.2.2 on retries.
 Rejected: retrying a request that got no answer (the relay does: it holds it on its disk); knowing
 requests by the id in them (a holder could take up another's).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from math import inf
 from typing import Final
 
 from drupelet.core.freshness import KEPT_MAX, TOKEN_S, Freshness, Verdict
 from drupelet.core.grants import FULL_S, Grants, Right
+from drupelet.core.once import Ended, OnceRecord, OnceTable, Place, content_of, encoded
 from drupelet.errors import (
     CallError,
     NoConnection,
@@ -52,15 +51,10 @@ from drupelet.errors import (
     Revoked,
     Timeout,
     error_from_fields,
-    error_to_fields,
 )
 from drupelet.wire import sodium
-from drupelet.wire.codec import dumps, loads_canonical
+from drupelet.wire.codec import loads_canonical
 from drupelet.wire.limits import (
-    MAILBOX_KEPT_S,
-    ONCE_BYTES_MAX,
-    ONCE_KEYS_MAX,
-    ONCE_KEYS_PER_CALLER_MAX,
     RELAY_CALLS_MAX,
     REPLIES_KEPT_BYTES_MAX,
     REPLY_VALUE_BYTES_MAX,
@@ -81,7 +75,6 @@ from drupelet.wire.requests import (
 )
 
 STALE_S: Final = 50.0  # KEPT_MAX windows less the TOKENS_MAX that accept: 60 s, less clocks' drift
-ONCE_KEPT_S: Final = float(MAILBOX_KEPT_S)  # so long a request may lie at a relay
 WAITING_MAX: Final = 8  # requests with one idempotency key that wait for one run
 _ENTRY_BYTES: Final = 256  # of a kept reply or record, beside its bytes
 
@@ -98,17 +91,6 @@ class Answer:
     to: bytes
     re: bytes
     body: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnceRecord:
-    """What is kept of an idempotency key. `outcome`: encoded Reply fields; None: it was begun."""
-
-    caller: bytes
-    key: bytes
-    content: bytes  # digest of target and arguments
-    left_s: float
-    outcome: tuple[bytes | None, bytes | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,22 +115,6 @@ class _Asked:
     reply_key: bytes
 
 
-@dataclass(slots=True)
-class _Once:
-    """An idempotency key that was used."""
-
-    content: bytes
-    until: float
-    running: bool = False
-    value: bytes | None = None
-    error: bytes | None = None
-    waiting: list[_Asked] = field(default_factory=list)
-
-    @property
-    def size(self) -> int:
-        return len(self.value or b"") + len(self.error or b"") + _ENTRY_BYTES
-
-
 class _Signer:
     """The keys that signed a request: asked for one, it looks at the signature."""
 
@@ -167,21 +133,30 @@ class _Signer:
 
 
 class Callee:
-    """The requests that come to one node, of one boot. `seed`: of its identity."""
+    """The requests that come to one node, of one boot. `seed`: of its identity.
 
-    def __init__(self, seed: bytes, grants: Grants, entropy: Entropy, now: float) -> None:
+    `once`: the node's idempotency keys; without, a table of its own.
+    """
+
+    def __init__(
+        self,
+        seed: bytes,
+        grants: Grants,
+        entropy: Entropy,
+        now: float,
+        once: OnceTable | None = None,
+    ) -> None:
         self._seed = seed
         self._key = sodium.ed25519_public(seed)
         self._grants = grants
         self._entropy = entropy
         self._private = entropy(sodium.KEY_BYTES)
         self._freshness = Freshness(entropy(16), now)
-        self._running: dict[int, tuple[_Asked, tuple[bytes, bytes] | None]] = {}
+        self._running: dict[int, tuple[_Asked, Place | None]] = {}
         self._replies: dict[bytes, tuple[float, bytes]] = {}  # by hash; the oldest first
         self._reply_bytes = 0
-        self._once: dict[tuple[bytes, bytes], _Once] = {}  # the oldest first
-        self._once_bytes = 0
-        self._once_of: Counter[bytes] = Counter()
+        self.once = once if once is not None else OnceTable()
+        self._waiting: dict[Place, list[_Asked]] = {}  # for a run, on whatever way it came
         self.dropped_count = 0
         self.on_refused: Callable[[bytes, str, CallError], None] = _nobody  # key, target, why
         self.boot_key = sodium.x25519_public(self._private)
@@ -204,19 +179,11 @@ class Callee:
             if self._replies[first][0] > now:
                 break
             self._forget_reply(first)
-        for place, once in list(self._once.items()):
-            if once.until <= now and not once.running:
-                self._forget_once(place)
+        self.once.handle_timer(now)
 
     def restore(self, records: Iterable[OnceRecord], now: float) -> None:
         """After a start: the idempotency keys that were kept."""
-        for record in records:
-            once = _Once(record.content, now + record.left_s)
-            if record.outcome is None:
-                once.error = dumps(error_to_fields(Timeout(maybe_ran=True)))
-            else:
-                once.value, once.error = record.outcome
-            self._add_once((record.caller, record.key), once)
+        self.once.restore(records, now)
 
     def receive(self, sender: bytes, ident: bytes, body: bytes, now: float) -> Run | Answer | None:
         """A sealed request, brought as message `ident` of the account `sender`."""
@@ -240,7 +207,7 @@ class Callee:
         if signer.key is None:  # nothing of it is remembered: anybody could have sent it
             failure = failure or NotPermitted()
             self.on_refused(sender, request.target, failure)
-            return self._reply(asked, error=_encoded(failure))
+            return self._reply(asked, error=encoded(failure))
         match self._freshness.take(request.token, opened.hash):
             case Verdict.STALE:
                 return self._reply(asked, error=stale_error(self.token))
@@ -248,14 +215,14 @@ class Callee:
                 kept = self._replies.get(opened.hash)
                 return None if kept is None else Answer(to=sender, re=ident, body=kept[1])
             case Verdict.FULL:
-                return self._reply(asked, error=_encoded(RateLimited(FULL_S)))
+                return self._reply(asked, error=encoded(RateLimited(FULL_S)))
         try:
             if failure is not None or right is None:
                 raise failure or NotPermitted()
             return self._admitted(asked, request, right, now)
         except CallError as error:
             self.on_refused(signer.key, request.target, error)
-            return self._keep(asked, self._reply(asked, error=_encoded(error)), now)
+            return self._keep(asked, self._reply(asked, error=encoded(error)), now)
 
     def finish(
         self, ticket: int, outcome: bytes | CallError, now: float, *, ran: bool = True
@@ -269,26 +236,38 @@ class Callee:
         if known is None:
             return [], None
         asked, place = known
-        if isinstance(outcome, bytes) and len(outcome) > REPLY_VALUE_BYTES_MAX:
-            outcome = RemoteError(
-                "too_large",
-                f"the value has {len(outcome)} bytes encoded, at most {REPLY_VALUE_BYTES_MAX} "
-                "travel through a relay; use a direct link",
-            )
-        value, error = (outcome, None) if isinstance(outcome, bytes) else (None, _encoded(outcome))
+        value, error = (outcome, None) if isinstance(outcome, bytes) else (None, encoded(outcome))
         waiting, record = [asked], None
         if place is not None:
-            once = self._once[place]
-            waiting += once.waiting
-            once.waiting.clear()
+            waiting += self._waiting.pop(place, [])
             if ran:
-                record = self._ended(place, once, value, error, now)
+                record = self.once.end(place, value, error, now)
             else:
-                self._forget_once(place)
-        answers = [
+                self.once.forget(place)
+        return self._answers(waiting, value, error, now), record
+
+    def told(
+        self, place: Place, value: bytes | None, error: bytes | None, now: float
+    ) -> list[Answer]:
+        """The run of a key that did not come this way has ended: what to send to who waits here."""
+        return self._answers(self._waiting.pop(place, []), value, error, now)
+
+    def _answers(
+        self, waiting: list[_Asked], value: bytes | None, error: bytes | None, now: float
+    ) -> list[Answer]:
+        if value is not None and len(value) > REPLY_VALUE_BYTES_MAX:
+            error = encoded(
+                RemoteError(
+                    "too_large",
+                    f"the value has {len(value)} bytes encoded, at most {REPLY_VALUE_BYTES_MAX} "
+                    "travel through a relay; use a direct link",
+                )
+            )
+            value = None
+        answers = (
             self._keep(each, self._reply(each, value=value, error=error), now) for each in waiting
-        ]
-        return [each for each in answers if each is not None], record
+        )
+        return [each for each in answers if each is not None]
 
     def _admitted(
         self, asked: _Asked, request: SignedRequest, right: Right, now: float
@@ -301,22 +280,16 @@ class Callee:
         place = record = None
         if request.idempotency_key is not None:
             place = (right.caller, request.idempotency_key)
-            content = _content(request)
-            once = self._once.get(place)
-            if once is not None:
+            content = content_of(request.target, request.arguments)
+            try:
+                begun = self.once.begin(*place, content, now)
+            except CallError:
                 self._grants.finish(ticket)
-                return self._again(asked, once, content, now)
-            if (
-                len(self._once) >= ONCE_KEYS_MAX
-                or self._once_of[right.caller] >= ONCE_KEYS_PER_CALLER_MAX
-                or self._once_bytes >= ONCE_BYTES_MAX
-            ):
+                raise
+            if not isinstance(begun, OnceRecord):
                 self._grants.finish(ticket)
-                raise RateLimited(FULL_S)
-            self._add_once(place, _Once(content, now + ONCE_KEPT_S, running=True))
-            record = OnceRecord(
-                caller=right.caller, key=place[1], content=content, left_s=ONCE_KEPT_S
-            )
+                return self._again(asked, place, begun, now)
+            record = begun
         self._running[ticket] = (asked, place)
         return Run(
             ticket=ticket,
@@ -327,50 +300,16 @@ class Callee:
             record=record,
         )
 
-    # -- idempotency keys
-
-    def _again(self, asked: _Asked, once: _Once, content: bytes, now: float) -> Answer | None:
+    def _again(self, asked: _Asked, place: Place, ended: Ended | None, now: float) -> Answer | None:
         """The key was used before. Raises: `CallError`."""
-        if once.content != content:
-            raise RemoteError("badarg", "this idempotency key was used for another call")
-        if not once.running:
-            return self._keep(asked, self._reply(asked, value=once.value, error=once.error), now)
-        if len(once.waiting) >= WAITING_MAX:
+        if ended is not None:
+            answers = self._answers([asked], ended.value, ended.error, now)
+            return answers[0] if answers else None
+        waiting = self._waiting.setdefault(place, [])
+        if len(waiting) >= WAITING_MAX:
             raise RateLimited(FULL_S)
-        once.waiting.append(asked)
+        waiting.append(asked)
         return None
-
-    def _ended(
-        self,
-        place: tuple[bytes, bytes],
-        once: _Once,
-        value: bytes | None,
-        error: bytes | None,
-        now: float,
-    ) -> OnceRecord:
-        self._once_bytes -= once.size
-        once.running, once.value, once.error = False, value, error
-        if self._once_bytes + once.size > ONCE_BYTES_MAX:  # that it ran is kept, not what it gave
-            once.value, once.error = None, _encoded(Timeout(maybe_ran=True))
-        self._once_bytes += once.size
-        return OnceRecord(
-            caller=place[0],
-            key=place[1],
-            content=once.content,
-            left_s=max(once.until - now, 0.0),
-            outcome=(once.value, once.error),
-        )
-
-    def _add_once(self, place: tuple[bytes, bytes], once: _Once) -> None:
-        self._once[place] = once
-        self._once_bytes += once.size
-        self._once_of[place[0]] += 1
-
-    def _forget_once(self, place: tuple[bytes, bytes]) -> None:
-        self._once_bytes -= self._once.pop(place).size
-        self._once_of[place[0]] -= 1
-        if not self._once_of[place[0]]:
-            del self._once_of[place[0]]
 
     # -- replies
 
@@ -401,14 +340,6 @@ class Callee:
 
 def _nobody(key: bytes, target: str, error: CallError) -> None:
     """Nobody wants to know."""
-
-
-def _encoded(error: CallError) -> bytes:
-    return dumps(error_to_fields(error))
-
-
-def _content(request: SignedRequest) -> bytes:
-    return blake2b(dumps([request.target, request.arguments]), digest_size=16).digest()
 
 
 # -- the caller's side

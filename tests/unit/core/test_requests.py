@@ -9,17 +9,17 @@ from math import inf
 
 import pytest
 
+from drupelet.core import once as core_once
 from drupelet.core import requests as core
 from drupelet.core.freshness import KEPT_MAX, TOKEN_S, TOKENS_MAX
 from drupelet.core.grants import Grants, Quota
+from drupelet.core.once import ONCE_KEPT_S, OnceRecord, content_of
 from drupelet.core.requests import (
-    ONCE_KEPT_S,
     STALE_S,
     WAITING_MAX,
     Answer,
     Callee,
     Caller,
-    OnceRecord,
     Outcome,
     Run,
     Sent,
@@ -311,6 +311,24 @@ def test_idempotency_keys_outlive_the_callee() -> None:
     assert isinstance(outcome, Outcome) and outcome.result == dumps("hot")
 
 
+def test_a_run_that_came_on_another_way_is_answered_here_too() -> None:
+    pair = Pair()
+    now, place, arguments = 0.0, (KEY[BOB], ONCE), dumps([1])
+    table = pair.alice.callee.once
+    content = content_of("kitchen/boil", arguments)
+    assert isinstance(table.begin(*place, content, now), OnceRecord)
+    assert pair.receive(pair.sent(idempotency_key=ONCE)) is None  # waits for that one
+    table.end(place, dumps("hot"), None, 1.0)
+    [answer] = pair.alice.callee.told(place, dumps("hot"), None, 1.0)
+    outcome = pair.reply(answer)
+    assert isinstance(outcome, Outcome) and outcome.result == dumps("hot")
+    assert pair.alice.callee.told(place, dumps("hot"), None, 1.0) == []
+    table.begin(KEY[BOB], b"2" * 16, content, 2.0)
+    table.end((KEY[BOB], b"2" * 16), bytes(REPLY_VALUE_BYTES_MAX + 1), None, 2.0)
+    error = pair.error(pair.receive(pair.sent(2.0, idempotency_key=b"2" * 16), 2.0))
+    assert isinstance(error, RemoteError) and error.kind == "too_large"
+
+
 def test_a_run_that_never_began_uses_no_idempotency_key() -> None:
     pair = Pair()
     run = pair.run(pair.sent(idempotency_key=ONCE))
@@ -331,7 +349,7 @@ def test_waiting_for_one_key_at_the_maximum_and_one_above() -> None:
 def test_idempotency_keys_at_the_maximum_and_one_above(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(core, name, 2)
+    monkeypatch.setattr(core_once, name, 2)
     pair = Pair()
     for number in range(2):
         pair.run(pair.sent(idempotency_key=bytes([number]) * 16))
@@ -341,7 +359,7 @@ def test_idempotency_keys_at_the_maximum_and_one_above(
 
 
 def test_bytes_of_idempotency_keys_at_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "ONCE_BYTES_MAX", 1_000)
+    monkeypatch.setattr(core_once, "ONCE_BYTES_MAX", 1_000)
     pair = Pair()
     run = pair.run(pair.sent(idempotency_key=ONCE))
     _, record = pair.alice.callee.finish(run.ticket, bytes(1_001), 1.0)
