@@ -96,7 +96,7 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "guests": {"admission"},
     "grants": {"buckets"},
     "relay": {"buckets"},
-    "requests": {"freshness", "grants", "once"},
+    "requests": {"asked", "freshness", "grants", "once"},
     "processes": {"lines", "signals"},
     "signals": {"lines"},
 }

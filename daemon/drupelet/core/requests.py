@@ -38,6 +38,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
+from drupelet.core.asked import Asked, Asking, Sealed, Signer
 from drupelet.core.freshness import KEPT_MAX, TOKEN_S, Freshness, Verdict
 from drupelet.core.grants import FULL_S, Grants, Right
 from drupelet.core.once import Ended, OnceRecord, OnceTable, Place, content_of, encoded
@@ -62,9 +63,7 @@ from drupelet.wire.limits import (
 )
 from drupelet.wire.requests import (
     Opened,
-    Reply,
     SignedRequest,
-    encode_reply,
     encode_request,
     open_reply,
     open_request,
@@ -76,6 +75,8 @@ from drupelet.wire.requests import (
 
 STALE_S: Final = 50.0  # KEPT_MAX windows less the TOKENS_MAX that accept: 60 s, less clocks' drift
 WAITING_MAX: Final = 8  # requests with one idempotency key that wait for one run
+REPLAYED: Final = "replayed"  # the kind of the refusal of a replay that is not answered again
+_REPLAYED: Final = "this request was accepted before, and it counts once; sign it anew"
 _ENTRY_BYTES: Final = 256  # of a kept reply or record, beside its bytes
 
 Entropy = Callable[[int], bytes]
@@ -103,16 +104,6 @@ class Run:
     arguments: bytes
     span_s: float
     record: OnceRecord | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """Who waits for an answer, and how it is named and sealed."""
-
-    sender: bytes
-    ident: bytes
-    hash: bytes
-    reply_key: bytes
 
 
 class _Signer:
@@ -152,11 +143,11 @@ class Callee:
         self._entropy = entropy
         self._private = entropy(sodium.KEY_BYTES)
         self._freshness = Freshness(entropy(16), now)
-        self._running: dict[int, tuple[_Asked, Place | None]] = {}
+        self._running: dict[int, tuple[Asked, Place | None]] = {}
         self._replies: dict[bytes, tuple[float, bytes]] = {}  # by hash; the oldest first
         self._reply_bytes = 0
         self.once = once if once is not None else OnceTable()
-        self._waiting: dict[Place, list[_Asked]] = {}  # for a run, on whatever way it came
+        self._waiting: dict[Place, list[Asked]] = {}  # for a run, on whatever way it came
         self.dropped_count = 0
         self.on_refused: Callable[[bytes, str, CallError], None] = _nobody  # key, target, why
         self.boot_key = sodium.x25519_public(self._private)
@@ -195,9 +186,13 @@ class Callee:
         if opened is None or opened.request.callee != self._key:
             self.dropped_count += 1
             return None
-        request = opened.request
-        asked = _Asked(sender, ident, opened.hash, request.reply_key)
-        signer = _Signer(opened)
+        asked = Sealed(sender, ident, opened.hash, opened.request.reply_key)
+        return self.judge(asked, opened.request, _Signer(opened), now)
+
+    def judge(
+        self, asked: Asked, request: Asking, signer: Signer, now: float
+    ) -> Run | Answer | None:
+        """A request whose shape is good, however it came. `now`: as `handle_timer` was told."""
         failure: CallError | None = None
         right: Right | None = None
         try:
@@ -206,14 +201,16 @@ class Callee:
             failure = error
         if signer.key is None:  # nothing of it is remembered: anybody could have sent it
             failure = failure or NotPermitted()
-            self.on_refused(sender, request.target, failure)
+            self.on_refused(asked.sender, request.target, failure)
             return self._reply(asked, error=encoded(failure))
-        match self._freshness.take(request.token, opened.hash):
+        match self._freshness.take(request.token, asked.hash):
             case Verdict.STALE:
                 return self._reply(asked, error=stale_error(self.token))
             case Verdict.REPLAYED:
-                kept = self._replies.get(opened.hash)
-                return None if kept is None else Answer(to=sender, re=ident, body=kept[1])
+                if not asked.repeats:
+                    return self._reply(asked, error=encoded(RemoteError(REPLAYED, _REPLAYED)))
+                kept = self._replies.get(asked.hash)
+                return kept and Answer(to=asked.sender, re=asked.ident, body=kept[1])
             case Verdict.FULL:
                 return self._reply(asked, error=encoded(RateLimited(FULL_S)))
         try:
@@ -253,7 +250,7 @@ class Callee:
         return self._answers(self._waiting.pop(place, []), value, error, now)
 
     def _answers(
-        self, waiting: list[_Asked], value: bytes | None, error: bytes | None, now: float
+        self, waiting: list[Asked], value: bytes | None, error: bytes | None, now: float
     ) -> list[Answer]:
         if value is not None and len(value) > REPLY_VALUE_BYTES_MAX:
             error = encoded(
@@ -270,7 +267,7 @@ class Callee:
         return [each for each in answers if each is not None]
 
     def _admitted(
-        self, asked: _Asked, request: SignedRequest, right: Right, now: float
+        self, asked: Asked, request: Asking, right: Right, now: float
     ) -> Run | Answer | None:
         """Its right, its rate, its idempotency key. Raises: `CallError`."""
         mission, _, function = request.target.partition("/")
@@ -300,7 +297,7 @@ class Callee:
             record=record,
         )
 
-    def _again(self, asked: _Asked, place: Place, ended: Ended | None, now: float) -> Answer | None:
+    def _again(self, asked: Asked, place: Place, ended: Ended | None, now: float) -> Answer | None:
         """The key was used before. Raises: `CallError`."""
         if ended is not None:
             answers = self._answers([asked], ended.value, ended.error, now)
@@ -314,17 +311,15 @@ class Callee:
     # -- replies
 
     def _reply(
-        self, asked: _Asked, *, value: bytes | None = None, error: bytes | None = None
+        self, asked: Asked, *, value: bytes | None = None, error: bytes | None = None
     ) -> Answer | None:
-        signed = encode_reply(self._seed, Reply(request_hash=asked.hash, value=value, error=error))
-        try:
-            body = sodium.seal(self._entropy(32), asked.reply_key, signed)
-        except RemoteProtocolError:  # its reply key is none: nobody can be answered
+        body = asked.dressed(self._seed, self._entropy, value, error)
+        if body is None:
             self.dropped_count += 1
             return None
         return Answer(to=asked.sender, re=asked.ident, body=body)
 
-    def _keep(self, asked: _Asked, answer: Answer | None, now: float) -> Answer | None:
+    def _keep(self, asked: Asked, answer: Answer | None, now: float) -> Answer | None:
         """Keep a reply for as long as a replay is known for one; without room, the oldest goes."""
         if answer is None:
             return None
