@@ -252,7 +252,7 @@ def _encode_int(value: int) -> bytes:
 def _encode_key(key: Any) -> bytes:
     if type(key) is not int:
         raise _Unsendable
-    return _encode_int(key)
+    return _INTS[key] if key in _INTS else _encode_int(key)
 
 
 def _large_map_head(value: dict[Any, Any]) -> bytes:

@@ -46,7 +46,7 @@ that choose their own algorithm); X.509 (size, and parsers with a history).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from typing import Final
@@ -63,13 +63,14 @@ from drupelet.wire.limits import (
     GRANT_FUNCTIONS_MAX,
     GRANT_LINKS_MAX,
 )
-from drupelet.wire.signing import Signed, sign, verify
+from drupelet.wire.signing import sign
 from drupelet.wire.sodium import KEY_BYTES, SIGNATURE_BYTES
 
 GRANT_DOMAIN: Final = b"drupelet/grant/1"
 NONCE_BYTES: Final = 8  # of one issuer's grants two are alike once in 2**32
 ID_BYTES: Final = 16
 _NO_ID: Final = bytes(ID_BYTES)
+_SIGNED: Final = GRANT_DOMAIN + b"\0"  # as wire/signing.py has it; `data` is bounded
 
 _COUNT_TOP: Final = 1_000_000  # calls; no Pi answers more
 _PERIOD_TOP_S: Final = 86_400
@@ -81,7 +82,13 @@ _TOPS: Final = {  # field -> the largest value that says something
     "bytes": BODY_BYTES_MAX,
     "expires_s": _SPAN_TOP_S,
 }
-_KEYS: Final = {7: "burst", 8: "concurrent", 9: "bytes", 10: "expires_s"}
+_KEYS: Final = {
+    7: "burst",
+    8: "concurrent",
+    9: "bytes",
+    10: "expires_s",
+    11: "delegable",
+}
 _SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -219,10 +226,9 @@ def _extended(
     if terms.rate is not None:
         content[6] = list(terms.rate)
     for key, field in _KEYS.items():
-        if getattr(terms, field) is not None:
-            content[key] = getattr(terms, field)
-    if terms.delegable:
-        content[11] = terms.delegable
+        value = getattr(terms, field)
+        if value is not None and (value or field != "delegable"):
+            content[key] = value
     if bearer:
         content[12] = True
     encoded = dumps(content)
@@ -235,7 +241,8 @@ def _extended(
 
 
 def decode_grant(data: bytes) -> Grant:
-    """The grant in `data`, every signature checked: 45 us for each link.
+    """The grant in `data`, every signature checked: 65 us for each link, 55 of them for its
+    signature.
 
     Raises: `RemoteProtocolError` with what is wrong.
     """
@@ -250,6 +257,7 @@ def decode_grant(data: bytes) -> Grant:
     mission, sequence = "", 0
     left = Terms()
     parent = _NO_ID
+    count = len(parts) // 2
     for content, signature in zip(parts[::2], parts[1::2], strict=True):
         if not isinstance(content, bytes) or not isinstance(signature, bytes):
             raise RemoteProtocolError("malformed grant")
@@ -263,12 +271,13 @@ def decode_grant(data: bytes) -> Grant:
             mission = _mission(fields.pop(4, None))
             sequence = _sequence(fields.pop(13, None))
         link = _decode_link(fields, signer, parent, content)
-        verify(Signed(parent + content, signer, signature), GRANT_DOMAIN, GRANT_BYTES_MAX)
+        sodium.verify(signer, _SIGNED + parent + content, signature)
         if links:
             problem = narrowing_problem(left, link.terms)
             if problem:
                 raise RemoteProtocolError(f"widened grant: {problem}")
-            left = _combined(left, link.terms)
+            if len(links) + 1 < count:  # the last one's are computed when they are asked for
+                left = _combined(left, link.terms)
         else:
             left = link.terms
         parent = link.id
@@ -301,14 +310,13 @@ def _decode_link(
         case _:
             raise RemoteProtocolError("malformed link of a grant")
     numbers: dict[str, int] = {}
-    for key, field in (*_KEYS.items(), (11, "delegable")):
-        value = fields.pop(key, None)
-        if value is not None:
-            if type(value) is not int or (field == "delegable" and not value):
-                raise RemoteProtocolError("malformed link of a grant")
-            numbers[field] = value
     bearer = fields.pop(12, None)
-    if fields or not (bearer is None or bearer is True):
+    for key, value in fields.items():
+        field = _KEYS.get(key) if type(key) is int else None
+        if field is None or type(value) is not int or (field == "delegable" and not value):
+            raise RemoteProtocolError("malformed link of a grant")
+        numbers[field] = value
+    if not (bearer is None or bearer is True):
         raise RemoteProtocolError("malformed link of a grant")
     terms = Terms(functions=functions, rate=rate, **numbers)
     problem = _terms_problem(terms)
@@ -373,13 +381,15 @@ def narrowing_problem(left: Terms, wanted: Terms) -> str:
 def _combined(left: Terms, link: Terms) -> Terms:
     """What is left after another link, which `narrowing_problem` let through."""
     bursts = [each for each in (_burst(left), _burst(link)) if each is not None]
-    changes = {
-        field: getattr(link, field)
-        for field in ("functions", "rate", "concurrent", "bytes", "expires_s")
-        if getattr(link, field) is not None
-    }
-    burst = min(bursts) if bursts else None
-    return replace(left, **changes, burst=burst, delegable=link.delegable)
+    return Terms(
+        functions=left.functions if link.functions is None else link.functions,
+        rate=left.rate if link.rate is None else link.rate,
+        burst=min(bursts) if bursts else None,
+        concurrent=left.concurrent if link.concurrent is None else link.concurrent,
+        bytes=left.bytes if link.bytes is None else link.bytes,
+        expires_s=left.expires_s if link.expires_s is None else link.expires_s,
+        delegable=link.delegable,
+    )
 
 
 def _burst(terms: Terms) -> int | None:
