@@ -1,4 +1,4 @@
-"""The exception tree and its wire form: one table, both ways.
+"""The exception tree, its wire form: one table, both ways; and its form in JSON.
 
 Decides which *reaction* each failure asks for; one class per reaction, not one per message.
 
@@ -317,6 +317,37 @@ def _check_text(*texts: str) -> None:
     for text in texts:
         if len(text) > _TEXT_CHARS_MAX:
             raise RemoteProtocolError("error text too long")
+
+
+def error_document(error: CallError) -> dict[str, object]:
+    """The JSON form, for programs that read it: ``kind``, ``message``, and the error's own fields.
+
+    The kind of a `RemoteError` is the remote exception's (with ``"class": "RemoteError"``), that
+    of any other the name of its class.
+    """
+    match error:
+        case RemoteError():
+            found: dict[str, object] = {"kind": error.kind, "class": "RemoteError"}
+            found["message"] = error.message
+            if error.traceback_text:
+                found["traceback"] = error.traceback_text
+            return found
+        case NotPermitted():
+            return {"kind": "NotPermitted", "message": error.message}
+        case Timeout():
+            found = {"kind": "Timeout", "maybe_ran": error.maybe_ran}
+        case NoConnection():
+            found = {"kind": "NoConnection", "reason": error.reason, "maybe_ran": error.maybe_ran}
+        case RateLimited():
+            found = {"kind": "RateLimited", "retry_after_s": error.retry_after_s}
+        case Revoked():
+            found = {"kind": "Revoked", "word": error.word}
+        case CodeMismatch():
+            found = {"kind": "CodeMismatch", "have": error.have, "want": error.want}
+        case _:
+            found = {"kind": type(error).__name__}
+    found["message"] = str(error)
+    return found
 
 
 def exit_code(error: BaseException) -> int:

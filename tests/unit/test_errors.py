@@ -51,6 +51,16 @@ def test_each_failure_crosses_the_wire(error: CallError) -> None:
     assert str(came) == str(error)
 
 
+@pytest.mark.parametrize("error", EACH, ids=lambda error: f"{type(error).__name__} {error}")
+def test_each_failure_has_a_form_in_json(error: CallError) -> None:
+    found = errors.error_document(error)
+    fields = {name: value for name, value in vars(error).items() if name != "traceback_text"}
+    assert found["kind"] == fields.pop("kind", type(error).__name__)
+    assert found["message"] == fields.pop("message", str(error))
+    assert found.get("traceback", "") == getattr(error, "traceback_text", "")
+    assert fields.items() <= found.items()
+
+
 def test_every_kind_of_failure_has_a_wire_form() -> None:
     assert {type(error) for error in EACH} == set(CallError.__subclasses__())
     with pytest.raises(errors.LocalProtocolError, match="CallError has no wire form"):

@@ -5,8 +5,7 @@
 - Human output of a failure: what happened, then ``why:`` and ``mend:`` lines where there is one.
 - A value is printed as JSON in both (`drupelet.cli.values`).
 
-The `kind` of a failure is the remote exception's own kind for a `RemoteError` (with ``"class":
-"RemoteError"``), else the name of the class in `drupelet.errors`.
+The `kind` of a failure is `errors.error_document`'s.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from drupelet import errors
 from drupelet.cli import values
 from drupelet.cli.grammar import UsageError
 from drupelet.errors import (
+    CallError,
     CodeMismatch,
     ConfigError,
     DrupeletError,
@@ -26,7 +26,6 @@ from drupelet.errors import (
     NotPermitted,
     RateLimited,
     RemoteError,
-    Revoked,
     Timeout,
 )
 
@@ -160,27 +159,9 @@ def exit_code(error: Exception) -> int:
 
 def error_document(error: Exception) -> dict[str, object]:
     """A failure as a JSON object: ``kind``, ``message``, its fields, ``mend`` if there is one."""
-    found: dict[str, object]
     match error:
-        case RemoteError():
-            found = {"kind": error.kind, "class": "RemoteError", "message": error.message}
-            if error.traceback_text:
-                found["traceback"] = error.traceback_text
-        case Timeout():
-            found = {"kind": "Timeout", "message": str(error), "maybe_ran": error.maybe_ran}
-        case NoConnection():
-            found = {"kind": "NoConnection", "message": str(error), "reason": error.reason}
-            found["maybe_ran"] = error.maybe_ran
-        case NotPermitted():
-            found = {"kind": "NotPermitted", "message": error.message}
-        case RateLimited():
-            found = {"kind": "RateLimited", "message": str(error)}
-            found["retry_after_s"] = error.retry_after_s
-        case Revoked():
-            found = {"kind": "Revoked", "message": str(error), "word": error.word}
-        case CodeMismatch():
-            found = {"kind": "CodeMismatch", "message": str(error)}
-            found |= {"have": error.have, "want": error.want}
+        case CallError():
+            found = errors.error_document(error)
         case ConfigError():
             found = {"kind": "ConfigError", "message": str(error), "file": error.file}
             found |= {"line": error.line, "key": error.key}

@@ -99,7 +99,9 @@ class Endpoint:
         "table",
     )
 
-    direct: ClassVar[bool] = True  # a link; through a relay (services/relayed_calls.py) no pid travels
+    direct: ClassVar[bool] = (
+        True  # a link; through a relay (services/relayed_calls.py) no pid travels
+    )
 
     def __init__(
         self,
