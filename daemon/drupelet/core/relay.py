@@ -387,6 +387,10 @@ RATES: Final[Mapping[str, Rate]] = {
     "login": Rate(count=20, period_s=1, burst=2_000),  # from an address; a proxy has only one
     "session": Rate(count=1, period_s=2, burst=20),  # of a key that has proved itself
     "register": Rate(count=5, period_s=60, burst=5),  # from an address
+    # 4,096 plates, and a code is shown for 5 minutes: an account tries 15, an address 50
+    "plate": Rate(count=1, period_s=30, burst=5),
+    "plates": Rate(count=1, period_s=10, burst=20),
+    "show": Rate(count=1, period_s=5, burst=20),
 }
 
 

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import trio
 
+from drupelet.core.plates import Plates
 from drupelet.core.relay import RATES, Account, Accounts, Allowances, Catalogue, Mailboxes, Rate
 from drupelet.errors import RemoteProtocolError
 from drupelet.relay.store import Gone, Message, Store, receipt_of
@@ -42,21 +43,27 @@ from drupelet.wire.limits import (
 from drupelet.wire.relay import (
     EXPIRED,
     MESSAGE,
+    PAIRING,
     RECEIPT,
     Ack,
     Announce,
     Find,
+    FindPlate,
     FromNode,
     Login,
+    Pair,
     Register,
     RelayRefused,
     Send,
+    ShowPlate,
     Withdraw,
     check_proof,
 )
 
 CHANGES_S: Final = 1.0  # how long the owner's word takes to be heard
 TICK_S: Final = 600.0  # a write each, and messages that are over go
+PLATE_KEPT_S: Final = 600  # the longest that a code may be shown
+PAIR_KEPT_S: Final = 60  # words of a pairing: nobody waits longer
 _LINE_BYTES: Final = RELAY_MESSAGE_BYTES_MAX  # read ahead for one line: one large message, or many
 
 log = logging.getLogger(__name__)
@@ -132,6 +139,7 @@ class Relay:
         self._accounts = Accounts(store.accounts())
         self._catalogue = Catalogue(entropy(RUN_BYTES))
         self._mailboxes = Mailboxes()
+        self._plates = Plates()
         self._allowances = Allowances({**RATES, **rates})
         self._lines: dict[bytes, list[Line]] = {}
         self._line_count = 0
@@ -152,6 +160,7 @@ class Relay:
             "accounts": len(self._accounts),
             "announced_nodes": len(self._catalogue),
             "lines": self._line_count,
+            "plates": len(self._plates),
             "waiting_messages": self._mailboxes.total,
         }
 
@@ -173,11 +182,12 @@ class Relay:
     async def reload(self) -> None:
         """The owner has changed accounts."""
         self._accounts.load(await self.writer.read(lambda store: store.accounts()))
-        unwelcome = {*self._lines, *self._mailboxes.recipients()}
+        unwelcome = {*self._lines, *self._mailboxes.recipients(), *self._plates.keys()}
         for key in [key for key in unwelcome if not self._accounts.may_receive(key)]:
             for line in self._lines.get(key, ()):
                 line.end()
             self._catalogue.withdraw(key)
+            self._plates.take_back(key)
             await self._clear(key)
 
     async def _clear(self, key: bytes) -> None:
@@ -261,14 +271,16 @@ class Relay:
 
     # -- what is asked
 
-    async def answer(self, key: bytes, message: FromNode) -> Any:
-        """The value of `Done`. Raises: `RelayRefused`."""
+    async def answer(self, key: bytes, message: FromNode, address: str = "") -> Any:
+        """The value of `Done`; `address`: where it came from. Raises: `RelayRefused`."""
         now = trio.current_time()
         self._accounts.admit(key)
         match message:
             case Send():
                 self._allowances.charge(key, "send", now)
-                return await self._send(key, message)
+                return await self._send(key, message, MESSAGE)
+            case ShowPlate() | FindPlate() | Pair():
+                return await self._of_pairing(key, message, address, now)
             case Ack(number=number):
                 return await self._take(key, number)
             case Announce(announcement=data):
@@ -291,7 +303,37 @@ class Relay:
                 return list(self._catalogue.find(key, node, grant, now))
         raise RelayRefused("malformed", "logged in already")
 
-    async def _send(self, key: bytes, said: Send) -> None:
+    async def _of_pairing(
+        self, key: bytes, message: ShowPlate | FindPlate | Pair, address: str, now: float
+    ) -> Any:
+        match message:
+            case ShowPlate(plate=None):
+                self._plates.take_back(key)
+            case ShowPlate(plate=int(plate), kept_s=kept_s):
+                self._allowances.charge(key, "show", now)
+                self._plates.show(key, plate, min(kept_s, PLATE_KEPT_S), now)
+                self.counts["plates_shown"] += 1
+            case FindPlate(plate=plate):
+                self._charge_plate(key, address, now)
+                found = self._accounts.admit(self._plates.find(plate, now))
+                return [found.key, found.name]
+            case Pair():
+                self._allowances.charge(key, "send", now)
+                try:
+                    self._plates.admit(key, message.to, message.plate, now)
+                except RelayRefused:
+                    self._charge_plate(key, address, now)  # this, too, is a try of a plate
+                    raise
+                await self._send(key, message, PAIRING)
+        return None
+
+    def _charge_plate(self, key: bytes, address: str, now: float) -> None:
+        """Whoever tries one plate after the other could burn the codes that are shown there."""
+        self._allowances.charge(key, "plate", now)
+        self._allowances.charge(address.encode(), "plates", now)
+        self.counts["plates_looked_up"] += 1
+
+    async def _send(self, key: bytes, said: Send | Pair, kind: int) -> None:
         if not self._accounts.may_receive(said.to):
             raise RelayRefused("not_found")
         size = len(said.body)
@@ -299,11 +341,11 @@ class Relay:
         message = Message(
             recipient=said.to,
             sender=key,
-            kind=MESSAGE,
+            kind=kind,
             id=said.id,
             re=said.re,
-            receipt=said.receipt,
-            until=self._served_s() + said.kept_s,
+            receipt=isinstance(said, Send) and said.receipt,
+            until=self._served_s() + (said.kept_s if isinstance(said, Send) else PAIR_KEPT_S),
             body=said.body,
         )
         counted = True

@@ -172,7 +172,8 @@ class Web:
                     if scope.cancelled_caught:
                         await socket.close(_CLOSE_SILENT)
                         break
-                    await socket.send_bytes(encode(await self._answer(key, message)))
+                    answer = await self._answer(key, message, self._address(socket))
+                    await socket.send_bytes(encode(answer))
             except WebSocketDisconnect:
                 pass
             except RemoteProtocolError:
@@ -181,9 +182,9 @@ class Web:
         if line.ended:
             await socket.close(_CLOSE_REFUSED)
 
-    async def _answer(self, key: bytes, message: FromNode) -> FromRelay:
+    async def _answer(self, key: bytes, message: FromNode, address: str) -> FromRelay:
         try:
-            return Done(ref=message.ref, value=await self._relay.answer(key, message))
+            return Done(ref=message.ref, value=await self._relay.answer(key, message, address))
         except RelayRefused as refusal:
             self._relay.counts[f"refused_{refusal.code}"] += 1
             return _refused(message.ref, refusal)
@@ -208,7 +209,7 @@ class Web:
         key = self._session(request)
         if key is None:
             return _reply(_refused(message.ref, RelayRefused("denied", "log in again")), 401)
-        return _reply(await self._answer(key, message))
+        return _reply(await self._answer(key, message, self._address(request)))
 
     async def _enter_by_http(self, request: Request, message: Login | Register) -> FromRelay:
         nonce = _hexadecimal(request.headers.get("drupelet-nonce", ""))

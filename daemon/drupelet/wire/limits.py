@@ -104,6 +104,8 @@ PAIR_CONFIRM_S: Final = 10.0  # after the code was proved: a disk and a round tr
 PAIR_RUNS_MAX: Final = 8  # links that try one code at the same time; the oldest goes first
 PAIR_MESSAGE_BYTES_MAX: Final = GRANT_FILE_CHARS_MAX + 512  # with a grant's file
 PAIR_COOKIE_CHARS_MAX: Final = 256  # one that a person chose: store/cookie.py
+PAIR_PLATES: Final = 4_096  # 12 bits of a code that tell where it is shown; 24.7 stay secret
+PAIR_RELAYED_BYTES_MAX: Final = PAIR_MESSAGE_BYTES_MAX + 4_096  # signed, with addresses
 PAIR_SPENT_MAX: Final = 64  # codes that were tried from this node and did not hold
 INVITATION_CHARS_MAX: Final = 1_024  # 8 addresses; a QR code that a phone still reads
 
@@ -130,6 +132,7 @@ RELAY_SENDS_PER_SECOND: Final = 50  # of one account, unless its configuration s
 RELAY_SENDS_PER_SECOND_MAX: Final = 10_000  # that it may say
 RELAY_LINKS_PER_ACCOUNT_MAX: Final = 4  # a node that changes networks; the oldest goes first
 RELAY_WRITES_MAX: Final = 1_024  # that wait for the disk; beyond it: busy
+RELAY_PLATES_MAX: Final = 256  # codes that are shown at one time, at one relay; one an account
 RELAY_NONCES_MAX: Final = 4_096  # given out for HTTP logins and not yet used; the oldest goes first
 RELAY_SESSIONS_MAX: Final = 4_096  # HTTP sessions; the longest unused goes first
 

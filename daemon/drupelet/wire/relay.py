@@ -32,6 +32,8 @@ from drupelet.wire.limits import (
     HOST_CHARS_MAX,
     MAILBOX_KEPT_S,
     NAME_CHARS_MAX,
+    PAIR_PLATES,
+    PAIR_RELAYED_BYTES_MAX,
     RELAY_EMAIL_CHARS_MAX,
     RELAY_FRAME_BYTES_MAX,
     RELAY_MESSAGE_BYTES_MAX,
@@ -63,12 +65,14 @@ REFUSALS: Final = frozenset(
         "offers_wanted",  # send the announcement with its offers
         "malformed",
         "busy",  # the relay is full; later, or another
+        "taken",  # another shows a code at that plate
     }
 )
 
 MESSAGE: Final = 0
 RECEIPT: Final = 1  # the recipient has it: `re` is its id
 EXPIRED: Final = 2  # it waited for too long, or its recipient's account went
+PAIRING: Final = 3  # words of two nodes that pair
 
 
 class RelayRefused(DrupeletError):
@@ -187,6 +191,38 @@ class Withdraw:
     ref: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShowPlate:
+    """I show a code whose plate this is (`wire/pairing.py`), for `kept_s`; null: no more."""
+
+    CODE: ClassVar[int] = 9
+    ref: int
+    plate: int | None
+    kept_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindPlate:
+    """Who shows a code with that plate: `[key, name]`."""
+
+    CODE: ClassVar[int] = 10
+    ref: int
+    plate: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """`body` for `to`, of a pairing. `plate`: the one that `to` shows; null: I show one myself."""
+
+    CODE: ClassVar[int] = 11
+    ref: int
+    to: bytes
+    plate: int | None
+    id: bytes
+    re: bytes | None
+    body: bytes
+
+
 # -- messages of a relay
 
 
@@ -233,7 +269,19 @@ class Deliver:
     body: bytes
 
 
-FromNode: TypeAlias = Login | Register | Announce | Send | Ack | Catalogue | Find | Withdraw
+FromNode: TypeAlias = (
+    Login
+    | Register
+    | Announce
+    | Send
+    | Ack
+    | Catalogue
+    | Find
+    | Withdraw
+    | ShowPlate
+    | FindPlate
+    | Pair
+)
 FromRelay: TypeAlias = Hello | Done | Refused | Deliver
 
 Check: TypeAlias = Callable[[Any], bool]
@@ -289,7 +337,8 @@ CHECKS: Final[Mapping[str, Check]] = {
     "code": lambda value: type(value) is str and value in REFUSALS,
     "text": _text(_TEXT_CHARS),
     "retry_after_ms": whole(0, NUMBER_MAX),
-    "kind": whole(MESSAGE, EXPIRED),
+    "kind": whole(MESSAGE, PAIRING),
+    "plate": _or_none(whole(0, PAIR_PLATES - 1)),
     "sender": _KEY,
 }
 
@@ -302,7 +351,10 @@ def table_of(*classes: type) -> Table:
     }
 
 
-_OF_NODES: Final = table_of(Login, Register, Announce, Send, Ack, Catalogue, Find, Withdraw)
+_OF_NODES: Final = table_of(
+    *(Login, Register, Announce, Send, Ack, Catalogue, Find, Withdraw),
+    *(ShowPlate, FindPlate, Pair),
+)
 _OF_RELAYS: Final = table_of(Hello, Done, Refused, Deliver)
 _FIELDS: Final = {made: names for made, names in [*_OF_NODES.values(), *_OF_RELAYS.values()]}
 
@@ -318,6 +370,10 @@ def decode_from_node(data: bytes) -> FromNode:
     message: FromNode = decode_message(data, _OF_NODES, CHECKS)
     if isinstance(message, Register) and (message.invite is None) == (message.email is None):
         raise RemoteProtocolError("register with an invite or with an address")
+    if isinstance(message, FindPlate) and message.plate is None:
+        raise RemoteProtocolError("malformed plate in FindPlate")
+    if isinstance(message, Pair) and len(message.body) > PAIR_RELAYED_BYTES_MAX:
+        raise RemoteProtocolError("malformed body in Pair")
     return message
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -24,7 +25,7 @@ from drupelet.wire.limits import (
     RELAY_WINDOW_MESSAGES,
 )
 from drupelet.wire.relay import RelayRefused
-from tests.unit.relay.nodes import ALICE, BOB, FREE, NAME, TRUDY, approved, send
+from tests.unit.relay.nodes import ALICE, BOB, FREE, NAME, TRUDY, approved, node, send
 
 NONCE = b"n" * 32
 CODE = b"i" * 16
@@ -310,3 +311,84 @@ async def test_each_account_has_its_own_rate(tmp_path: Path) -> None:
                 refusals += 1
         assert 1 <= refusals <= 10
         await relay.answer(BOB.key, wire.Catalogue(ref=0, after=b""))
+
+
+# -- codes that are shown for pairing
+
+
+def pair(to: bytes, plate: int | None, **changed: Any) -> wire.Pair:
+    fields: dict[str, Any] = {"ref": 0, "re": None, "body": b"words"}
+    return wire.Pair(to=to, plate=plate, **{**fields, "id": os.urandom(16), **changed})
+
+
+async def test_two_that_pair_find_each_other_by_a_plate(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB) as relay:
+        with refused("not_found"):
+            await relay.answer(BOB.key, wire.FindPlate(ref=0, plate=7))
+        await relay.answer(ALICE.key, wire.ShowPlate(ref=0, plate=7, kept_s=300))
+        assert relay.gauges()["plates"] == 1
+        found = await relay.answer(BOB.key, wire.FindPlate(ref=0, plate=7))
+        assert found == [ALICE.key, "node"]
+        asked = pair(ALICE.key, 7)
+        await relay.answer(BOB.key, asked)
+        await relay.answer(ALICE.key, pair(BOB.key, None, re=asked.id, body=b"answer"))
+        for key, sender, re, body in (
+            (ALICE.key, BOB.key, None, b"words"),
+            (BOB.key, ALICE.key, asked.id, b"answer"),
+        ):
+            with relay.line(key) as line:
+                [message] = await line.now()
+            assert (message.sender, message.re, message.body) == (sender, re, body)
+            assert message.kind == wire.PAIRING
+        await relay.answer(ALICE.key, wire.ShowPlate(ref=0, plate=None, kept_s=1))
+        for key, said in (
+            (BOB.key, wire.FindPlate(ref=0, plate=7)),
+            (BOB.key, pair(ALICE.key, 7)),
+            (ALICE.key, pair(BOB.key, None)),
+        ):
+            with refused("not_found"):
+                await relay.answer(key, said)
+
+
+async def test_who_tries_one_plate_after_the_other_is_stopped(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB, TRUDY) as relay:
+        await relay.answer(ALICE.key, wire.ShowPlate(ref=0, plate=7, kept_s=300))
+        for said in [wire.FindPlate(ref=0, plate=each) for each in range(100, 103)] + [
+            pair(ALICE.key, 8),  # he knows her key, and tries words at once
+            pair(ALICE.key, None),
+        ]:
+            with refused("not_found"):
+                await relay.answer(BOB.key, said, "192.0.2.1")
+        for said in (wire.FindPlate(ref=0, plate=7), pair(ALICE.key, 9)):
+            with refused("rate_limited") as caught:
+                await relay.answer(BOB.key, said, "192.0.2.1")
+            assert 20 < caught.value.retry_after_s <= 30
+        await relay.answer(BOB.key, pair(ALICE.key, 7))  # who has the code is not stopped by that
+        others = [node(number) for number in range(10, 20)]
+        await relay.writer.write(
+            lambda store: [
+                store.put_account(
+                    Account(key=each.key, name="node", email="", standing=Standing.APPROVED)
+                )
+                for each in others
+            ]
+        )
+        await relay.reload()
+        codes = []
+        for each, plate in itertools.product(others, range(20, 23)):  # many accounts, one address
+            with pytest.raises(RelayRefused) as caught:
+                await relay.answer(each.key, wire.FindPlate(ref=0, plate=plate), "192.0.2.1")
+            codes.append(caught.value.code)
+        assert codes == ["not_found"] * 15 + ["rate_limited"] * 15
+        found = await relay.answer(TRUDY.key, wire.FindPlate(ref=0, plate=7), "192.0.2.2")
+        assert found == [ALICE.key, "node"]
+
+
+async def test_a_code_of_who_was_denied_is_not_found(tmp_path: Path) -> None:
+    async with running(tmp_path, ALICE, BOB) as relay:
+        await relay.answer(ALICE.key, wire.ShowPlate(ref=0, plate=7, kept_s=300))
+        denied = Account(key=ALICE.key, name="node", email="", standing=Standing.DENIED)
+        await relay.writer.write(lambda store: store.put_account(denied))
+        await relay.reload()
+        with refused("not_found"):
+            await relay.answer(BOB.key, wire.FindPlate(ref=0, plate=7))

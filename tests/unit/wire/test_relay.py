@@ -11,13 +11,20 @@ from hypothesis import strategies as st
 from drupelet.errors import RemoteProtocolError
 from drupelet.wire import relay, sodium
 from drupelet.wire.codec import dumps, loads
-from drupelet.wire.limits import MAILBOX_KEPT_S, RELAY_FRAME_BYTES_MAX, RELAY_MESSAGE_BYTES_MAX
+from drupelet.wire.limits import (
+    MAILBOX_KEPT_S,
+    PAIR_PLATES,
+    PAIR_RELAYED_BYTES_MAX,
+    RELAY_FRAME_BYTES_MAX,
+    RELAY_MESSAGE_BYTES_MAX,
+)
 from tests.people import ALICE, BOB
 
 KEY = sodium.ed25519_public(ALICE.key_seed)
 ID = bytes(range(16))
 NONCE = bytes(range(32))
 SEND = relay.Send(ref=1, to=KEY, id=ID, re=None, kept_s=60, receipt=True, body=b"sealed")
+PAIR = relay.Pair(ref=10, to=KEY, plate=7, id=ID, re=None, body=b"signed")
 
 FROM_NODE: list[relay.FromNode] = [
     relay.Login(ref=1, key=KEY, audience="relay.example", signature=bytes(64)),
@@ -34,6 +41,10 @@ FROM_NODE: list[relay.FromNode] = [
     relay.Catalogue(ref=5, after=KEY),
     relay.Find(ref=6, node=KEY, grant=b""),
     relay.Withdraw(ref=7),
+    relay.ShowPlate(ref=8, plate=PAIR_PLATES - 1, kept_s=300),
+    relay.ShowPlate(ref=8, plate=None, kept_s=300),
+    relay.FindPlate(ref=9, plate=0),
+    PAIR,
 ]
 FROM_RELAY: list[relay.FromRelay] = [
     relay.Hello(version=1, nonce=NONCE, run=ID),
@@ -94,6 +105,22 @@ def test_bounds_at_the_maximum_and_one_above() -> None:
         relay.decode_from_node(relay.encode(dataclasses.replace(SEND, body=body + b"x")))
     with pytest.raises(RemoteProtocolError, match="at most"):
         relay.decode_from_node(bytes(RELAY_FRAME_BYTES_MAX + 1))
+
+
+def test_plates_and_words_of_a_pairing_have_bounds() -> None:
+    for said in (
+        relay.ShowPlate(ref=1, plate=PAIR_PLATES, kept_s=1),
+        relay.FindPlate(ref=1, plate=PAIR_PLATES),
+        relay.FindPlate(ref=1, plate=-1),
+        relay.FindPlate(ref=1, plate=None),
+    ):  # type: ignore[arg-type]
+        with pytest.raises(RemoteProtocolError, match="malformed plate"):
+            relay.decode_from_node(relay.encode(said))
+    body = bytes(PAIR_RELAYED_BYTES_MAX)
+    most = dataclasses.replace(PAIR, body=body)
+    assert relay.decode_from_node(relay.encode(most)) == most
+    with pytest.raises(RemoteProtocolError, match="body"):
+        relay.decode_from_node(relay.encode(dataclasses.replace(PAIR, body=body + b"x")))
 
 
 def test_an_invite_or_an_address_not_both() -> None:
