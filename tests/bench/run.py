@@ -1,7 +1,7 @@
 """`make bench`: ours and the peers' figures of one run on one machine, as ratios with their goals.
 
     python tests/bench/run.py [--sections rpc,single,full,links,portmap,footprint,stream,
-                              processes] [--quick]
+                              processes,grants,relay] [--quick]
                               [--peers-python PATH]
 
 The peers (Erlang, NATS, Pyro5, rpyc) run from a Python of their own with their packages:
@@ -161,6 +161,7 @@ SCRIPT_ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {  # quick, whole
     "bench_portmap.py": (["--repetitions", "2", "--seconds", "0.3", *NICE], NICE),
     "bench_hostile.py": ([], ["--seconds", "60"]),
     "bench_codec.py": ([], []),
+    "bench_relay.py": (["--nodes", "100", "--messages", "200"], []),
 }
 
 LINK = external("drupelet", "serve-link", "link")
@@ -204,6 +205,8 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], bool]] = {
     "hostile": lambda options: script(options, "bench_hostile.py"),
     "codec": lambda options: script(options, "bench_codec.py"),
     "processes": lambda options: script(options, "bench_processes.py"),
+    "grants": lambda options: script(options, "bench_grants.py"),
+    "relay": lambda options: script(options, "bench_relay.py"),
 }
 
 
