@@ -75,6 +75,16 @@ class Offering(Protocol):
 Refused = Callable[[NoConnection], None]
 
 
+class _Asked:
+    """A question that is under way, for all who have it."""
+
+    __slots__ = ("done", "failure")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.failure: NoConnection | None = None
+
+
 class RelayLink:
     """This node at its relay."""
 
@@ -90,6 +100,7 @@ class RelayLink:
         self._out: deque[tuple[wire.Send, Refused | None]] = deque()
         self._filled, self._drained = trio.Event(), trio.Event()
         self._beacons: dict[bytes, tuple[float, Beacon]] = {}
+        self._finding: dict[wire.Find, _Asked] = {}
         self._online = trio.Event()
         self._carrying = trio.CancelScope()
         self._announced: tuple[bytes, bytes] = (b"", b"")  # in which run, which offers
@@ -245,14 +256,32 @@ class RelayLink:
 
         Raises: `NoConnection`.
         """
-        until, beacon = self._beacons.get(node, (0.0, None))
-        if beacon is not None and until > trio.current_time():
-            return beacon
+        question = wire.Find(ref=0, node=node, grant=grant)
+        while True:
+            until, beacon = self._beacons.get(node, (0.0, None))
+            if beacon is not None and until > trio.current_time():
+                return beacon
+            asked = self._finding.get(question)
+            if asked is None:
+                return await self._find(question)
+            await asked.done.wait()  # many calls ask one question: the relay counts them
+            if asked.failure is not None:
+                raise NoConnection(asked.failure.reason)
+
+    async def _find(self, question: wire.Find) -> Beacon:
+        asked = self._finding[question] = _Asked()
         now = trio.current_time()
-        beacon = await self._found(wire.Find(ref=0, node=node, grant=grant))
+        try:
+            beacon = await self._found(question)
+        except NoConnection as failure:
+            asked.failure = failure
+            raise
+        finally:
+            del self._finding[question]
+            asked.done.set()
         if len(self._beacons) >= RELAY_CALLS_MAX:
             self._beacons.clear()
-        self._beacons[node] = (now + BEACON_S, beacon)
+        self._beacons[question.node] = (now + BEACON_S, beacon)
         return beacon
 
     def forget_beacon(self, node: bytes) -> None:
@@ -266,6 +295,7 @@ class RelayLink:
                 await self._online.wait()
             if not self._online.is_set():
                 break
+            online = self._online
             try:
                 entry = await self._http.ask(question)
                 if not isinstance(entry, list) or len(entry) < 3 or not isinstance(entry[2], bytes):
@@ -282,8 +312,9 @@ class RelayLink:
                     raise _unreachable(refusal) from None
             except RelayGone as error:
                 _log.info("relay_find_failed why=%s", error)
-            self._online = trio.Event()
-            self._carrying.cancel()
+            if self._online is online:  # else it is a new connection already
+                self._online = trio.Event()
+                self._carrying.cancel()
         raise NoConnection("no_route")
 
 
