@@ -8,8 +8,8 @@ Rules
   sent it, and every try under way with it. The next try needs a new code.
 - A share without a proof is no guess: nothing that this node said before the proof tells whether a
   code was right. So links that are cut, and nodes that only ask, cost nothing.
-- A link tries once at a time. PAIR_RUNS_MAX links may be between share and proof; the oldest goes
-  first.
+- A link (or a run through a relay) tries once at a time. PAIR_RUNS_MAX of them may be between share
+  and proof; the oldest goes first.
 - A code is good for PAIR_S. Proved, it is good for nobody else; the other side then has
   PAIR_CONFIRM_S to say that it has kept what it was given.
 
@@ -36,17 +36,23 @@ CANCELLED: Final = "cancelled"
 
 
 class Pairing:
-    """One code. `session` of a run is the hash of its link's handshake, and names it."""
+    """One code. `session` names a run: the hash of its link's handshake, or what stands for it."""
 
-    __slots__ = ("_code", "_ends_at", "_own_key", "_runs", "_winner", "state")
+    __slots__ = ("_code", "_ends_at", "_own_key", "_runs", "_winner", "isk", "state")
 
     def __init__(self, code: str, own_key: bytes, now: float) -> None:
         self.state = OPEN
+        self.isk = b""  # while it is proved and not confirmed: the key that both have
         self._code = code
         self._own_key = own_key
         self._ends_at = now + PAIR_S
         self._runs: dict[bytes, CPace] = {}  # by session, oldest first
         self._winner = b""
+
+    @property
+    def code(self) -> str:
+        """While it is good."""
+        return self._code
 
     def left_s(self, now: float) -> float:
         """For how long it is good yet."""
@@ -81,7 +87,7 @@ class Pairing:
         self._end(PROVED if holds else BURNT)
         if not holds:
             return None
-        self._winner = session
+        self._winner, self.isk = session, run.isk
         self._ends_at = now + PAIR_CONFIRM_S
         return run.proof()
 
@@ -109,5 +115,5 @@ class Pairing:
 
     def _end(self, state: str) -> None:
         self.state = state
-        self._code = ""
+        self._code, self.isk = "", b""
         self._runs.clear()

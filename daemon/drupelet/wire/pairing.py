@@ -37,6 +37,7 @@ from drupelet.wire.limits import (
     INVITATION_CHARS_MAX,
     PAIR_COOKIE_CHARS_MAX,
     PAIR_MESSAGE_BYTES_MAX,
+    RELAY_URL_CHARS_MAX,
 )
 from drupelet.wire.sodium import KEY_BYTES
 
@@ -201,6 +202,7 @@ class Invitation:
     key: bytes
     name: str
     addresses: tuple[tuple[str, int], ...] = ()
+    relay: str = ""  # the address of the relay where the code is shown, too
 
 
 def encode_invitation(invitation: Invitation) -> str:
@@ -210,6 +212,7 @@ def encode_invitation(invitation: Invitation) -> str:
         "code": invitation.code,
         "key": invitation.key,
         "name": invitation.name,
+        "relay": invitation.relay,
         "version": VERSION,
     }
     return PREFIX + base64.urlsafe_b64encode(dumps(fields)).rstrip(b"=").decode()
@@ -231,22 +234,31 @@ def decode_invitation(text: str) -> Invitation:
             "code": str(code),
             "key": bytes(key),
             "name": str(name),
+            "relay": str(relay),
             "version": int(version),
             **rest,
         } if (
             not rest
             and version == VERSION
             and len(key) == KEY_BYTES
-            and len(addresses) <= GRANT_ADDRESSES_MAX
+            and len(relay) <= RELAY_URL_CHARS_MAX
+            and relay.isprintable()
         ):
             check_name(name)
             return Invitation(
-                code=code_from_text(code), key=key, name=name, addresses=_places(addresses)
+                code=code_from_text(code),
+                key=key,
+                name=name,
+                addresses=read_addresses(addresses),
+                relay=relay,
             )
     raise ValueError("not an invitation, or one of a later version")
 
 
-def _places(addresses: list[object]) -> tuple[tuple[str, int], ...]:
+def read_addresses(addresses: list[object]) -> tuple[tuple[str, int], ...]:
+    """Hosts and ports, at most GRANT_ADDRESSES_MAX. Raises: `ValueError`."""
+    if len(addresses) > GRANT_ADDRESSES_MAX:
+        raise ValueError(f"at most {GRANT_ADDRESSES_MAX} addresses")
     places = []
     for each in addresses:
         match each:
@@ -255,5 +267,5 @@ def _places(addresses: list[object]) -> tuple[tuple[str, int], ...]:
             ):
                 places.append((host, port))
             case _:
-                raise ValueError("an invitation with a malformed address")
+                raise ValueError("a malformed address")
     return tuple(places)

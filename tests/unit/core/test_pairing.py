@@ -49,9 +49,11 @@ def test_the_right_code(pairing: Pairing) -> None:
     assert proof is not None
     assert joiner.run.proves(proof)
     assert pairing.state == "proved"
+    assert pairing.isk == joiner.run.isk
     assert not pairing.confirm(b"2", NOW)
     assert pairing.confirm(b"1", NOW)
     assert (pairing.state, pairing.next_timer()) == ("paired", inf)
+    assert (pairing.isk, pairing.code) == (b"", "")
     assert not pairing.confirm(b"1", NOW)
 
 

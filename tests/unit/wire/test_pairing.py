@@ -18,6 +18,7 @@ from drupelet.wire.limits import (
     GRANT_FILE_CHARS_MAX,
     INVITATION_CHARS_MAX,
     PAIR_MESSAGE_BYTES_MAX,
+    RELAY_URL_CHARS_MAX,
 )
 from drupelet.wire.pairing import Handed, Invitation
 
@@ -106,7 +107,8 @@ def test_another_version_is_named() -> None:
 
 def test_an_invitation() -> None:
     addresses = tuple((f"192.168.100.{n}", 4_370) for n in range(GRANT_ADDRESSES_MAX))
-    full = Invitation(code="ABCDEFGH", key=KEY, name="a" * 63, addresses=addresses)
+    url = "https://" + "r" * (RELAY_URL_CHARS_MAX - 8)
+    full = Invitation(code="ABCDEFGH", key=KEY, name="a" * 63, addresses=addresses, relay=url)
     text = pairing.encode_invitation(full)
     assert text.startswith("drupelet-pair:")
     assert len(text) < INVITATION_CHARS_MAX
@@ -123,6 +125,9 @@ def test_an_invitation() -> None:
         {"name": ""},
         {"addresses": [["h", 0]]},
         {"addresses": [["", 1]]},
+        {"relay": "r" * (RELAY_URL_CHARS_MAX + 1)},
+        {"relay": "\x1b[2J"},
+        {"relay": None},
         {"addresses": [["h", 1]] * (GRANT_ADDRESSES_MAX + 1)},
         {"more": 1},
     ],
@@ -131,6 +136,9 @@ def test_other_invitations_are_refused(fields: dict[str, object]) -> None:
     import base64
 
     good = {"addresses": [["h", 1]], "code": "ABCDEFGH", "key": KEY, "name": "a", "version": 1}
+    good["relay"] = ""
+    body = base64.urlsafe_b64encode(dumps(good)).decode()
+    assert pairing.decode_invitation(pairing.PREFIX + body).name == "a"
     body = base64.urlsafe_b64encode(dumps(good | fields)).decode()
     with pytest.raises(ValueError):
         pairing.decode_invitation(pairing.PREFIX + body)
