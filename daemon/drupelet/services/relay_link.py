@@ -20,7 +20,7 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import trio
 
@@ -289,7 +289,26 @@ class RelayLink:
         self._beacons.pop(node, None)
 
     async def _found(self, question: wire.Find) -> Beacon:
-        """What the relay shows; a connection that it knows no more is made again, once."""
+        """What the relay shows."""
+        try:
+            entry = await self.ask(question)
+            if not isinstance(entry, list) or len(entry) < 3 or not isinstance(entry[2], bytes):
+                raise RemoteProtocolError("malformed entry")
+            beacon = decode_beacon(entry[2])
+            if beacon.key != question.node:
+                raise RemoteProtocolError("the beacon of another node")
+        except RemoteProtocolError as error:
+            _log.info("relay_find_failed why=%s", error)
+            raise NoConnection("no_route") from None
+        except wire.RelayRefused as refusal:
+            raise _unreachable(refusal) from None
+        return beacon
+
+    async def ask(self, question: wire.FromNode) -> Any:
+        """Its answer; a connection that the relay knows no more is made again, once.
+
+        Raises: `RelayRefused`; `NoConnection` when the relay cannot be reached.
+        """
         for _ in range(2):
             with trio.move_on_after(ONLINE_S):
                 await self._online.wait()
@@ -297,21 +316,12 @@ class RelayLink:
                 break
             online = self._online
             try:
-                entry = await self._http.ask(question)
-                if not isinstance(entry, list) or len(entry) < 3 or not isinstance(entry[2], bytes):
-                    raise RemoteProtocolError("malformed entry")
-                beacon = decode_beacon(entry[2])
-                if beacon.key != question.node:
-                    raise RemoteProtocolError("the beacon of another node")
-                return beacon
-            except RemoteProtocolError as error:
-                _log.info("relay_find_failed why=%s", error)
-                break
+                return await self._http.ask(question)
             except wire.RelayRefused as refusal:
                 if refusal.code != "denied":
-                    raise _unreachable(refusal) from None
+                    raise
             except RelayGone as error:
-                _log.info("relay_find_failed why=%s", error)
+                _log.info("relay_ask_failed why=%s", error)
             if self._online is online:  # else it is a new connection already
                 self._online = trio.Event()
                 self._carrying.cancel()
