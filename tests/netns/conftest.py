@@ -16,23 +16,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
-COMMAND_S = 10.0
+from tests.netns.internet import PROGRAMS, Internet, skip_without
+from tests.netns.namespaces import COMMAND_S, REPOSITORY
+from tests.netns.namespaces import ip as _ip
+
 _serial = itertools.count()
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(
-        ["ip", *arguments],
-        check=True,
-        timeout=COMMAND_S,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 class Lan:
@@ -141,3 +132,11 @@ def make_lan() -> Iterator[Callable[..., Lan]]:
                 pytest.skip(f"no network namespaces here: {error.stderr!r}")
 
         yield make
+
+
+@pytest.fixture
+def make_internet() -> Iterator[Callable[[int], Internet]]:
+    """``make_internet(homes)`` -> `Internet`; skips without root, iproute2, nft or openssl."""
+    skip_without(*PROGRAMS)
+    with contextlib.ExitStack() as stack:
+        yield lambda homes: stack.enter_context(Internet(homes))

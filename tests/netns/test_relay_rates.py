@@ -1,0 +1,207 @@
+"""S004-4 over a relay: 10/s and a burst of 10 are that many, whichever way the calls come.
+
+Each test offers 100 calls a second for 10 s, and asks the callee how many ran. The relay's own
+limit for an account, 50 messages a second, is raised where one account offers them all: it would
+do the callee's work.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from drupelet.client import open_client
+from drupelet.errors import CallError, RateLimited
+from tests.integration.cluster import Cluster, RealNode
+from tests.integration.test_grants import done, grant, key_of
+from tests.netns import stranger
+from tests.netns.internet import (
+    LINK_PORT,
+    WEB,
+    Internet,
+    Relay,
+    at_home,
+    at_public_address,
+    logged,
+)
+from tests.netns.lights import alice_and_bob, number, ready
+from tests.netns.namespaces import REPOSITORY
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
+
+RATE = ("--only", "on", "--rate", "10/s")
+CALLS = 1_000
+SPAN_S = 10.0
+FAST = "sends_per_second = 500"
+ACCEPTED = "drupelet_relay_messages_accepted_total"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def net(make_internet: Callable[[int], Internet]) -> Internet:
+    return make_internet(3)
+
+
+@pytest.fixture
+def relay(net: Internet, tmp_path: Path) -> Iterator[Relay]:
+    one = Relay(net, tmp_path / "relay", FAST)
+    one.start()
+    yield one
+    one.kill()
+
+
+async def offer(
+    node: RealNode,
+    happenings: dict[float, Callable[[], None]] | None = None,
+    count: int = CALLS,
+) -> tuple[Counter[str], float]:
+    """`count` calls of light/on in SPAN_S, or as soon as the machine can; how they ended, and when.
+
+    `happenings`: what is done in a thread so many seconds after the beginning.
+    """
+    outcomes: Counter[str] = Counter()
+
+    async def one() -> None:
+        try:
+            assert await client.call("alice", "light", "on", timeout=60.0) == "on"
+            outcomes["ok"] += 1
+        except RateLimited as error:
+            assert error.retry_after_s > 0
+            outcomes["RateLimited"] += 1
+        except CallError as error:
+            outcomes[type(error).__name__] += 1
+
+    async def happen(at: float, what: Callable[[], None]) -> None:
+        await trio.sleep_until(began + at)
+        await trio.to_thread.run_sync(what)
+
+    async with open_client(node.socket_path) as client:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for at, what in (happenings or {}).items():
+                nursery.start_soon(happen, at, what)
+            for place in range(count):
+                nursery.start_soon(one)
+                await trio.sleep_until(began + (place + 1) * SPAN_S / count)
+        return outcomes, trio.current_time() - began
+
+
+def most(span_s: float) -> float:
+    """What may run: 110 in 10 s; where the machine took longer, what the rate gives in that."""
+    return max(110.0, 10 + 10 * span_s)
+
+
+def test_a_rate_holds_over_the_relay(net: Internet, cluster: Cluster, relay: Relay) -> None:
+    alice, bob = alice_and_bob(cluster, net, relay)
+    _, file = grant(alice, "--to", key_of(bob), *RATE)
+    done(bob, "accept", at_public_address(file, net.public(0)))
+    ready(bob, "on")
+    before = number(alice, "count")
+    time.sleep(1.0)
+    outcomes, span_s = trio.run(offer, bob)
+    ran = number(alice, "count") - before
+    print(f"{dict(outcomes)}, {ran} ran in {span_s:.1f} s")
+    assert outcomes.keys() == {"ok", "RateLimited"}
+    assert outcomes["ok"] == ran and sum(outcomes.values()) == CALLS
+    assert 100 <= ran <= most(span_s)
+
+
+def test_a_rate_holds_when_both_lose_the_relay_and_come_back(
+    net: Internet, cluster: Cluster, relay: Relay
+) -> None:
+    """What was on its way is neither lost nor run twice, and new connections give no new calls."""
+    alice, bob = alice_and_bob(cluster, net, relay)
+    _, file = grant(alice, "--to", key_of(bob), *RATE)
+    done(bob, "accept", at_public_address(file, net.public(0)))
+    ready(bob, "on")
+    before = number(alice, "count")
+    time.sleep(1.0)
+
+    def lose(home: int, node: RealNode) -> None:
+        net.cut(home, WEB)
+        logged(node, "relay_down")
+        net.heal(home)
+
+    happenings = {2.5: lambda: lose(0, alice), 5.5: lambda: lose(1, bob)}
+    outcomes, span_s = trio.run(offer, bob, happenings)
+    ran = number(alice, "count") - before
+    print(f"{dict(outcomes)}, {ran} ran in {span_s:.1f} s")
+    for node in (alice, bob):
+        assert node.log.count("relay_up") == 2
+    # Where the machine is so slow that the relay is away for 5 s, calls end with NoConnection.
+    assert outcomes.keys() - {"NoConnection"} == {"ok", "RateLimited"}
+    assert outcomes["ok"] == ran and sum(outcomes.values()) == CALLS
+    assert 60 <= ran <= most(span_s)  # those that wait meanwhile come together
+
+
+def test_a_rate_is_one_for_links_and_the_relay_together(
+    net: Internet, cluster: Cluster, relay: Relay
+) -> None:
+    """One file, two holders: Bob by the relay, and Charlie, who visits Alice, by a link."""
+    alice, bob = alice_and_bob(cluster, net, relay)
+    charlie = at_home(cluster, net, (), "charlie", 0, port=LINK_PORT + 1)
+    charlie.start()
+    _, file = grant(alice, *RATE)
+    done(charlie, "accept", file)
+    done(bob, "accept", at_public_address(file, net.public(0)))
+    ready(bob, "on")
+    ready(charlie, "on")
+    before, relayed = number(alice, "count"), relay.metrics()[ACCEPTED]
+    time.sleep(1.0)
+
+    async def both() -> tuple[Counter[str], float, int]:
+        found: list[tuple[Counter[str], float]] = []
+
+        async def one(node: RealNode) -> None:
+            found.append(await offer(node, count=CALLS // 2))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one, bob)
+            nursery.start_soon(one, charlie)
+        return found[0][0] + found[1][0], max(span for _, span in found), len(found)
+
+    outcomes, span_s, _ = trio.run(both)
+    ran = number(alice, "count") - before
+    through = relay.metrics()[ACCEPTED] - relayed
+    print(f"{dict(outcomes)}, {ran} ran in {span_s:.1f} s; {through:.0f} messages by the relay")
+    assert outcomes.keys() == {"ok", "RateLimited"}
+    assert outcomes["ok"] == ran and sum(outcomes.values()) == CALLS
+    assert through == CALLS  # 500 requests and their answers; the others went by the link
+    assert 100 <= ran <= most(span_s)
+
+
+def test_ten_to_whom_it_was_handed_on_share_it_over_the_relay(
+    net: Internet, cluster: Cluster, relay: Relay
+) -> None:
+    alice, bob = alice_and_bob(cluster, net, relay)
+    _, file = grant(alice, "--to", key_of(bob), *RATE, "--delegable", "1")
+    files = []
+    for holder in range(10):  # their keys are approved: an address registers five in a minute
+        relay.own("approve", stranger.key_of(holder))
+        files.append(str(cluster.directory / f"{holder}.narrowed"))
+        done(bob, "narrow", file, "--to", stranger.key_of(holder), "-o", files[-1])
+    words = ("calls", relay.url, str(relay.ca_file), "100", *files)
+    command = (*net.within(net.homes[2]), sys.executable, "-m", "tests.netns.account", *words)
+    said = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, timeout=90, cwd=REPOSITORY
+    )
+    result = json.loads(said.stdout)
+    outcomes, span_s = result["outcomes"], result["span_s"]
+    ran = number(alice, "count")
+    print(f"{result}, {ran} ran")
+    assert outcomes.keys() == {"ok", "RateLimited"}
+    assert outcomes["ok"] == ran and sum(outcomes.values()) == CALLS
+    assert 100 <= ran <= most(span_s)
