@@ -281,7 +281,11 @@ class Grants:
         ids: set[bytes] = set()
         keys: set[bytes] = set()
         if isinstance(what, str):
-            ids = {ident for ident, root in self._roots.items() if root.grant.mission == what}
+            ids = {
+                ident
+                for ident, root in self._roots.items()
+                if root.grant.mission == what and root.grant.issuer == self._own_key
+            }
         elif len(what) == len(self._own_key):
             keys = {what}
         elif what in self._roots or any(what in root.links for root in self._roots.values()):

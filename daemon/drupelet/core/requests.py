@@ -430,7 +430,10 @@ class Caller:
         try:
             token = stale_token(reply.error)
             if token is None:
-                return self._end(call, error_from_fields(loads_canonical(reply.error)))
+                error = error_from_fields(loads_canonical(reply.error))
+                if call.maybe_ran and isinstance(error, NotPermitted | Revoked | RateLimited):
+                    error = Timeout(maybe_ran=True)  # a word on this request, not on the first
+                return self._end(call, error)
         except RemoteProtocolError:  # the callee itself says what means nothing: it may have run
             return self._end(call, Timeout(maybe_ran=True))
         return self._stale(call, token, now)

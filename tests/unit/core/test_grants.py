@@ -277,6 +277,18 @@ def test_revoking_a_mission() -> None:
             node.grants.revoke(what, 0.0)
 
 
+def test_revoking_a_mission_leaves_what_a_member_granted() -> None:
+    """A member's mission may have the same name; and only some of its grants were seen here."""
+    node = Node()
+    own = node.grant(Terms())
+    annes = issue(ANNE, KEY[BOB], "kitchen", Terms(), nonce(), sequence=1)
+    node.right(annes)
+    assert node.grants.revoke("kitchen", 0.0).ids == {own.id}
+    node.right(annes)
+    with pytest.raises(KeyError, match="of which one counts"):
+        node.grants.revoke("kitchen", 0.0)
+
+
 def test_it_holds_after_a_start() -> None:
     node = Node()
     gone, left = node.grant(Terms()), node.grant(Terms(expires_s=100))

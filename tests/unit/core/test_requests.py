@@ -33,6 +33,7 @@ from drupelet.errors import (
     RemoteError,
     Revoked,
     Timeout,
+    error_to_fields,
 )
 from drupelet.wire import sodium
 from drupelet.wire.codec import dumps, loads
@@ -244,6 +245,36 @@ def test_a_relay_that_refuses_the_second_request_says_nothing_of_the_first() -> 
     assert isinstance(again, Sent)
     outcome = pair.bob.refused(again.call, NoConnection("no_such_node"))
     assert outcome is not None and isinstance(outcome.result, Timeout)
+    assert outcome.result.maybe_ran
+
+
+@pytest.mark.parametrize("refusal", [Revoked(), NotPermitted(), RateLimited(1.0)])
+def test_a_callee_that_refuses_the_second_request_says_nothing_of_the_first(
+    refusal: CallError,
+) -> None:
+    """It looks at the right before it looks at the idempotency key."""
+    pair = Pair()
+    sent = pair.sent(idempotency_key=ONCE)
+    run = pair.run(sent)  # and its reply is lost
+    pair.alice.callee.finish(run.ticket, dumps("hot"), 1.0)
+    again = pair.reply(pair.receive(sent, 130.0), 99.0)
+    assert isinstance(again, Sent)
+    pair.alice.grants.revoke(pair.grant.id, 130.0)
+    error = pair.error(pair.receive(again, 130.0), 99.0)
+    assert isinstance(error, Timeout) and error.maybe_ran
+
+    second = pair.bob.call(
+        replace(pair.alice.wanted(pair.grant, 1), idempotency_key=ONCE),
+        pair.alice.callee.token,
+        0.0,
+    )
+    call = pair.bob._by_id[second.id]
+    call.maybe_ran = True
+    fields = dumps(error_to_fields(refusal))
+    reply = encode_reply(ALICE, Reply(request_hash=call.hash, error=fields))
+    sealed = sodium.seal(b"e" * 32, sodium.x25519_public(call.private), reply)
+    outcome = pair.bob.on_reply(second.id, sealed, 1.0)
+    assert isinstance(outcome, Outcome) and isinstance(outcome.result, Timeout)
     assert outcome.result.maybe_ran
 
 
