@@ -77,6 +77,7 @@ _PURE = """
 """
 SANS_IO_STDLIB = set(_PURE.split())
 SANS_IO_STDLIB_EXTRA: dict[str, set[str]] = {
+    "wire": {"json"},  # bodies of calls over HTTP: adr/0020
     # a program of its own, with seeded generators; it prints nothing but its verdict
     "simulator": {"argparse", "json", "logging", "random", "sys", "time", "traceback"},
 }
@@ -96,6 +97,7 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "guests": {"admission"},
     "grants": {"buckets"},
     "relay": {"buckets"},
+    "http_calls": {"asked", "requests"},
     "requests": {"asked", "freshness", "grants", "once"},
     "processes": {"lines", "signals"},
     "signals": {"lines"},

@@ -140,6 +140,15 @@ RELAY_PLATES_MAX: Final = 256  # codes that are shown at one time, at one relay;
 RELAY_NONCES_MAX: Final = 4_096  # given out for HTTP logins and not yet used; the oldest goes first
 RELAY_SESSIONS_MAX: Final = 4_096  # HTTP sessions; the longest unused goes first
 
+# -- calls over HTTP (wire/http_calls.py, relay/apply.py)
+APPLY_BODY_BYTES_MAX: Final = 65_536  # arguments of one PUT: JSON of strangers, read in the loop
+APPLY_VALUE_BYTES_MAX: Final = 65_536  # what it gives, encoded; as JSON up to four times as much
+APPLY_GRANT_CHARS_MAX: Final = 10_928  # a grant of GRANT_BYTES_MAX in base64, with its colons
+APPLY_S_MAX: Final = 60.0  # how long one waits; proxies cut what is longer
+APPLY_WAITING_MAX: Final = 256  # that wait at one relay: 20 MB at most
+APPLY_WAITING_PER_HOLDER_MAX: Final = 16  # of them of one grant's holder
+APPLY_SEEN_MAX: Final = 4_096  # that a node has seen, by hash; a relay may deliver one twice
+
 # -- chan, services for guests (wire/guests.py, wire/chan.py, chan/)
 CHAN_TRIES_MAX: Final = 3  # wrong passwords from one address, then ...
 CHAN_BACKOFF_S: Final = 60.0  # ... none for so long: 6 letters and digits last 36,000 years

@@ -73,6 +73,9 @@ MESSAGE: Final = 0
 RECEIPT: Final = 1  # the recipient has it: `re` is its id
 EXPIRED: Final = 2  # it waited for too long, or its recipient's account went
 PAIRING: Final = 3  # words of two nodes that pair
+APPLY: Final = 4  # a PUT of somebody without an account: wire/http_calls.py
+
+APPLY_KEY: Final = bytes(KEY_BYTES)  # who "sent" a PUT, and gets its answer: no account's key
 
 
 class RelayRefused(DrupeletError):
@@ -337,7 +340,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "code": lambda value: type(value) is str and value in REFUSALS,
     "text": _text(_TEXT_CHARS),
     "retry_after_ms": whole(0, NUMBER_MAX),
-    "kind": whole(MESSAGE, PAIRING),
+    "kind": whole(MESSAGE, APPLY),
     "plate": _or_none(whole(0, PAIR_PLATES - 1)),
     "sender": _KEY,
 }
