@@ -63,6 +63,8 @@ LIBRARIES: dict[str, set[str]] = {
         "starlette",
         "hypercorn",
         "wsproto",
+        "http_message_signatures",  # adr/0020
+        "cryptography",
     },  # the only place for HTTP so far: an extra
     "cli": {"trio", "segno"},
 }

@@ -274,6 +274,11 @@ class Catalogue:
             raise RelayRefused("not_found")
         return node, live.name, live.beacon, missions
 
+    def called(self, name: str, now: float) -> list[bytes]:
+        """The keys of those that call themselves so: anybody with an account may."""
+        self.expire(now)
+        return [key for key, live in self._live.items() if live.name == name]
+
     @staticmethod
     def _matching(node: bytes, live: _Live, asker: bytes) -> list[str]:
         digest = holder_digest(node, asker)
@@ -386,6 +391,8 @@ RATES: Final[Mapping[str, Rate]] = {
     "ask": Rate(count=5, period_s=1, burst=20),  # a catalogue of 1,000 nodes takes 2 ms
     "login": Rate(count=20, period_s=1, burst=2_000),  # from an address; a proxy has only one
     "session": Rate(count=1, period_s=2, burst=20),  # of a key that has proved itself
+    "put": Rate(count=10, period_s=1, burst=50),  # of one holder of grants, by HTTP
+    "puts": Rate(count=20, period_s=1, burst=200),  # from an address; each costs 1 ms to look at
     "register": Rate(count=5, period_s=60, burst=5),  # from an address
     # 4,096 plates, and a code is shown for 5 minutes: an account tries 15, an address 50
     "plate": Rate(count=1, period_s=30, burst=5),

@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import trio
@@ -41,6 +41,8 @@ from drupelet.wire.limits import (
     RELAY_WINDOW_MESSAGES,
 )
 from drupelet.wire.relay import (
+    APPLY,
+    APPLY_KEY,
     EXPIRED,
     MESSAGE,
     PAIRING,
@@ -63,10 +65,15 @@ from drupelet.wire.relay import (
 CHANGES_S: Final = 1.0  # how long the owner's word takes to be heard
 TICK_S: Final = 600.0  # a write each, and messages that are over go
 PLATE_KEPT_S: Final = 600  # the longest that a code may be shown
+APPLY_KEPT_S: Final = 60  # a PUT: nobody waits longer
 PAIR_KEPT_S: Final = 60  # words of a pairing: nobody waits longer
 _LINE_BYTES: Final = RELAY_MESSAGE_BYTES_MAX  # read ahead for one line: one large message, or many
 
 log = logging.getLogger(__name__)
+
+
+def _nobody(node: bytes, re: bytes | None, body: bytes) -> None:
+    """Nobody waits."""
 
 
 class Line:
@@ -143,6 +150,8 @@ class Relay:
         self._allowances = Allowances({**RATES, **rates})
         self._lines: dict[bytes, list[Line]] = {}
         self._line_count = 0
+        self._opened = trio.Event()  # a new one for each line
+        self.on_applied: Callable[[bytes, bytes | None, bytes], None] = _nobody
         self._registering = trio.Lock()
         self._started = trio.current_time()
         for sender, recipient, size in store.waiting():
@@ -276,8 +285,11 @@ class Relay:
         now = trio.current_time()
         self._accounts.admit(key)
         match message:
-            case Send():
+            case Send(to=to, re=re, body=body):
                 self._allowances.charge(key, "send", now)
+                if to == APPLY_KEY:
+                    self.on_applied(key, re, body)
+                    return None
                 return await self._send(key, message, MESSAGE)
             case ShowPlate() | FindPlate() | Pair():
                 return await self._of_pairing(key, message, address, now)
@@ -369,6 +381,35 @@ class Relay:
             )
             self._wake(said.to)
 
+    # -- calls by HTTP (apply.py)
+
+    def charge(self, who: bytes, kind: str) -> None:
+        """One more of that kind. Raises: `RelayRefused`."""
+        self._allowances.charge(who, kind, trio.current_time())
+
+    def seen(self, node: bytes | str, holder: bytes, grant: bytes) -> list[bytes]:
+        """The nodes of that key, or name, that this holder of a grant may see."""
+        now = trio.current_time()
+        keys = self._catalogue.called(node, now) if isinstance(node, str) else [node]
+        found = []
+        for key in keys:
+            with suppress(RelayRefused):
+                self._catalogue.find(holder, key, grant, now)
+                found.append(key)
+        return found
+
+    async def is_here(self, key: bytes, wait_s: float) -> bool:
+        """Whether it has a line, now or soon: who polls has none in between."""
+        with trio.move_on_after(wait_s):
+            while key not in self._lines:
+                await self._opened.wait()
+        return key in self._lines
+
+    async def hand_on(self, to: bytes, ident: bytes, body: bytes) -> None:
+        """A PUT, for a node that is here. Raises: `RelayRefused`."""
+        put = Send(ref=0, to=to, id=ident, re=None, kept_s=APPLY_KEPT_S, receipt=False, body=body)
+        await self._send(APPLY_KEY, put, APPLY)
+
     async def _take(self, key: bytes, number: int) -> None:
         with trio.CancelScope(shield=True):
             gone = await self.writer.write(lambda store: store.take(key, number))
@@ -423,6 +464,8 @@ class Relay:
         line = Line(key, self, after)
         lines.append(line)
         self._line_count += 1
+        self._opened.set()
+        self._opened = trio.Event()
         try:
             yield line
         finally:

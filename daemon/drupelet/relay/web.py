@@ -6,6 +6,7 @@
 | `GET /v1/hello` | a `Hello`; its nonce is for one login, within NONCE_S |
 | `POST /v1/say` | one message, answered by `Done` or `Refused` |
 | `GET /v1/messages?after=N&wait_s=25` | long poll: a CBOR array of encoded `Deliver`, maybe empty |
+| `PUT /apply/NODE/MISSION/FUNCTION` | a call of somebody without an account: apply.py |
 | `GET /metrics`, `GET /healthz` | Prometheus' text; `ok` |
 
 Decides what a connection may do before and after its login. By HTTP, `Login` needs the header
@@ -25,17 +26,18 @@ Rejected: server-sent events for the fallback (proxies hold them back); cookies.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import aclosing
 from typing import Any, Final
 
 import trio
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from drupelet.errors import RemoteProtocolError
+from drupelet.relay.apply import METHODS, Apply
+from drupelet.relay.bodies import read_body
 from drupelet.relay.service import Line, Relay
 from drupelet.relay.store import Message
 from drupelet.wire.codec import dumps
@@ -63,7 +65,6 @@ NONCE_S: Final = 60.0
 SESSION_S: Final = 3_600.0  # unused
 SILENCE_S: Final = 90.0
 POLL_S: Final = 60.0  # the longest; proxies cut what is longer
-BODY_S: Final = 30.0  # for a request's body
 
 _CBOR: Final = "application/cbor"
 _CLOSE_MALFORMED: Final = 4400
@@ -107,12 +108,14 @@ class Web:
         self._behind_proxy = behind_proxy
         self._nonces = Expiring(NONCE_S, RELAY_NONCES_MAX)
         self._sessions = Expiring(SESSION_S, RELAY_SESSIONS_MAX)
+        self._apply = Apply(relay, entropy=entropy)
         self.app = Starlette(
             routes=[
                 WebSocketRoute("/v1/link", self._link),
                 Route("/v1/hello", self._hello, methods=["GET"]),
                 Route("/v1/say", self._say, methods=["POST"]),
                 Route("/v1/messages", self._messages, methods=["GET"]),
+                Route("/apply/{rest:path}", self._put, methods=METHODS),
                 Route("/metrics", self._metrics, methods=["GET"]),
                 Route("/healthz", self._healthz, methods=["GET"]),
             ]
@@ -201,7 +204,7 @@ class Web:
 
     async def _say(self, request: Request) -> Response:
         try:
-            message = decode_from_node(await _body(request))
+            message = decode_from_node(await read_body(request, RELAY_FRAME_BYTES_MAX))
         except RemoteProtocolError as error:
             return _reply(_refused(0, RelayRefused("malformed", str(error)[:200])))
         if isinstance(message, Login | Register):
@@ -256,6 +259,9 @@ class Web:
         content = dumps([encode(_deliver_of(message)) for message in messages])
         return Response(content, media_type=_CBOR)
 
+    async def _put(self, request: Request) -> Response:
+        return await self._apply.put(request, self._address(request))
+
     async def _metrics(self, request: Request) -> Response:
         relay = self._relay
         lines = []
@@ -291,22 +297,6 @@ async def _receive(socket: WebSocket) -> bytes:
     if not isinstance(data, bytes):
         raise RemoteProtocolError("a text message")
     return data
-
-
-async def _body(request: Request) -> bytes:
-    """The body. Raises: `RemoteProtocolError` for one that is too long or too slow."""
-    parts, size = [], 0
-    try:
-        with trio.fail_after(BODY_S):
-            async with aclosing(request.stream()) as stream:
-                async for part in stream:
-                    size += len(part)
-                    if size > RELAY_FRAME_BYTES_MAX:
-                        raise RemoteProtocolError(f"at most {RELAY_FRAME_BYTES_MAX} bytes")
-                    parts.append(part)
-    except (trio.TooSlowError, ClientDisconnect):
-        raise RemoteProtocolError("the body did not come") from None
-    return b"".join(parts)
 
 
 def _deliver_of(message: Message) -> Deliver:
