@@ -50,6 +50,7 @@ from drupelet.services.processes import Processes
 from drupelet.services.proxies import ProxyService
 from drupelet.services.relay_link import RelayLink
 from drupelet.services.relayed_calls import RelayedCalls
+from drupelet.services.relayed_pairing import RelayedPairing
 from drupelet.services.stranger_calls import StrangerCalls
 from drupelet.services.system import MEMBERS, System
 from drupelet.store.audit import AuditLog
@@ -133,6 +134,7 @@ class Node:
         self.links.strangers = self.grants
         self.relayed = self._make_relayed()
         self.relay = self._make_relay()
+        self.relayed_pairing = self._make_relayed_pairing()
         self.pairing = self._make_pairing()
         self.mapper = self._make_mapper()
         self.discovery = self._make_discovery()
@@ -189,6 +191,17 @@ class Node:
         self.grants.accepted.relay = self.relayed
         return link
 
+    def _make_relayed_pairing(self) -> RelayedPairing | None:
+        if self.relay is None:
+            return None
+        return RelayedPairing(
+            self.relay,
+            seed=self.identity.seed,
+            name=self.config.node.name,
+            addresses=self._addresses,
+            nursery=self._nursery,
+        )
+
     def _make_pairing(self) -> PairingService:
         node = self.config.node
         joining = Joining(
@@ -198,6 +211,7 @@ class Node:
             links=self.links,
             grants=self.grants,
             keep_cookie=self.keep_cookie,
+            relayed=self.relayed_pairing,
         )
         return PairingService(
             key=self.identity.public_key,
@@ -209,6 +223,7 @@ class Node:
             addresses=self._addresses,
             cookie_text=self.cookie_text,
             joining=joining,
+            relayed=self.relayed_pairing,
         )
 
     def _make_mapper(self) -> PortMapper | None:
@@ -383,6 +398,8 @@ class Node:
             self._nursery.start_soon(self.discovery.run)
         if self.relay is not None:
             self._nursery.start_soon(self.relay.run)
+        if self.relayed_pairing is not None:
+            self._nursery.start_soon(self.relayed_pairing.run)
 
     async def stop(self) -> None:
         """Orderly: no new callers, goodbye to peers."""

@@ -35,15 +35,25 @@ _MENDS: Final = {  # by the kind of a RemoteError
     "name_taken": "give one of the two another [node] name and restart it",
     "nobody_found": "is `drupelet pair` running there, is it the same network, does it let "
     "multicast through (guest Wi-Fi does not)? Else, and with `drupelet run`, which does not look: "
-    "--host HOST:PORT",
-    "nobody_waits": "run `drupelet pair` there (a code is good for five minutes and for one try); "
-    "if it runs: --host HOST:PORT, as it shows it",
+    "--host HOST:PORT. On another network: a relay that both are at (docs/RELAY.md)",
+    "nobody_waits": "run `drupelet pair` there (a code is good for five minutes and for one try), "
+    "and look at the letters; if it runs: --host HOST:PORT, as it shows it",
+    "other_relay": "set [relay] url here to the same, or to one kept in step with it "
+    "(docs/RELAY.md)",
     "own_code": "type it on the other node",
     "pair_slow": "try again with a new code",
+    "relay_busy": "wait so long, or pair on one network",
+    "relay_down": "this node's log says why (`relay_down`); on one network no relay is needed",
+    "relay_silent": "does that node still run, and is it at its relay? Then a new code: "
+    "`drupelet pair` there",
     "pair_version": "install the same version of drupelet on both: `drupelet version`",
     "several_wait": "say which: --host HOST:PORT",
     "wrong_code": f"{NEW_CODE}; one wrong try burns a code",
 }
+_BURNT_BY_RELAY: Final = (
+    "`drupelet pair` makes a new one. If it happens again, somebody at the relay spoils it: its "
+    "owner can shut that key out, `drupelet-relay deny KEY`"
+)
 _OUTCOMES: Final = {  # what became of a code that was shown
     "burnt": ("somebody tried a wrong code, and it is burnt", "`drupelet pair` makes a new one"),
     "expired": ("nobody came in five minutes", "`drupelet pair` makes a new code"),
@@ -53,6 +63,9 @@ _OUTCOMES: Final = {  # what became of a code that was shown
         "look at its screen and its log, and pair again",
     ),
 }
+
+
+_WAYS: Final = {"link": " by a direct link", "relay": " through the relay"}
 
 
 class PairingFailed(RemoteError):
@@ -96,6 +109,8 @@ def _show(request: Request) -> int:
                 "name": str(name),
                 "addresses": list(addresses),
                 "gives": str(gives),
+                "relay": str(relay),
+                "relay_problem": str(problem),
             }:
                 pass
             case _:
@@ -109,6 +124,13 @@ def _show(request: Request) -> int:
             if places:
                 output.line(f"or, if it finds nobody:  ... --host {' or '.join(places)}")
                 warn_of_loopback(host for host, _ in addresses)
+            if relay:
+                output.line(f"From another network, too: {output.plain(relay, None)} knows of it.")
+            elif problem:
+                output.note(
+                    "only from this network: the relay does not show this code: "
+                    f"{output.plain(problem, None)}"
+                )
             what = "becomes a member" if gives == "member" else "gets the grant"
             output.line(
                 f"This is {output.plain(name)} ({key_prefix(output.plain(key))}). Who types it "
@@ -116,16 +138,18 @@ def _show(request: Request) -> int:
             )
         outcome = _ask(node.call, "wait", timeout=WAIT_S)
     match outcome:
-        case {"outcome": "paired", "name": str(name), "key": str(key)}:
+        case {"outcome": "paired", "by": str(by), "name": str(name), "key": str(key)}:
             if request.json:
                 output.document(outcome)
             else:
-                output.line(f"paired with {output.plain(name)} ({key_prefix(output.plain(key))})")
+                output.line(f"paired with {_who(name, key)}{_WAYS.get(by, '')}")
             return EXIT_DONE
-        case {"outcome": str(word), "name": str(name), "key": str(key)}:
+        case {"outcome": str(word), "by": str(by), "name": str(name), "key": str(key)}:
             what, mend = _OUTCOMES.get(word, (word, ""))
-            by = f": {output.plain(name)} ({key_prefix(output.plain(key))})" if key else ""
-            raise PairingFailed(word, f"{what}{by}", mend)
+            whose = f": {_who(name, key)}{_WAYS.get(by, '')}" if key else ""
+            if word == "burnt" and by == "relay":
+                mend = _BURNT_BY_RELAY.replace("KEY", output.plain(key))
+            raise PairingFailed(word, f"{what}{whose}", mend)
     raise RemoteProtocolError("malformed answer of pair/wait")
 
 
@@ -159,6 +183,8 @@ def _join(request: Request, code: str) -> int:
         case {
             "name": str(name),
             "key": str(key),
+            "by": str(by),
+            "addresses": list(addresses),
             "gives": str(gives),
             "linked": bool(linked),
             "sentence": str(sentence),
@@ -169,16 +195,28 @@ def _join(request: Request, code: str) -> int:
     if request.json:
         output.document(answer)
         return EXIT_DONE
-    output.line(f"paired with {output.plain(name)} ({key_prefix(output.plain(key))})")
+    output.line(f"paired with {_who(name, key)}{_WAYS.get(by, '')}")
     if gives == "grant":
         output.line(output.plain(sentence, None))
     elif linked:
         output.line("both are members of one cluster now: drupelet nodes")
+    elif by == "relay":
+        tried = ", ".join(_place(each) for each in addresses) or "it named none"
+        output.note(
+            f"the cookie is here, but no address of {output.plain(name)} answers ({tried}), nor "
+            "does it reach this node: members need a direct link. Open the port of one of the two "
+            "in its router; or, for calls through the relay, pair again with "
+            "`drupelet pair --grant MISSION` there"
+        )
     else:
         output.note(
             f"the cookie is here, the link is not up yet: `drupelet why {output.plain(name)}`"
         )
     return EXIT_DONE
+
+
+def _who(name: str, key: str) -> str:
+    return f"{output.plain(name)} ({key_prefix(output.plain(key))})"
 
 
 def _ask(call: object, function: str, *arguments: object, timeout: float) -> object:

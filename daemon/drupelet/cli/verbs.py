@@ -352,8 +352,10 @@ _VERBS: Final = (
         ),
         "Without CODE it shows a code and a QR code, and waits five minutes; one wrong try burns\n"
         "it. The other node takes this one's cookie, also after a restart, and keeps its own\n"
-        "besides. CODE may also be what the QR code has. With --json there are two documents,\n"
-        "the code and what became of it.",
+        "besides. CODE may also be what the QR code has. The other node is looked for on this\n"
+        "network, and after two seconds at the relay, when both are at one (docs/RELAY.md);\n"
+        "grants work through it at once, members need an address that answers. With --json there\n"
+        "are two documents, the code and what became of it.",
     ),
     Verb(
         "completion",

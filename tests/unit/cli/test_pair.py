@@ -23,13 +23,17 @@ SHOWN: dict[str, object] = {
     "addresses": [["192.168.1.7", 4370], ["fd00::1", 4370]],
     "span_s": 300.0,
     "gives": "member",
+    "relay": "",
+    "relay_problem": "",
 }
-PAIRED: dict[str, object] = {"outcome": "paired", "name": "bob", "key": KEY}
+PAIRED: dict[str, object] = {"outcome": "paired", "by": "link", "name": "bob", "key": KEY}
 JOINED: dict[str, object] = {
     "name": "alice",
     "key": KEY,
     "host": "192.168.1.7",
     "port": 4370,
+    "by": "link",
+    "addresses": [["192.168.1.7", 4370]],
     "gives": "member",
     "linked": True,
     "sentence": "",
@@ -61,7 +65,7 @@ def test_a_code_is_shown_and_waited_for(asked: list[tuple[object, ...]], run: Ru
         "or, if it finds nobody:  ... --host 192.168.1.7:4370 or [fd00::1]:4370",
         "This is alice (abcdefghijklmnop). Who types it becomes a member; five minutes, one try. "
         "Ctrl-C takes it back.",
-        "paired with bob (abcdefghijklmnop)",
+        "paired with bob (abcdefghijklmnop) by a direct link",
     ]
     assert asked == [("open", "", {}), ("wait",)]
 
@@ -98,17 +102,47 @@ def test_what_became_of_it(
     daemon: FakeDaemon, asked: list[tuple[object, ...]], run: Run, outcome: str, words: str
 ) -> None:
     key = KEY if outcome == "burnt" else ""
-    daemon.functions["/pair/wait"] = lambda: {"outcome": outcome, "name": "bob", "key": key}
+    daemon.functions["/pair/wait"] = lambda: {"outcome": outcome, "by": "link", "name": "bob", "key": key}
     code, _, err = run("pair")
     assert code == 1
     assert words in err
+
+
+def test_what_a_relay_has_to_do_with_it(
+    daemon: FakeDaemon, asked: list[tuple[object, ...]], run: Run
+) -> None:
+    shown = SHOWN | {"relay": "https://relay.example"}
+    daemon.functions["/pair/open"] = lambda *_: shown
+    daemon.functions["/pair/wait"] = lambda: PAIRED | {"by": "relay"}
+    code, out, err = run("pair")
+    assert (code, err) == (0, "")
+    assert "From another network, too: https://relay.example knows of it." in out
+    assert "paired with bob (abcdefghijklmnop) through the relay\n" in out
+    daemon.functions["/pair/open"] = lambda *_: SHOWN | {"relay_problem": "it is asleep"}
+    assert "the relay does not show this code: it is asleep" in run("pair")[2]
+    daemon.functions["/pair/wait"] = lambda: PAIRED | {"outcome": "burnt", "by": "relay"}
+    code, _, err = run("pair")
+    assert code == 1
+    assert "burnt: bob (abcdefghijklmnop) through the relay" in err
+    assert f"`drupelet-relay deny {KEY}`" in err
+
+
+def test_a_member_that_cannot_be_reached_hears_of_grants(
+    daemon: FakeDaemon, asked: list[tuple[object, ...]], run: Run
+) -> None:
+    joined = JOINED | {"by": "relay", "host": "", "port": 0, "linked": False}
+    daemon.functions["/pair/join"] = lambda *_: joined
+    code, out, err = run("pair", "abcdefgh")
+    assert (code, out) == (0, "paired with alice (abcdefghijklmnop) through the relay\n")
+    assert "no address of alice answers (192.168.1.7:4370)" in err
+    assert "`drupelet pair --grant MISSION`" in err
 
 
 def test_the_other_side(asked: list[tuple[object, ...]], run: Run) -> None:
     code, out, err = run("pair", "abcd-efgh")
     assert (code, asked) == (0, [("join", "abcd-efgh", "")])
     assert out == (
-        "paired with alice (abcdefghijklmnop)\n"
+        "paired with alice (abcdefghijklmnop) by a direct link\n"
         "both are members of one cluster now: drupelet nodes\n"
     )
     assert err == "looking for the node that shows this code...\n"

@@ -81,9 +81,12 @@ async def test_two_clusters_become_one(tmp_path: Path, caplog: pytest.LogCapture
             answer = await join(bob, code.lower(), alice)
         expected = {"name": "alice", "key": key_to_text(alice.key), "host": "127.0.0.1"}
         assert answer == expected | {
-            "port": alice.port, "gives": "member", "linked": True, "sentence": ""
+            "port": alice.port, "by": "link", "addresses": [["127.0.0.1", alice.port]],
+            "gives": "member", "linked": True, "sentence": ""
         }  # fmt: skip
-        assert outcomes == [{"outcome": "paired", "name": "bob", "key": key_to_text(bob.key)}]
+        assert outcomes == [
+            {"outcome": "paired", "by": "link", "name": "bob", "key": key_to_text(bob.key)}
+        ]
         await wait_up(alice, "bob")
         assert await bob.call("alice", "light", "temp") == 20
         assert trio.current_time() - started < 10
@@ -103,7 +106,9 @@ async def test_one_wrong_guess_burns_the_code(tmp_path: Path) -> None:
                 await join(bob, WRONG, alice)
             while not outcomes:
                 await trio.lowlevel.checkpoint()
-            assert outcomes == [{"outcome": "burnt", "name": "bob", "key": key_to_text(bob.key)}]
+            assert outcomes == [
+                {"outcome": "burnt", "by": "link", "name": "bob", "key": key_to_text(bob.key)}
+            ]
             with pytest.raises((RemoteError, NoConnection)):
                 await join(bob, code, alice)
         assert len(bob.credentials.psks) == 1
