@@ -36,6 +36,7 @@ from drupelet.wire import sodium
 from drupelet.wire.announcements import Beacon, decode_beacon, encode_announcement, encode_offers
 from drupelet.wire.codec import dumps, loads, loads_canonical
 from drupelet.wire.grant_files import GrantFile, decode_grant_file
+from tests.netns.internet import connect_from
 from tests.netns.stranger import key_of, seed_of
 
 ANSWER_S = 30.0
@@ -44,19 +45,31 @@ CALL_S = 50.0
 BEACON_S = 10.0
 
 
-class Account:
-    """The one of the holder `number`, at a relay."""
+class _Https(http.client.HTTPSConnection):
+    namespace = ""
 
-    def __init__(self, url: str, ca_file: Path, number: int) -> None:
+    def connect(self) -> None:
+        """Out of the namespace, where there is one."""
+        if not self.namespace:
+            super().connect()
+            return
+        plain = connect_from(self.namespace, self.host, self.port, ANSWER_S)
+        context: ssl.SSLContext = self._context  # type: ignore[attr-defined]
+        self.sock = context.wrap_socket(plain, server_hostname=self.host)
+
+
+class Account:
+    """The one of the holder `number`, at a relay. `namespace`: out of which it connects."""
+
+    def __init__(self, url: str, ca_file: Path, number: int, namespace: str = "") -> None:
         self.seed = seed_of(number)
         self.key = sodium.ed25519_public(self.seed)
         parts = urlsplit(url)
         assert parts.hostname is not None
         self.host = parts.hostname
         context = ssl.create_default_context(cafile=str(ca_file))
-        self._http = http.client.HTTPSConnection(
-            self.host, parts.port, timeout=ANSWER_S, context=context
-        )
+        self._http = _Https(self.host, parts.port, timeout=ANSWER_S, context=context)
+        self._http.namespace = namespace
         self._refs = itertools.count(1)
         self._session = b""
         self._sequence = 0

@@ -14,14 +14,17 @@ A relay (`Relay`) is the real program with a certificate of a test's own authori
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +43,7 @@ LIMIT_S = 60.0  # for what takes a second or two on a machine that does nothing 
 PROBE_S = 1.0
 PROGRAMS = ("ip", "nft", "openssl")
 DEBUGGED = ("-m", "drupelet.cli.daemon", "--log-level", "debug")
+_CLONE_NEWNET = 0x40000000  # sched.h
 _serial = itertools.count()
 _RULES = """
 table inet filter {
@@ -290,6 +294,20 @@ class Relay:
         """One request from outside."""
         command = ("curl", "-sS", "--max-time", "10", "--cacert", str(self.ca_file))
         return run(*self._prefix, *command, *words, self.url + path)
+
+
+def connect_from(namespace: str, host: str, port: int, timeout_s: float) -> socket.socket:
+    """A TCP connection out of a namespace, for this process. Raises: `OSError`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def connect() -> socket.socket:  # a thread has a namespace of its own, and so has a socket
+        with open(f"/run/netns/{namespace}") as there:
+            if libc.setns(there.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        return socket.create_connection((host, port), timeout_s)
+
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(connect).result()
 
 
 def memory_of(pid: int) -> bytes:

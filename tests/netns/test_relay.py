@@ -5,6 +5,8 @@ The steps of a call are those of seed 004, read from the logs of the three progr
 
 from __future__ import annotations
 
+import copy
+import itertools
 import os
 import re
 import signal
@@ -17,20 +19,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cluster import Cluster
+from drupelet.errors import CallError
+from drupelet.relay.main import invite_text
+from drupelet.wire import relay as wire
+from drupelet.wire.keys import key_from_text
+from tests.integration.cluster import Cluster, RealNode
 from tests.integration.test_grants import done, grant, key_of
+from tests.netns import stranger
+from tests.netns.account import Account, patiently
 from tests.netns.internet import (
+    LIMIT_S,
     LINK_PORT,
+    PROGRAMS,
     RELAY_PORT,
     WEB,
     Internet,
     Relay,
+    at_home,
     at_public_address,
+    authority,
     logged,
     memory_of,
+    skip_without,
     until,
 )
-from tests.netns.lights import alice_and_bob, local, number, ready
+from tests.netns.lights import MISSIONS, alice_and_bob, local, number, ready
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -68,6 +81,136 @@ def fields(log: str, step: str, **wanted: str) -> dict[str, str]:
 def in_order(*steps: dict[str, str]) -> None:
     places = [step[""] for step in steps]
     assert places == sorted(places)
+
+
+class Registry:
+    """A relay, Alice, and strangers of whom each sees something else."""
+
+    def __init__(self, net: Internet, cluster: Cluster, relay: Relay) -> None:
+        self.net, self.cluster, self.relay = net, cluster, relay
+        kitchen = (
+            "from drupelet import mission\n\n@mission('kitchen')\ndef boil(): ...\n",
+            ["boil"],
+        )
+        missions = {**MISSIONS, "kitchen": kitchen}
+        words = [f'invite = "{relay.own("invite")}"']
+        self.alice = at_home(cluster, net, [relay], "alice", 0, missions=missions, lines=words)
+        self.alice.start()
+        self.said: wire.Announce
+        self.said_at = self.gone_after_s = 0.0
+        self._accounts: list[Account] = []
+        self._holder: Account | None = None
+        self._killed, self._closed = threading.Event(), threading.Event()
+        self._watching = threading.Thread(target=self._watch)  # from one test to another
+        self._watching.start()
+
+    def account(self, number: int) -> Account:
+        """Of the holder with that number, out of the other home."""
+        account = Account(self.relay.url, self.relay.ca_file, number, self.net.homes[1])
+        self._accounts.append(account)
+        return account
+
+    def kill(self, holder: Account) -> None:
+        """Kill Alice, and see how long `holder` is shown her."""
+        self.alice.kill()
+        self._holder = holder
+        self._killed.set()
+
+    def _watch(self) -> None:
+        self._killed.wait()
+        began = time.monotonic()
+        while self._holder is not None and self._holder.catalogue():
+            if self._closed.wait(0.5):
+                return
+        self.gone_after_s = time.monotonic() - began
+
+    def gone(self) -> float:
+        """After how many seconds she was seen no more."""
+        assert self._holder is not None
+        self._watching.join(LIMIT_S)
+        return self.gone_after_s
+
+    def close(self) -> None:
+        """Hang up."""
+        self._closed.set()
+        self._killed.set()
+        self._watching.join()
+        for account in self._accounts:
+            account.close()
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """One for the first and the last test: what is over after a minute is waited for between."""
+    skip_without(*PROGRAMS)
+    directory = tmp_path_factory.mktemp("registry")
+    with Internet(2) as net, Cluster(directory) as cluster:
+        relay = Relay(net, directory / "relay")
+        relay.start()
+        try:
+            with closing(Registry(net, cluster, relay)) as made:
+                yield made
+        finally:
+            relay.kill()
+
+
+def refused(code: str) -> pytest.RaisesExc[wire.RelayRefused]:
+    return pytest.raises(wire.RelayRefused, match=f"^{code}")
+
+
+def test_who_comes_in_and_what_he_sees(registry: Registry) -> None:
+    """S004-9: the refusals are distinct, and a catalogue has what is granted and no more."""
+    relay, alice = registry.relay, registry.alice
+    one, other, both, nobody = (registry.account(number) for number in range(4))
+    false = copy.copy(relay)  # whose certificate another authority made
+    false.ca_file = authority(relay.directory / "false", WEB)
+    dora = at_home(registry.cluster, registry.net, [false], "dora", 1)
+    dora.start()
+    logged(dora, "CERTIFICATE_VERIFY_FAILED")
+    assert "relay_up" not in dora.log
+    dora.stop()
+    with refused("not_registered"):
+        one.login()
+    with refused("not_verified"):
+        one.register(email="one@example.org")
+    with refused("not_verified"):
+        one.login()
+    with refused("denied"):
+        one.login(seed=stranger.seed_of(1))  # with somebody else's signature
+    with refused("denied"):
+        other.login(seed=stranger.seed_of(0))  # also where there is no account
+    with refused("bad_invite"):
+        other.register(invite=invite_text(bytes(16)))
+    relay.own("approve", "one@example.org")
+    patiently(one.login, "not_verified")
+    invite = relay.own("invite", "--uses", "3")
+    for each in (other, both, nobody):
+        each.register(invite=invite)
+        each.login()
+    for holders, mission in (((0, 2), "light"), ((1, 2), "kitchen")):
+        for holder in holders:
+            to = ("--to", stranger.key_of(holder))
+            done(alice, "grant", mission, *to, "-o", str(alice.directory / f"{mission}{holder}"))
+    until(lambda: both.catalogue() == {"alice": ["kitchen", "light"]})
+    assert one.catalogue() == {"alice": ["light"]}
+    assert other.catalogue() == {"alice": ["kitchen"]}
+    assert nobody.catalogue() == {}
+    with refused("not_found"):
+        nobody.ask(wire.Find(ref=0, node=key_from_text(key_of(alice)), grant=b""))
+    with refused("not_found"):  # the same for what does not exist
+        nobody.ask(wire.Find(ref=0, node=bytes(32), grant=b""))
+    # An announcement counts once, for who signed it.
+    said = wire.Announce(ref=0, announcement=one.announcement({"shed": (nobody.key,)}))
+    registry.said, registry.said_at = said, time.monotonic()
+    one.ask(said)
+    assert nobody.catalogue() == {"stranger": ["shed"]}
+    with refused("replayed"):
+        one.ask(said)
+    with refused("denied"):
+        other.ask(said)
+    for each in (one, other, nobody):
+        each.close()
+    registry.kill(both)
 
 
 def test_the_steps_of_a_call_between_two_that_nobody_can_reach(
@@ -195,3 +338,101 @@ def test_a_relay_that_is_killed_loses_nothing_that_it_accepted(
     noted = local(alice, "noted")
     assert isinstance(noted, list)
     assert sorted(noted) == list(range(30))  # and nothing ran twice
+
+
+class Counting:
+    """Calls of light/note with 0, 1, 2 ... by a few lanes in a thread, until `end`."""
+
+    LANES = 4
+
+    def __init__(self, bob: RealNode) -> None:
+        self.acknowledged: list[int] = []
+        self.failed: dict[int, str] = {}
+        self._numbers = itertools.count()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._call, args=(bob,)) for _ in range(self.LANES)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _call(self, bob: RealNode) -> None:
+        with bob.connect() as client:
+            while not self._stop.wait(0.02):
+                number = next(self._numbers)
+                try:
+                    assert client.call("alice", "light", "note", number, timeout=20) == number
+                    self.acknowledged.append(number)
+                except CallError as error:
+                    self.failed[number] = type(error).__name__
+
+    def end(self) -> None:
+        """After the calls that are under way."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(LIMIT_S)
+            assert not thread.is_alive()
+
+
+def test_calls_move_to_a_link_that_comes_up_and_back_to_the_relay(
+    net: Internet, cluster: Cluster, relay: Relay
+) -> None:
+    """Of the calls that were acknowledged none is lost or done twice, over both switches."""
+    alice, bob = alice_and_bob(cluster, net, relay)
+    _, file = grant(alice, "--to", key_of(bob), "--only", "temp,note")
+    done(bob, "accept", at_public_address(file, net.public(0)))
+    ready(bob)
+    assert "grant_shown" not in alice.log  # no link: the router lets none in
+
+    def accepted() -> float:
+        return relay.metrics()["drupelet_relay_messages_accepted_total"]
+
+    def calls_by(way: str, still_s: float = 0.5) -> bool:
+        """Whether calls go by the link or the relay now: none of their messages, or some."""
+        done_before, before = len(counting.acknowledged), accepted()
+        time.sleep(still_s)
+        went = len(counting.acknowledged) > done_before
+        return went and (accepted() > before) is (way == "relay")
+
+    counting = Counting(bob)
+    try:
+        assert until(lambda: calls_by("relay"))
+        began = time.monotonic()
+        net.forward(0)
+        until(lambda: "grant_shown" in alice.log)
+        until(lambda: calls_by("link"))
+        to_link_s = time.monotonic() - began
+        by_relay = bob.log.count("by_relay")
+        began = time.monotonic()
+        net.close(0, host=net.public(1))
+        until(lambda: bob.log.count("by_relay") > by_relay and calls_by("relay"))
+        to_relay_s = time.monotonic() - began
+    finally:
+        counting.end()
+    noted = local(alice, "noted")
+    assert isinstance(noted, list)
+    print(
+        f"to the link in {to_link_s:.1f} s, back in {to_relay_s:.1f} s; "
+        f"{len(counting.acknowledged)} calls acknowledged, not: {counting.failed}"
+    )
+    assert to_link_s < 45  # a link is tried again after 30 s
+    assert to_relay_s < 30
+    assert len(noted) == len(set(noted))
+    assert set(counting.acknowledged) <= set(noted)
+    assert set(noted) <= set(counting.acknowledged) | counting.failed.keys()
+    assert set(counting.failed.values()) <= {"NoConnection", "Timeout"}
+
+
+def test_who_is_gone_is_not_shown_and_no_replay_brings_him_back(registry: Registry) -> None:
+    """S004-9: out of the catalogue within 30 s; an announcement is refused for ever."""
+    gone_after_s = registry.gone()
+    print(f"who was killed was shown for {gone_after_s:.1f} s more")
+    assert 0 < gone_after_s <= 30 + 2
+    time.sleep(max(0.0, registry.said_at + 61 - time.monotonic()))
+    one, nobody = registry.account(0), registry.account(3)
+    for each in (one, nobody):
+        each.login()
+    assert nobody.catalogue() == {}
+    with refused("replayed"):
+        one.ask(registry.said)
+    assert nobody.catalogue() == {}
