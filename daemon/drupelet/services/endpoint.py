@@ -99,9 +99,7 @@ class Endpoint:
         "table",
     )
 
-    direct: ClassVar[bool] = (
-        True  # a link; through a relay (services/relayed_calls.py) no pid travels
-    )
+    direct: ClassVar[bool] = True  # a link; through a relay no pid travels
 
     def __init__(
         self,
