@@ -43,6 +43,8 @@ from drupelet.services.joining import Joining
 from drupelet.services.launchers import SubprocessLauncher
 from drupelet.services.links import Links
 from drupelet.services.missions import Missions, MissionSpec
+from drupelet.services.once import OnceService
+from drupelet.services.outbox import OutboxService
 from drupelet.services.own_addresses import own_addresses
 from drupelet.services.pairing import PairingService
 from drupelet.services.portmap import PortMapper
@@ -57,6 +59,8 @@ from drupelet.store.audit import AuditLog
 from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
 from drupelet.store.grants import GrantStore
 from drupelet.store.identity import Identity, board_serial, load_or_make_identity
+from drupelet.store.once import OnceStore
+from drupelet.store.outbox import OutboxStore
 from drupelet.store.paired import FILE as PAIRED_FILE
 from drupelet.store.paired import cookies_in_force, keep_paired_cookie, text_of
 from drupelet.wire.handshake import Credentials, make_credentials
@@ -119,20 +123,15 @@ class Node:
             name=config.node.name,
             key=key_to_text(self.identity.public_key),
         )
-        self.code = CodeShipping(
-            self.missions,
-            self.calls,
-            seed=self.identity.seed,
-            key=self.identity.public_key,
-            state_dir=config.node.state_dir,
-            members=lambda: (each.key for each in self.membership.nodes()),
-        )
+        self.code = self._make_code()
         self.audit = Audit(
             AuditLog(config.node.state_dir / "audit"), f"{self.credentials.incarnation:x}"
         )
         self.grants = self._make_grants()
         self.links.strangers = self.grants
+        self.once = self._make_once()
         self.relayed = self._make_relayed()
+        self.outbox = self._make_outbox()
         self.relay = self._make_relay()
         self.relayed_pairing = self._make_relayed_pairing()
         self.pairing = self._make_pairing()
@@ -142,6 +141,16 @@ class Node:
         self.call_many = self.calls.call_many
         self.cast = self.calls.cast
         self.multicall = self.calls.multicall
+
+    def _make_code(self) -> CodeShipping:
+        return CodeShipping(
+            self.missions,
+            self.calls,
+            seed=self.identity.seed,
+            key=self.identity.public_key,
+            state_dir=self.config.node.state_dir,
+            members=lambda: (each.key for each in self.membership.nodes()),
+        )
 
     def _make_grants(self) -> GrantService:
         strangers = StrangerCalls(
@@ -167,10 +176,35 @@ class Node:
             members=lambda: {each.name: each.key for each in self.membership.nodes()},
         )
 
+    def _make_once(self) -> OnceService:
+        return OnceService(
+            OnceStore(self.config.node.state_dir / "once"),
+            key=self.identity.public_key,
+            missions=self.missions,
+            calls=self.calls,
+            strangers=self.grants.strangers,
+            deadlines=self.deadlines,
+        )
+
+    def _make_outbox(self) -> OutboxService:
+        return OutboxService(
+            OutboxStore(self.config.node.state_dir / "outbox"),
+            key=self.identity.public_key,
+            missions=self.missions,
+            calls=self.calls,
+            once=self.once,
+            relayed=self.relayed,
+            border=self.proxies,
+            deadlines=self.deadlines,
+            granted_by=self.grants.accepted.owner,
+            member=self.membership.key_of,
+        )
+
     def _make_relayed(self) -> RelayedCalls:
         return RelayedCalls(
             seed=self.identity.seed,
             strangers=self.grants.strangers,
+            once=self.once,
             accepted=self.grants.accepted,
             calls=self.calls,
             deadlines=self.deadlines,
@@ -373,8 +407,14 @@ class Node:
         self.pairing.register(self.missions)
         self.grants.restore()
         self._nursery.start_soon(self.grants.run)
+        self.once.register()
+        self.once.restore()
+        self._nursery.start_soon(self.once.run)
+        self.outbox.register()
+        self.outbox.restore()
         await self._nursery.start(self.links.run)
         await self._nursery.start(self.missions.run)
+        self._nursery.start_soon(self.outbox.run)
         self._nursery.start_soon(self.control.run)
         for peer in self.config.link.peers:
             self.links.candidate(

@@ -366,10 +366,11 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The call's end: its encoded value, or why there is none."""
+    """The call's end: its encoded value, or why there is none. `said`: by the callee itself."""
 
     call: int
     result: bytes | CallError
+    said: bool = field(default=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -425,7 +426,7 @@ class Caller:
             self.dropped_count += 1
             return None
         if reply.value is not None:
-            return self._end(call, reply.value)
+            return self._end(call, reply.value, said=True)
         assert reply.error is not None
         try:
             token = stale_token(reply.error)
@@ -433,7 +434,8 @@ class Caller:
                 error = error_from_fields(loads_canonical(reply.error))
                 if call.maybe_ran and isinstance(error, NotPermitted | Revoked | RateLimited):
                     error = Timeout(maybe_ran=True)  # a word on this request, not on the first
-                return self._end(call, error)
+                    return self._end(call, error)
+                return self._end(call, error, said=True)
         except RemoteProtocolError:  # the callee itself says what means nothing: it may have run
             return self._end(call, Timeout(maybe_ran=True))
         return self._stale(call, token, now)
@@ -504,6 +506,6 @@ class Caller:
         self._by_id[ident] = call
         return Sent(call=call.number, to=wanted.callee, id=ident, body=body)
 
-    def _end(self, call: _Call, result: bytes | CallError) -> Outcome:
+    def _end(self, call: _Call, result: bytes | CallError, *, said: bool = False) -> Outcome:
         del self._calls[call.number], self._by_id[call.ident]
-        return Outcome(call=call.number, result=result)
+        return Outcome(call=call.number, result=result, said=said)

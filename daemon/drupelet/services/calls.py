@@ -34,7 +34,7 @@ from drupelet.errors import (
     RemoteProtocolError,
     Timeout,
 )
-from drupelet.services.directory import Border, Directory, StrangerDoor
+from drupelet.services.directory import Border, Directory, Keeper, StrangerDoor
 from drupelet.services.endpoint import Endpoint, too_large
 from drupelet.services.inline import (
     as_call_error,
@@ -46,6 +46,7 @@ from drupelet.services.inline import (
 )
 from drupelet.services.missions import Export
 from drupelet.services.streams import Stream
+from drupelet.services.whitelist import worker_of
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.frames import (
@@ -69,7 +70,7 @@ _TIMEOUT_MS_MAX = 2**32 - 1
 _LOCAL_RINGS = frozenset({"operator", "worker", "confined"})  # their targets begin with a node
 # What a stranger may ask of the daemon itself; every other target is a granted function's.
 _STRANGERS_OWN = frozenset(
-    {b"grants/present", b"pair/look", b"pair/start", b"pair/step", b"pair/done"}
+    {b"grants/present", b"once/call", b"pair/look", b"pair/start", b"pair/step", b"pair/done"}
 )
 _CONFINED = "this mission has cluster = false in its file in missions.d: it may call nothing"
 _PREFIXES_MAX = 256  # prepared call headers that are kept
@@ -89,6 +90,7 @@ class Calls:
         self.own_name = b""
         self.strangers: StrangerDoor | None = None
         self.border: Border | None = None
+        self.keeper: Keeper | None = None
         self.served_count = 0
         self.refused_count = 0
 
@@ -152,7 +154,7 @@ class Calls:
                 chunks.append(chunk)
                 encoded.append(body)
         if node == self._directory().own_name:
-            export = self._permit(f"{mission}/{function}".encode(), "member", b"")
+            export = self.permit(f"{mission}/{function}".encode(), "member", b"")
             if export.inline is not None:
                 bodies: list[bytes | CallError] = [
                     b"\0" + dumps(await run_many_in_turn(export, chunk)) for chunk in chunks
@@ -175,6 +177,8 @@ class Calls:
         directory = self._directory()
         if node == directory.own_name:
             self.run_cast(prefix + encoded, "member")
+            return
+        if self.keeper is not None and self.keeper.takes(node, f"{mission}/{function}", encoded):
             return
         endpoint = directory.endpoint(node) or await self._connect(node, inf)
         if endpoint.ring == "stranger" and self.border is not None:
@@ -250,7 +254,7 @@ class Calls:
     ) -> object:
         """A call to this node itself: the same door, no link."""
         await trio.lowlevel.checkpoint()
-        export = self._permit(f"{mission}/{function}".encode(), "member", b"")
+        export = self.permit(f"{mission}/{function}".encode(), "member", b"")
         if export.inline is None:
             body = await worker_of(export).call(prefix, encoded, deadline)
             return loads(body[1:])
@@ -294,7 +298,7 @@ class Calls:
             congested = endpoint.channel.queued_bytes > OUT_BYTES_MAX  # it reads no answers
             if congested or len(endpoint.serving) >= CALLS_PER_LINK_MAX:
                 raise NoConnection("overloaded")
-            export = self._permit(target, endpoint.ring, digest)
+            export = self.permit(target, endpoint.ring, digest)
             if export.inline is None:
                 deadline = trio.current_time() + timeout_ms / 1000 if timeout_ms else inf
                 header = CALL_HEADER.pack(flags & FLAG_MANY, timeout_ms, len(target)) + target
@@ -316,7 +320,7 @@ class Calls:
         else:
             self._serve_inline(endpoint, ident, export, body[start:], flags, timeout_ms)
 
-    def _permit(self, target: bytes, ring: str, digest: bytes) -> Export:
+    def permit(self, target: bytes, ring: str, digest: bytes) -> Export:
         """Whitelist, right, code. Raises: `CallError`."""
         export = self._exports.get(target)
         if export is None:
@@ -434,11 +438,21 @@ class Calls:
                 return
             body = frames.call_body(target, call.args)
             if node and node != self.own_name:
-                self._nursery.start_soon(self._cast_on, node.decode("utf-8", "replace"), body)
+                name = _text(node)
+                try:
+                    if self.keeper is not None and self.keeper.takes(
+                        name, _text(target), call.args
+                    ):
+                        return
+                except CallError:
+                    self.refused_count += 1
+                    return
+                self._nursery.start_soon(self.cast_on, name, body)
                 return
         self.run_cast(body, endpoint.ring)
 
-    async def _cast_on(self, node: str, body: bytes) -> None:
+    async def cast_on(self, node: str, body: bytes) -> None:
+        """Send a cast to another node, when it can be connected."""
         directory = self._directory()
         try:
             endpoint = directory.endpoint(node) or await self._connect(node, inf)
@@ -454,7 +468,7 @@ class Calls:
         """Deliver a cast to this node."""
         call = frames.split_call(body)
         try:
-            export = self._permit(call.target, ring, call.digest)
+            export = self.permit(call.target, ring, call.digest)
             if export.raw is not None or export.with_endpoint:
                 raise NotPermitted(f"{_text(call.target)} is not cast in this way")
             if export.inline is None:
@@ -574,18 +588,6 @@ class Calls:
 
 def _arguments(encoded: bytes) -> list[object]:
     return cast(list[object], loads(encoded))
-
-
-def worker_of(export: Export) -> Endpoint:
-    """The worker of a mission. Raises: why it does not run now."""
-    endpoint = export.endpoint
-    if endpoint is None or endpoint.closed:
-        error = export.unavailable or RemoteError("mission_crashed", f"{export.mission} is down")
-        raise error.with_traceback(None)  # one object for many callers: its traceback would grow
-    worker = cast(Endpoint, endpoint)
-    if worker.channel.congested:
-        raise NoConnection("overloaded")
-    return worker
 
 
 def _text(name: bytes) -> str:

@@ -50,6 +50,14 @@ class StrangerDoor(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """Who keeps casts until they have run (services/outbox.py)."""
+
+    def takes(self, node: str, target: str, args: bytes) -> bool:
+        """Whether a cast is kept: it is, from now on. Raises: `CallError` for want of room."""
+        ...
+
+
 class Border(Protocol):
     """What becomes of pids on links of strangers (services/proxies.py)."""
 

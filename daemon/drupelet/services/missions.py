@@ -107,6 +107,7 @@ class Export:
     unavailable: CallError | None = None
     digest: bytes = b""
     is_cast: bool = False
+    once: bool = False  # only with an idempotency key: services/once.py
     signature: str = ""
     with_endpoint: bool = False  # inline functions that are told who calls
     raw: Callable[[Any, bytes], None] | None = None  # casts whose arguments are not decoded

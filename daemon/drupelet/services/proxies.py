@@ -60,6 +60,7 @@ from drupelet.wire.proxies import Found, may_hold_pids, replace_pids
 
 _log = logging.getLogger("drupelet.grants")
 
+_NOT_DIRECT: Final = "a pid does not travel through a relay or with an idempotency key"
 _SEND: Final = frames.call_body(b"grants/send", b"")
 _WATCH: Final = frames.call_body(b"grants/watch", b"")
 _DOWN: Final = frames.call_body(b"grants/down", b"")
@@ -148,7 +149,7 @@ class ProxyService:
 
     def _leaves(self, endpoint: Endpoint, found: Found) -> object:
         if not endpoint.direct:
-            raise NotSendable("a pid does not travel through a relay")
+            raise NotSendable(_NOT_DIRECT)
         self._ways[endpoint.key] = endpoint
         if isinstance(found, Pid):
             new = secrets.token_bytes(PROXY_SECRET_BYTES)
@@ -175,7 +176,7 @@ class ProxyService:
         if not isinstance(found, ProxyPid):
             raise NotPermitted(f"a {type(found).__name__} of a stranger")
         if not endpoint.direct:
-            raise NotSendable("a pid does not travel through a relay")
+            raise NotSendable(_NOT_DIRECT)
         pid = self.given.given(found.secret, endpoint.key, trio.current_time())
         if pid is not None:
             return pid

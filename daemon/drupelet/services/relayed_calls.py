@@ -7,7 +7,8 @@ replies between the link to a relay (`services/relay_link.py`) and the door of t
 Rules
 - A call that came this way is let in by `core/requests.py` (grant, rate, once) and then runs like
   one that came on a link: the same audit, the same revocation. Pids do not travel this way.
-- An idempotency key is refused: nothing here makes its record durable yet.
+- A call with an idempotency key runs when its record is durable, and is answered when that of its
+  end is: `services/once.py`. One of our own is signed anew when its callee has started anew.
 - Who is called must be at the relay that this node uses, by the address in its grant's file.
 
 Owns: one task for each call that goes out from a worker.
@@ -15,20 +16,25 @@ Owns: one task for each call that goes out from a worker.
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from math import inf
+from typing import Final
 
 import trio
 
 from drupelet.core.grants import Issued
+from drupelet.core.once import Place
 from drupelet.core.requests import Answer, Callee, Caller, Outcome, Run, Sent, Wanted
-from drupelet.errors import CallError, NoConnection, NotPermitted, RemoteError, Timeout
+from drupelet.errors import CallError, NoConnection, NotPermitted, Revoked, Timeout
 from drupelet.services.accepted import Accepted
 from drupelet.services.calls import Calls
 from drupelet.services.deadlines import Deadlines
-from drupelet.services.endpoint import Endpoint
+from drupelet.services.ends import End
+from drupelet.services.once import OnceService
+from drupelet.services.once import Outcome as Told
 from drupelet.services.relay_link import Offered, RelayLink
 from drupelet.services.stranger_calls import CALL_S_MAX, StrangerCalls
 from drupelet.services.waiters import Admitted
@@ -37,61 +43,21 @@ from drupelet.wire.frames import split_call
 from drupelet.wire.grant_files import GrantFile
 from drupelet.wire.limits import RELAY_HOLDERS_MAX, RELAY_MISSIONS_MAX
 
-if TYPE_CHECKING:
-    from drupelet.net.channel import Channel
+_LOOK_S: Final = 5.0  # so often a call with a key looks whether its callee has started anew
 
 _log = logging.getLogger("drupelet.relay")  # at "debug" each step of each call, by messages' ids
 
 
-class _NoChannel:
-    """What an endpoint has in place of a channel when messages go through a relay."""
-
-    close_reason = ""
-    closed = False
-    congested = False
-    queued_bytes = 0
-    bulk_bytes = 0
-
-    def queue(self, frame: bytes) -> None:
-        """There is no frame to send."""
-
-    def send_now(self) -> None:
-        """Nor anything that waits."""
-
-    def close(self, reason: str) -> None:
-        """It is not used any more."""
-        self.close_reason = reason
-        self.closed = True
-
-
-class RelayEnd(Endpoint):
+class RelayEnd(End):
     """A node at the other side of the relay: who calls us, or whom we call."""
 
     __slots__ = ("_relay",)
-    direct = False
 
     def __init__(
         self, relay: RelayedCalls, calls: Calls, deadlines: Deadlines, name: str, key: bytes
     ) -> None:
-        channel = cast("Channel", _NoChannel())
-        super().__init__(
-            channel, calls, deadlines, opener=True, ring="stranger", name=name, key=key
-        )
+        super().__init__(calls, deadlines, relay.ended, name=name, key=key)  # ids are tickets
         self._relay = relay
-
-    # -- it called us; ids are tickets
-
-    def reply(self, ident: int, encoded: bytes) -> None:
-        """The value of the call `ident`, an encoded one."""
-        self.serving.pop(ident, None)
-        self._relay.ended(ident, encoded)
-
-    def reply_error(self, ident: int, error: CallError) -> None:
-        """Or its failure."""
-        self.serving.pop(ident, None)
-        self._relay.ended(ident, error)
-
-    # -- we call it
 
     async def call(self, prefix: bytes, args: bytes, deadline: float) -> bytes:
         """One call: the answer's body, as from a link. Raises: `CallError`."""
@@ -120,8 +86,8 @@ class RelayEnd(Endpoint):
         raise NotPermitted("one call at a time through a relay")
 
     def cast(self, prefix: bytes, args: bytes) -> None:
-        """Nobody would hear whether it arrived."""
-        raise NotPermitted("no casts through a relay")
+        """Those that can be kept are (services/outbox.py)."""
+        raise NotPermitted("no cast with a pid in it through a relay")
 
 
 class RelayedCalls:
@@ -132,6 +98,7 @@ class RelayedCalls:
         *,
         seed: bytes,
         strangers: StrangerCalls,
+        once: OnceService,
         accepted: Accepted,
         calls: Calls,
         deadlines: Deadlines,
@@ -140,15 +107,19 @@ class RelayedCalls:
         self.nursery = nursery
         self._seed = seed
         self._strangers = strangers
+        self._once = once
+        once.on_told = self._told
         self._accepted = accepted
         self._calls = calls
         self._deadlines = deadlines
         entropy = secrets.token_bytes
-        self.callee = Callee(seed, strangers.grants, entropy, trio.current_time())
+        self.callee = Callee(seed, strangers.grants, entropy, trio.current_time(), once.table)
         self.callee.on_refused = self._refused
         self.caller = Caller(entropy)
-        self._waiting: dict[int, Callable[[bytes | CallError], None]] = {}
+        self._waiting: dict[int, Callable[[Outcome], None]] = {}
         self._ends: dict[int, RelayEnd] = {}
+        self._starting = 0  # the ticket of a run that is being passed to its worker
+        self._failed: CallError | None = None
         self._given: RelayLink | None = None
 
     def use(self, link: RelayLink) -> None:
@@ -209,16 +180,37 @@ class RelayedCalls:
             return
         got = self.callee.receive(message.sender, message.id, message.body, now)
         if isinstance(got, Answer):
-            self._answer([got])
+            self._once.after(lambda: self._answer([got]))
         elif isinstance(got, Run):
             _log.debug("apply id=%s target=%s run=%d", message.id.hex(), got.target, got.ticket)
             self._begin(got)
 
     def _begin(self, run: Run) -> None:
-        if run.record is not None:
-            refusal = RemoteError("badarg", "this node keeps no idempotency keys")
-            self._finish(run.ticket, refusal, ran=False)
+        if run.record is None:
+            self._start(run)
             return
+        try:
+            self._strangers.worker(run.target.encode(), keyed=True)
+        except CallError as error:  # nothing is written then
+            self._finish(run.ticket, error, ran=False)
+            return
+        self._once.begin(run.record, functools.partial(self._begun, run))
+
+    def _begun(self, run: Run, failure: CallError | None) -> None:
+        """Its record is durable, or why it is not."""
+        if failure is None and not self._strangers.grants.holds(run.right, trio.current_time()):
+            failure = Revoked()
+        if failure is None:
+            failure = self._start(run)
+        else:
+            self._finish(run.ticket, failure, ran=False)
+        if failure is not None and run.record is not None:
+            self._once.never(run.record, failure)
+
+    def _start(self, run: Run) -> CallError | None:
+        """Run it. Why that did not begin."""
+        keyed = run.record is not None
+        self._starting, self._failed = run.ticket, None
         end = self._ends[run.ticket] = RelayEnd(
             self, self._calls, self._deadlines, "", run.right.caller
         )
@@ -229,21 +221,35 @@ class RelayedCalls:
                 run.right,
                 run.target.encode(),
                 run.arguments,
-                int(min(run.span_s, CALL_S_MAX) * 1_000),
+                int((CALL_S_MAX if keyed else min(run.span_s, CALL_S_MAX)) * 1_000),
+                keyed=keyed,
             )
         except CallError as error:
             self._finish(run.ticket, error, ran=False)
+            return error
+        finally:
+            self._starting = 0
+        return self._failed
 
     def ended(self, ticket: int, outcome: bytes | CallError) -> None:
         """A call that came through the relay has ended."""
-        self._finish(ticket, outcome)
+        if ticket == self._starting and isinstance(outcome, CallError):  # it never began
+            self._failed = outcome
+        self._finish(ticket, outcome, ran=ticket != self._starting)
 
     def _finish(self, ticket: int, outcome: bytes | CallError, *, ran: bool = True) -> None:
         end = self._ends.pop(ticket, None)
         if end is not None:
             end.channel.close("closed")
-        answers, _ = self.callee.finish(ticket, outcome, trio.current_time(), ran=ran)
-        self._answer(answers)
+        answers, record = self.callee.finish(ticket, outcome, trio.current_time(), ran=ran)
+        if record is not None:
+            self._once.ended(record, lambda: self._answer(answers))
+        else:
+            self._answer(answers)
+
+    def _told(self, place: Place, told: Told) -> None:
+        """A run that came on a link has ended; the same call may have come here too."""
+        self._answer(self.callee.told(place, *told, trio.current_time()))
 
     def _answer(self, answers: list[Answer]) -> None:
         for each in answers:
@@ -262,47 +268,89 @@ class RelayedCalls:
 
     async def request(self, key: bytes, target: str, args: bytes, deadline: float) -> bytes:
         """A call through the relay: the encoded value. Raises: `CallError`."""
+        outcome = await self._request(key, target, args, deadline, None)
+        assert outcome is not None
+        if isinstance(outcome.result, CallError):
+            raise outcome.result
+        return outcome.result
+
+    async def request_once(
+        self, callee: bytes, key: bytes, target: str, args: bytes, deadline: float
+    ) -> Outcome:
+        """The same with an idempotency key: signed anew as often as the callee starts anew.
+
+        Raises: `CallError` where nothing was sent; what became of it otherwise is in the outcome.
+        """
+        while True:
+            outcome = await self._request(callee, target, args, deadline, key)
+            if outcome is not None:
+                return outcome
+
+    async def look(self, callee: bytes, target: str) -> None:
+        """Whether the relay knows where it is. Raises: `NoConnection`, `NotPermitted`."""
+        await self._link.beacon(callee, _shown(self._file_for(callee, target)))
+
+    async def _request(
+        self, callee: bytes, target: str, args: bytes, deadline: float, key: bytes | None
+    ) -> Outcome | None:
+        """None: with a key, its callee has started anew. Raises: `CallError`; nothing was sent."""
         deadline = min(deadline, trio.current_time() + CALL_S_MAX)
-        file = self._file_for(key, target)
+        file = self._file_for(callee, target)
         with trio.CancelScope(deadline=deadline) as finding:
-            beacon = await self._link.beacon(key, _shown(file))
+            beacon = await self._link.beacon(callee, _shown(file))
         if finding.cancelled_caught:
             raise Timeout(maybe_ran=False)
         wanted = Wanted(
-            callee=key,
+            callee=callee,
             boot_key=beacon.boot_key,
             grant=file.grant.data,
             seed=file.seed if file.seed is not None else self._seed,
             target=target,
             arguments=args,
             deadline=deadline,
+            idempotency_key=key,
         )
         sent = self.caller.call(wanted, beacon.token, trio.current_time())
         done = trio.Event()
-        results: list[bytes | CallError] = []
+        outcomes: list[Outcome] = []
 
-        def settled(result: bytes | CallError) -> None:
-            results.append(result)
+        def settled(outcome: Outcome) -> None:
+            outcomes.append(outcome)
             done.set()
 
         self._waiting[sent.call] = settled
         _log.debug("stored call=%d id=%s target=%s", sent.call, sent.id.hex(), target)
         self._send(sent)
         try:
-            with trio.CancelScope(deadline=deadline):
-                await done.wait()
-            if not results:
+            while not outcomes and trio.current_time() < deadline:
+                look_at = trio.current_time() + (_LOOK_S if key is not None else inf)
+                with trio.CancelScope(deadline=min(deadline, look_at)):
+                    await done.wait()
+                if not outcomes and await self._has_started_anew(wanted, _shown(file)):
+                    return None
+            if not outcomes:
                 for outcome in self.caller.handle_timer(trio.current_time()):
                     self._settle(outcome)
-            result = results[0] if results else Timeout(maybe_ran=True)
-            if isinstance(result, Timeout):
-                self._link.forget_beacon(key)
+            if not outcomes:
+                outcomes.append(Outcome(call=sent.call, result=Timeout(maybe_ran=True)))
+            if isinstance(outcomes[0].result, Timeout):
+                self._link.forget_beacon(callee)
+            return outcomes[0]
         finally:
             self.caller.cancel(sent.call)
             self._waiting.pop(sent.call, None)
-        if isinstance(result, CallError):
-            raise result
-        return result
+
+    async def _has_started_anew(self, wanted: Wanted, shown: bytes) -> bool:
+        """Whether it cannot open any more what was sealed for it; with a key, it may be again."""
+        if wanted.idempotency_key is None:
+            return False
+        with trio.move_on_at(wanted.deadline):
+            try:
+                beacon = await self._link.beacon(wanted.callee, shown)
+                return beacon.boot_key != wanted.boot_key
+            except NoConnection:
+                return False
+        return False
 
     def _send(self, sent: Sent) -> None:
         def refused(error: NoConnection) -> None:
@@ -318,7 +366,7 @@ class RelayedCalls:
                     type(outcome.result).__name__ if isinstance(outcome.result, CallError) else "ok"
                 )
                 _log.debug("settled call=%d outcome=%s", outcome.call, how)
-                settled(outcome.result)
+                settled(outcome)
 
     def _file_for(self, key: bytes, target: str) -> GrantFile:
         """The grant to show: one that allows the function, else one of the mission."""

@@ -33,11 +33,12 @@ from drupelet.errors import (
 )
 from drupelet.services.accepted import PROOF_DOMAIN
 from drupelet.services.audit import Audit
-from drupelet.services.calls import Calls, worker_of
+from drupelet.services.calls import Calls
 from drupelet.services.directory import Border
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.missions import Missions
 from drupelet.services.waiters import Admitted, Running
+from drupelet.services.whitelist import worker_of
 from drupelet.wire import sodium
 from drupelet.wire.frames import CALL_HEADER, FLAG_MANY, FLAG_MORE
 from drupelet.wire.grants import Grant
@@ -141,7 +142,7 @@ class StrangerCalls:
                 or len(endpoint.serving) >= CALLS_PER_LINK_MAX
             ):
                 raise NoConnection("overloaded")
-            let_in = self._admit(endpoint, target, len(args))
+            let_in = self.admit(endpoint, target, len(args))
         except CallError as error:
             self.refused(endpoint.key, target, error)
             endpoint.reply_error(ident, error)
@@ -149,10 +150,18 @@ class StrangerCalls:
         self._begin(endpoint, ident, target, timeout_ms, args, let_in)
 
     def serve_admitted(
-        self, endpoint: Endpoint, ticket: int, right: Right, target: bytes, args: bytes, ms: int
+        self,
+        endpoint: Endpoint,
+        ticket: int,
+        right: Right,
+        target: bytes,
+        args: bytes,
+        ms: int,
+        *,
+        keyed: bool = False,
     ) -> None:
-        """A call that `core/requests.py` let in. Raises: `CallError`; then it did not begin."""
-        let_in = (self._worker(target), right, ticket)
+        """A call that was let in. Raises: `CallError`; then it did not begin."""
+        let_in = (self.worker(target, keyed=keyed), right, ticket)
         self._begin(endpoint, ticket, target, ms, args, let_in)
 
     def _begin(
@@ -186,7 +195,7 @@ class StrangerCalls:
     def cast(self, endpoint: Endpoint, target: bytes, args: bytes) -> None:
         """A CAST of a stranger; nobody waits, so a refusal is only counted."""
         try:
-            worker, right, ticket = self._admit(endpoint, target, len(args))
+            worker, right, ticket = self.admit(endpoint, target, len(args))
             self.grants.finish(ticket)
             args = self._border.incoming(endpoint, args)
         except CallError as error:
@@ -195,8 +204,13 @@ class StrangerCalls:
         worker.cast(CALL_HEADER.pack(0, 0, len(target)) + target, args)
         self._log_call(endpoint, right.grant, target.decode().partition("/")[2], "cast", 0)
 
-    def _admit(self, endpoint: Endpoint, target: bytes, size: int) -> tuple[Endpoint, Right, int]:
-        """Right, rate, whitelist: the worker, the right, a ticket. Raises: `CallError`."""
+    def admit(
+        self, endpoint: Endpoint, target: bytes, size: int, *, keyed: bool = False
+    ) -> tuple[Endpoint, Right, int]:
+        """Right, rate, whitelist: the worker, the right, a ticket. Raises: `CallError`.
+
+        `keyed`: the call has an idempotency key (services/once.py).
+        """
         now = trio.current_time()
         mission, _, function = target.decode("utf-8", "replace").partition("/")
         failure: CallError = NotPermitted()
@@ -212,17 +226,18 @@ class StrangerCalls:
                 failure = error
                 continue
             try:
-                return self._worker(target), right, ticket
+                return self.worker(target, keyed=keyed), right, ticket
             except CallError:
                 self.grants.finish(ticket)
                 raise
         raise failure
 
-    def _worker(self, target: bytes) -> Endpoint:
+    def worker(self, target: bytes, *, keyed: bool = False) -> Endpoint:
+        """What serves `target`, for a stranger. Raises: `CallError`."""
         export = self._missions.exports.get(target)
         if export is None or export.inline is not None or export.raw is not None:
             raise NotPermitted
-        return worker_of(export)
+        return worker_of(export, keyed=keyed)
 
     def _ended(self, ticket: int, outcome: str) -> None:
         self.grants.finish(ticket)

@@ -37,7 +37,7 @@ async def nodes(
     monkeypatch.setattr(relay_link, "LOOK_S", 0.02)
     monkeypatch.setattr(relay_link, "FIRST_S", 0.05)
     missions = directory / names[0] / "missions.d"
-    missions.mkdir(parents=True)
+    missions.mkdir(parents=True, exist_ok=True)
     (missions / "light.toml").write_text(TOML)
     (missions / "light.py").write_text(CODE)
     with trio.fail_after(60):

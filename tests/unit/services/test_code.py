@@ -329,7 +329,7 @@ async def test_rings(tmp_path: Path) -> None:
             assert "stranger" not in exports[b"code/list"].rings
             for target in (b"code/ship", b"code/load", b"code/list"):
                 with pytest.raises(NotPermitted):
-                    alice.calls._permit(target, "stranger", b"")
+                    alice.calls.permit(target, "stranger", b"")
             async with open_small_node(tmp_path, "bob", alice) as bob:
                 await wait_up(bob, "alice")
                 with pytest.raises(NotPermitted, match="not for a member"):

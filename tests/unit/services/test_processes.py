@@ -332,6 +332,6 @@ async def test_raw_segments_of_a_worker_are_nobodys(tmp_path: Path) -> None:
         export = alice.missions.exports[b"process/segment"]
         assert export.rings == {"member"}
         with pytest.raises(NotPermitted):
-            alice.calls._permit(b"process/segment", "worker", b"")
+            alice.calls.permit(b"process/segment", "worker", b"")
         with pytest.raises(RemoteProtocolError):
             alice.processes._on_signals(None, b"")  # type: ignore[arg-type]

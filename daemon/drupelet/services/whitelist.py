@@ -1,0 +1,31 @@
+"""The way from an entry of the whitelist to the worker that serves it."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from drupelet.errors import NoConnection, RemoteError
+from drupelet.services.endpoint import Endpoint
+from drupelet.services.missions import Export
+
+
+def worker_of(export: Export, *, keyed: bool = False) -> Endpoint:
+    """The worker of a mission. Raises: why it does not run now, or not without a key."""
+    if export.once and not keyed:
+        raise RemoteError(
+            "badarg",
+            f"{export.mission}.{export.function} runs once for each idempotency key, and this call "
+            "has none: `drupelet call --key TEXT`, or idempotency_key= in Python; say the same "
+            "again to call again safely",
+        )
+    endpoint = export.endpoint
+    if endpoint is None or endpoint.closed:
+        error = export.unavailable or RemoteError("mission_crashed", f"{export.mission} is down")
+        raise error.with_traceback(None)  # one object for many callers: its traceback would grow
+    worker = cast(Endpoint, endpoint)
+    if worker.channel.congested:
+        raise NoConnection("overloaded")
+    return worker
+
+
+__all__ = ["worker_of"]
