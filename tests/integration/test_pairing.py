@@ -76,7 +76,10 @@ def test_from_pair_to_nodes_in_twenty_seconds(
         assert isinstance(answer, dict)
         assert (answer["name"], answer["key"], answer["linked"]) == ("alice", shown["key"], True)
         bobs_key = str(bob.status()["key"])
-        assert outcome(program) == (0, {"outcome": "paired", "by": "link", "name": "bob", "key": bobs_key})
+        assert outcome(program) == (
+            0,
+            {"outcome": "paired", "by": "link", "name": "bob", "key": bobs_key},
+        )
     wait_states(alice, {"bob": "up"})
     wait_states(bob, {"alice": "up"})
     span_s = time.monotonic() - started

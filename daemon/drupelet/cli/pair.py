@@ -205,8 +205,8 @@ def _join(request: Request, code: str) -> int:
         output.note(
             f"the cookie is here, but no address of {output.plain(name)} answers ({tried}), nor "
             "does it reach this node: members need a direct link. Open the port of one of the two "
-            "in its router; or, for calls through the relay, pair again with "
-            "`drupelet pair --grant MISSION` there"
+            "in its router, and name it in the other's [link] peers; or, for calls through the "
+            "relay, pair again with `drupelet pair --grant MISSION` there"
         )
     else:
         output.note(
