@@ -39,6 +39,7 @@ from drupelet.services.deadlines import Deadlines
 from drupelet.services.discovery import Discovery
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.grants import GrantService
+from drupelet.services.http_calls import HttpCallService
 from drupelet.services.joining import Joining
 from drupelet.services.launchers import SubprocessLauncher
 from drupelet.services.links import Links
@@ -66,6 +67,7 @@ from drupelet.store.paired import cookies_in_force, keep_paired_cookie, text_of
 from drupelet.wire.handshake import Credentials, make_credentials
 from drupelet.wire.keys import key_prefix, key_to_text
 from drupelet.wire.limits import GRANT_ADDRESSES_MAX, WORKER_CALLS_MAX
+from drupelet.wire.relay import APPLY
 
 _log = logging.getLogger("drupelet")
 
@@ -133,6 +135,7 @@ class Node:
         self.relayed = self._make_relayed()
         self.outbox = self._make_outbox()
         self.relay = self._make_relay()
+        self.http_calls = self._make_http_calls()
         self.relayed_pairing = self._make_relayed_pairing()
         self.pairing = self._make_pairing()
         self.mapper = self._make_mapper()
@@ -235,6 +238,18 @@ class Node:
             addresses=self._addresses,
             nursery=self._nursery,
         )
+
+    def _make_http_calls(self) -> HttpCallService:
+        service = HttpCallService(
+            seed=self.identity.seed,
+            name=self.config.node.name,
+            relayed=self.relayed,
+            accepted=self.grants.accepted,
+            link=lambda url: self.relay if url in ("", self.grants.relay_url) else None,
+        )
+        if self.relay is not None:
+            self.relay.on_kind[APPLY] = service.take
+        return service
 
     def _make_pairing(self) -> PairingService:
         node = self.config.node
@@ -405,6 +420,7 @@ class Node:
         self._nursery.start_soon(self.audit.run)
         self.grants.register()
         self.pairing.register(self.missions)
+        self.http_calls.register(self.missions)
         self.grants.restore()
         self._nursery.start_soon(self.grants.run)
         self.once.register()

@@ -26,7 +26,7 @@ _MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
 def call(request: Request) -> int:
     """``call NODE MISSION FUNCTION [ARG...]``."""
     node_name, mission, function, *texts = request.arguments
-    arguments = _arguments(request, texts)
+    arguments = arguments_of(request, texts)
     timeout_s = request.seconds("timeout", TIMEOUT_S)
     with connect(request.socket) as node:
         value = node.call(named(node, node_name), mission, function, *arguments, timeout=timeout_s)
@@ -37,7 +37,7 @@ def call(request: Request) -> int:
 def cast(request: Request) -> int:
     """``cast NODE MISSION FUNCTION [ARG...]``."""
     node_name, mission, function, *texts = request.arguments
-    arguments = _arguments(request, texts)
+    arguments = arguments_of(request, texts)
     with connect(request.socket) as node:
         node.cast(named(node, node_name), mission, function, *arguments)
     if request.json:
@@ -48,7 +48,7 @@ def cast(request: Request) -> int:
 def multicall(request: Request) -> int:
     """``multicall NODES MISSION FUNCTION [ARG...]``."""
     names, mission, function, *texts = request.arguments
-    arguments = _arguments(request, texts)
+    arguments = arguments_of(request, texts)
     timeout_s = request.seconds("timeout", TIMEOUT_S)
     chosen = None if names == "all" else [name for name in names.split(",") if name]
     if chosen == []:
@@ -134,7 +134,8 @@ def named(node: BlockingClient, name: str) -> str:
     return "" if name == node.name else name
 
 
-def _arguments(request: Request, texts: list[str]) -> list[object]:
+def arguments_of(request: Request, texts: list[str]) -> list[object]:
+    """The words as values. Raises: `UsageError`."""
     try:
         return [parse_argument(text) for text in texts]
     except BadValue as error:

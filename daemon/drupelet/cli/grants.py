@@ -39,12 +39,12 @@ def grant(request: Request) -> int:
 
 def narrow(request: Request) -> int:
     """``narrow FILE [--to KEY] ... -o FILE | --text | --qr``."""
-    return _make(request, "narrow", _read(request.argument(0), request))
+    return _make(request, "narrow", read_grant(request.argument(0), request))
 
 
 def accept(request: Request) -> int:
     """``accept FILE|-``."""
-    answer = _ask(request, "accept", _read(request.argument(0), request))
+    answer = _ask(request, "accept", read_grant(request.argument(0), request))
     match answer:
         case {"name": str(name), "id": str(ident), "sentence": str(sentence)}:
             pass
@@ -247,7 +247,7 @@ def _draw(text: str) -> None:
 # -- taking one
 
 
-def _read(word: str, request: Request) -> str:
+def read_grant(word: str, request: Request) -> str:
     """The text of a file. Raises: `Failed`."""
     if word.startswith(PREFIX):
         raise UsageError(

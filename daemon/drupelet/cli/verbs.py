@@ -216,6 +216,24 @@ _VERBS: Final = (
         "It ends when that one is revoked. The grant must be --delegable.",
     ),
     Verb(
+        "sign",
+        "Print a call as a line for curl, for a node at a relay that granted you the function.",
+        "sign:sign",
+        (_NODE, _MISSION, _FUNCTION, _ARGUMENTS),
+        (
+            Option("file", "sign with this grant (default: one that was accepted)", "FILE"),
+            Option("once", "an idempotency key: the same again runs no second time", "KEY"),
+        ),
+        (
+            "drupelet sign alice light temp",
+            "drupelet sign alice light dim 5 | sh",
+            "drupelet sign --file bob.grant alice light temp",
+            "drupelet --json sign alice light temp",
+        ),
+        "The line counts once, within a minute; where it runs, no Drupelet is needed. The relay\n"
+        "sees the arguments and the value of such a call, and can alter neither.",
+    ),
+    Verb(
         "grants",
         "List the grants that the local node issued, and those that it accepted.",
         "grants:grants",

@@ -179,10 +179,14 @@ class RelayedCalls:
                 self._settle(told)
             return
         got = self.callee.receive(message.sender, message.id, message.body, now)
+        self.carry_out(message.id, got)
+
+    def carry_out(self, ident: bytes, got: Run | Answer | None) -> None:
+        """What `callee` says of the request `ident`, whatever its form."""
         if isinstance(got, Answer):
             self._once.after(lambda: self._answer([got]))
         elif isinstance(got, Run):
-            _log.debug("apply id=%s target=%s run=%d", message.id.hex(), got.target, got.ticket)
+            _log.debug("apply id=%s target=%s run=%d", ident.hex(), got.target, got.ticket)
             self._begin(got)
 
     def _begin(self, run: Run) -> None:

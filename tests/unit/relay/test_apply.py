@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +21,7 @@ from drupelet.core.requests import Answer, Callee, Run
 from drupelet.errors import CallError, RemoteError
 from drupelet.relay import apply
 from drupelet.relay.service import Relay
+from drupelet.services.http_calls import headers_of
 from drupelet.wire import relay as wire
 from drupelet.wire.announcements import encode_announcement, encode_offers
 from drupelet.wire.codec import dumps, loads
@@ -42,6 +41,7 @@ from drupelet.wire.limits import (
     APPLY_WAITING_MAX,
     APPLY_WAITING_PER_HOLDER_MAX,
 )
+from tests.unit.relay.curl import Curl, Said
 from tests.unit.relay.nodes import (
     ALICE,
     BOB,
@@ -119,30 +119,6 @@ class Light:
                 )
 
 
-@dataclass
-class Said:
-    """What came back."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def kind(self) -> str:
-        """Of the failure."""
-        kind: str = self.json["error"]["kind"]
-        return kind
-
-    @property
-    def why(self) -> str:
-        message: str = self.json["error"]["message"]
-        return message
-
-
 def signed(
     light: Light,
     grant: Grant,
@@ -165,49 +141,6 @@ def signed(
     nonce = light.callee.token + os.urandom(16)
     signature_input, signature = sign_put(by.seed, put, created=when, nonce=nonce)
     return replace(put, signature_input=signature_input, signature=signature)
-
-
-def headers_of(put: SignedPut) -> dict[str, str]:
-    found = {
-        "Content-Type": put.content_type,
-        "Content-Digest": put.content_digest,
-        "Drupelet-Grant": put.grant,
-        "Signature-Input": put.signature_input,
-        "Signature": put.signature,
-    }
-    if put.idempotency_key is not None:
-        found["Idempotency-Key"] = put.idempotency_key
-    return found
-
-
-@dataclass
-class Curl:
-    """Somebody without an account."""
-
-    port: int
-
-    async def put(self, put: SignedPut, body: bytes = b"[1]", **changed: Any) -> Said:
-        return await self.ask("PUT", put.path, body, {**headers_of(put), **changed})
-
-    async def ask(self, method: str, path: str, body: bytes, headers: dict[str, Any]) -> Said:
-        def exchange() -> Said:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-            try:
-                connection.putrequest(method, path)
-                for name, value in headers.items():
-                    for one in value if isinstance(value, list) else [value]:
-                        if one is not None:
-                            connection.putheader(name, one)
-                if "Content-Length" not in headers:
-                    connection.putheader("Content-Length", str(len(body)))
-                connection.endheaders(body)
-                answer = connection.getresponse()
-                found = {name.lower(): value for name, value in answer.getheaders()}
-                return Said(answer.status, found, answer.read())
-            finally:
-                connection.close()
-
-        return await trio.to_thread.run_sync(exchange)
 
 
 @asynccontextmanager
