@@ -190,6 +190,7 @@ __all__ = [
 _HOMES = dict.fromkeys(__all__, "drupelet.process") | {
     "mission": "drupelet.mission",
     "cast": "drupelet.mission",
+    "verb": "drupelet.mission",
     "at_start": "drupelet.mission",
     "Length": "drupelet.mission",
     "Range": "drupelet.mission",

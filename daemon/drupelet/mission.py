@@ -57,6 +57,7 @@ CALLBACKS: Final = frozenset({"init", "handle_info", "handle_continue", "termina
 
 _MARKS: Final = "__drupelet_marks__"
 _CAST: Final = "__drupelet_cast__"
+_VERB: Final = "__drupelet_verb__"
 _AT_START: Final = "__drupelet_at_start__"
 
 _Marked = TypeVar("_Marked", bound=Callable[..., object])
@@ -139,6 +140,22 @@ def mission(name: str, *, where: str = INLINE, prefix: bool = True) -> Callable[
 def cast(method: _Marked) -> _Marked:
     """Mark a function or method as a cast: the caller does not wait for it and gets no value."""
     setattr(method, _CAST, True)
+    return method
+
+
+def verb(method: _Marked) -> _Marked:
+    """Mark a method of a GenStatem or a GenEvent as what others may ask for; its body is `...`.
+
+        @mission("door")
+        class Door(GenStatem):
+            @verb
+            def enter(self, code: int) -> str: ...
+
+            def locked(self, kind, content):           # a state gets ("call", ("enter", code))
+
+    With `cast` instead nobody waits. Of a GenServer every public method is a verb.
+    """
+    setattr(method, _VERB, True)
     return method
 
 

@@ -21,6 +21,7 @@ from tests.unit.services.nodes import make_config
 
 LINES_MAX = 10
 CALL = re.compile(r"^\$ (?:\.venv/bin/)?drupelet (call kitchen kitchen Oven\..*)\n(.*)$", re.M)
+GATE = re.compile(r"^\$ drupelet (call gate gate Gate\..*)\n(.*)$", re.M)
 TOML = re.compile(r"^```toml\n(module = \"kitchen\.py\"\n.*?)^```", re.M | re.S)
 DRUPELET = Path(sys.executable).parent / "drupelet"
 DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "daemon/docs/MISSIONS.md")}
@@ -70,6 +71,19 @@ def test_ten_lines_and_one_command(
         file.write_text(text.replace("+= by", "+= 2 * by"))
         assert reader.run("nl kitchen.py")[0] == 0
         assert reader.run("call kitchen kitchen Oven.heat 10") == (0, f"{int(value) + 20}\n")
+
+
+def test_a_state_machine_as_a_mission(tmp_path: Path, environment: dict[str, str]) -> None:  # noqa: F811
+    document = DOCUMENTS["daemon/docs/MISSIONS.md"]
+    (tmp_path / "gate.py").write_text(documents.files(document)["gate.py"])
+    shown = GATE.findall(document)
+    assert len(shown) == 2
+    reader = Reader(tmp_path, environment)
+    with staying(f"{DRUPELET} run gate.py", tmp_path, "Ctrl-C stops it", environment):
+        for words, value in shown:
+            assert reader.run(words) == (0, f"{value}\n")
+        code, said = reader.run("call gate gate Gate.locked call 1")
+        assert (code, "undef" in said) == (1, True)
 
 
 # -- by an operator's missions.d

@@ -13,7 +13,8 @@ taken back); a table of those taken back beside the mailbox (each request would 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from drupelet.wire.notices import Request
@@ -47,6 +48,14 @@ class Errand(Request):
         _set(self, "_state", _UNDER_WAY)
         return True
 
+    def wait_again(self) -> None:
+        """It was put off, to begin later; never, when its asker gave up meanwhile."""
+        if self._told is None:
+            _set(self, "_state", _WAITS)
+        else:
+            _set(self, "_state", _TAKEN_BACK)
+            self._told()
+
     def end(self) -> None:
         """It is over, whatever came of it."""
         _set(self, "_state", _OVER)
@@ -64,3 +73,17 @@ class Errand(Request):
             _set(self, "_state", _TAKEN_BACK)
             _set(self, "request", None)  # the arguments may be large, and the mailbox keeps it
         return True
+
+
+@contextmanager
+def carried_out(request: Request) -> Iterator[bool]:
+    """While a request is under way; False: it was taken back, and is not to begin."""
+    if type(request) is not Errand:
+        yield True
+    elif not request.begin():
+        yield False
+    else:
+        try:
+            yield True
+        finally:
+            request.end()

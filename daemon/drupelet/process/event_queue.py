@@ -29,6 +29,7 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from drupelet.process.api import Caller
+from drupelet.process.errands import Errand
 from drupelet.process.table import DROP_OLD, EXIT, Process
 from drupelet.process.timers import Entry
 from drupelet.wire.limits import INSERTED_EVENTS_MAX, STATE_TIMEOUTS_MAX
@@ -48,6 +49,7 @@ class Event(NamedTuple):
     kind: Kind
     content: Any
     caller: Caller | None = None
+    errand: Errand | None = None  # what it came by, where its asker may take it back
 
 
 class Due:

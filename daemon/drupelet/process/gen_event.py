@@ -64,12 +64,13 @@ from drupelet.process.behaviours import (
 )
 from drupelet.process.current import this_process, this_runtime
 from drupelet.process.data import copy_data
+from drupelet.process.errands import carried_out
 from drupelet.process.gen_server import Stop
 from drupelet.process.parcels import pack, unpack
 from drupelet.process.runtime import Runtime, To, reason_of
 from drupelet.process.status import shown_fields
 from drupelet.process.table import Process
-from drupelet.process.verbs import check_names, own_names
+from drupelet.process.verbs import check_marked, check_names, own_names
 from drupelet.wire.ids import Pid
 from drupelet.wire.limits import EVENT_HANDLERS_MAX
 from drupelet.wire.messages import processes as wire
@@ -98,6 +99,7 @@ class GenEvent(Startable):
         super().__init_subclass__(**kwargs)
         for base in cls.__mro__[: cls.__mro__.index(GenEvent)]:
             check_names(base, _OWN_NAMES, base="GenEvent", what="method")
+        check_marked(cls)
 
     # -- callbacks of a handler, plain or async
 
@@ -335,7 +337,9 @@ class _Manager:
                 reason = stop_reason(request)
                 if reason is not NO_REASON:
                     raise ProcessExit(reason)
-                await self._serve(caller, request)
+                with carried_out(message) as wanted:
+                    if wanted:
+                        await self._serve(caller, request)
             case Exit(pid, reason):
                 if pid == self._parent:
                     raise ProcessExit(reason)

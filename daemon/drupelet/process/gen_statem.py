@@ -83,6 +83,7 @@ from drupelet.process.behaviours import (
 )
 from drupelet.process.current import this_process
 from drupelet.process.data import copy_data
+from drupelet.process.errands import Errand
 from drupelet.process.event_queue import (
     CALL,
     EVENT_TIMEOUT,
@@ -98,7 +99,7 @@ from drupelet.process.gen_server import NOREPLY, Stop
 from drupelet.process.runtime import Runtime, To
 from drupelet.process.status import shown_fields
 from drupelet.process.table import Process
-from drupelet.process.verbs import check_names, find_verbs, own_names
+from drupelet.process.verbs import check_marked, check_names, find_verbs, marked_verbs, own_names
 from drupelet.wire.notices import Exit, Request
 
 ENTER: Final = "enter"
@@ -151,7 +152,9 @@ class GenStatem(Startable):
         super().__init_subclass__(**kwargs)
         for base in cls.__mro__[: cls.__mro__.index(GenStatem)]:
             check_names(base, _OWN_NAMES, base="GenStatem", what="state")
-        cls.__states = frozenset(find_verbs(cls, own=_OWN_NAMES | {"handle_event"}))
+        check_marked(cls)
+        methods = find_verbs(cls, own=_OWN_NAMES | {"handle_event"})
+        cls.__states = frozenset(methods).difference(marked_verbs(cls))
         cls.__one_function = cls.handle_event is not GenStatem.handle_event
 
     # -- callbacks
@@ -355,7 +358,7 @@ class GenStatem(Startable):
                 reason = stop_reason(request)
                 if reason is not NO_REASON:
                     raise Stop(reason)
-                return Event(CALL, request, caller)
+                return Event(CALL, request, caller, message if type(message) is Errand else None)
             case (str(word), content) if word == CAST and type(message) is tuple:
                 return Event("cast", content)
             case Due():
@@ -367,18 +370,31 @@ class GenStatem(Startable):
     async def __handle(self, event: Event) -> None:
         self.__event = event
         self.__step = step = Step()
+        errand = event.errand
+        if errand is None:
+            await self.__carry_out(event, step)
+        elif errand.begin():
+            try:
+                await self.__carry_out(event, step)
+            finally:
+                if self.__step.postponed:
+                    errand.wait_again()
+                else:
+                    errand.end()
+        self.__event = None
+
+    async def __carry_out(self, event: Event, step: Step) -> None:
         try:
             result = await self.__call_state(event.kind, event.content)
         except RemoteError as error:
             if error.__class__ is not RemoteError or event.caller is None:
                 raise  # ProcessDown of another process is a crash
             self.reply(error_value(error), event.caller)
-            self.__step = step = Step()
+            self.__step = step = Step()  # what it asked for before it raised does not count
             result = KEEP_STATE
         self.__check_stop()
         changed = await self.__go(event, result)
         self.__queue.finish(event, step, changed)
-        self.__event = None
 
     async def __go(self, event: Event, result: Any) -> bool:
         """To the next state; whether it is another one."""

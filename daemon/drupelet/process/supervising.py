@@ -34,6 +34,7 @@ from drupelet.process.behaviours import (
 )
 from drupelet.process.children import Child, was_as_told
 from drupelet.process.current import this_process
+from drupelet.process.errands import carried_out
 from drupelet.process.runtime import Runtime, reason_of
 from drupelet.process.table import Process
 from drupelet.wire.ids import Pid
@@ -127,11 +128,13 @@ class Supervising:
         runtime = cast(Runtime, process.runtime)
         while True:
             match await runtime.receive_message(process, None, inf):
-                case Request(caller, request):
+                case Request(caller, request) as asked:
                     reason = stop_reason(request)
                     if reason is not NO_REASON:
                         await self._end(reason)
-                    await self._serve(verbs, caller, request)
+                    with carried_out(asked) as wanted:
+                        if wanted:
+                            await self._serve(verbs, caller, request)
                 case Exit(pid, reason):
                     if pid == self._parent:
                         await self._end(reason)

@@ -10,6 +10,7 @@ Rejected: a look-up by getattr at each request (`__class__`, `terminate`... woul
 from __future__ import annotations
 
 import difflib
+import dis
 import inspect
 from collections.abc import Callable, Mapping
 from types import FunctionType, MethodType
@@ -24,6 +25,10 @@ CALLBACKS: Final = frozenset(
     }
 )  # fmt: skip
 _IS_CAST: Final = "__drupelet_cast__"  # the mark of drupelet.mission.cast
+_IS_VERB: Final = "__drupelet_verb__"  # and of drupelet.mission.verb
+_NO_WORK: Final = frozenset(
+    {"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST", "POP_TOP", "CACHE"}
+)
 _ANY_COUNT: Final = 1 << 30
 _NAME_CHARS_MAX: Final = 80
 
@@ -83,6 +88,34 @@ def find_verbs(cls: type, *, own: frozenset[str]) -> dict[str, Verb]:
         is_cast = getattr(function, _IS_CAST, False) is True
         verbs[name] = Verb(name, is_cast, max(low - bound, 0), max(high - bound, 0))
     return verbs
+
+
+def is_marked(member: object) -> bool:
+    """Whether a method is marked as a verb: what callers may name, of a class whose other public
+    methods are states or handlers."""
+    return getattr(member, _IS_VERB, False) is True or getattr(member, _IS_CAST, False) is True
+
+
+def marked_verbs(cls: type) -> list[str]:
+    """The names of the marked methods of a class, with what it inherits."""
+    return [
+        name
+        for name, member in inspect.getmembers_static(cls)
+        if isinstance(member, FunctionType) and is_marked(member)
+    ]
+
+
+def check_marked(cls: type) -> None:
+    """Raises: `TypeError` for a marked method that would do something: it is never run."""
+    for name in marked_verbs(cls):
+        function = inspect.getattr_static(cls, name)
+        if name in CALLBACKS or name.startswith("_"):
+            raise TypeError(f"{cls.__name__}.{name} cannot be a verb; give it another name")
+        if any(each.opname not in _NO_WORK for each in dis.get_instructions(function)):
+            raise TypeError(
+                f"{cls.__name__}.{name}: a verb has no body, only `...`; what it does stands where "
+                f"the event ({name!r}, ...) is handled"
+            )
 
 
 def _arity(function: Callable[..., object]) -> tuple[int, int]:

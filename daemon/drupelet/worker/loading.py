@@ -12,7 +12,7 @@ The problems carry the names that WTD (seed 004) gave them, each with file and l
 | `invalid_fn_and_arity`  | a signature that calls from another node cannot fill                   |
 | `function_not_exported` | listed, but not marked for this mission                                |
 
-A marked class that is a GenServer is a process (`servers.py`), started when its mission is, whether
+A marked class that is a behaviour is a process (`servers.py`), started when its mission is, whether
 its verbs are listed or not; other classes are one object each. ``Oven.heat`` is the name of a
 method, or ``heat`` where the class was marked with ``prefix=False``.
 
@@ -31,7 +31,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import drupelet
 from drupelet.errors import RemoteProtocolError
@@ -52,13 +52,18 @@ from drupelet.wire.messages.workers import (
 )
 from drupelet.worker.targets import Target, argument_checks, signature_problems
 
+if TYPE_CHECKING:
+    from drupelet.process.serving import Face
+
 try:
     from _blake2 import blake2b  # hashlib would load OpenSSL: 3.6 MB in every worker
 except ImportError:
     from hashlib import blake2b
 
 SOURCE_BYTES_MAX: Final = 4 * 1024 * 1024  # a log given by mistake stops here
-_GEN_SERVER: Final = "drupelet.process.gen_server"
+_BEHAVIOURS: Final = frozenset(
+    f"drupelet.process.{name}" for name in ("gen_server", "gen_statem", "gen_event", "supervisor")
+)
 _LABEL_CHARS: Final = 8  # of a digest, for people
 
 _Function = Callable[..., object]
@@ -80,7 +85,7 @@ class LoadError(Exception):
 class Loaded:
     """Missions ready to serve: mission name -> export name -> target; and what they are from.
 
-    `servers`: the marked classes that are GenServers, by the name of their process; `starts`: the
+    `servers`: the marked classes that are behaviours, by the name of their process; `starts`: the
     functions that are marked with `at_start`, by module and name.
     """
 
@@ -339,11 +344,12 @@ class _Finder:
         return names
 
     def servers(self, mission: str) -> dict[str, type]:
-        """The marked classes that are GenServers; of all missions when `mission` is ""."""
+        """The marked classes that are behaviours; of all missions when `mission` is ""."""
         found: dict[str, type] = {}
         for module in self._modules:
             for value in list(vars(module).values()):
-                for mark in marks_of(value) if _is_server(value) else ():
+                face = _face(value)
+                for mark in marks_of(value) if face is not None else ():
                     if mission in ("", mark.mission):
                         found[f"{mark.mission}.{value.__name__}"] = value
                         self._check_server(module, value, mark)
@@ -351,7 +357,9 @@ class _Finder:
 
     def _check_server(self, module: types.ModuleType, cls: type, mark: Mark) -> None:
         if mark.where == THREAD:
-            what = f"{cls.__name__} is a GenServer, which runs in the loop; spawn what computes"
+            face = _face(cls)
+            assert face is not None
+            what = f"{cls.__name__} is {face.what}, which runs in the loop; spawn what computes"
             self._invalid(what, module, _line(cls))
         takes = Target("init", object.__new__(cls).init)
         if takes.arity_min:
@@ -419,15 +427,20 @@ class _Finder:
     def _method(
         self, module: types.ModuleType, cls: type, verb: str, name: str, mark: Mark
     ) -> Target | None:
-        verbs = _verbs(cls)
+        face, verbs = _face(cls), _verbs(cls)
         listed = ", ".join(f"{cls.__name__}.{known}" for known in verbs) or "it has none"
         if not verb or "." in verb:
             what = f"{name!r} is a class; export its methods: {listed}"
-        elif _is_server(cls) and verb in verbs:
-            method = getattr(object.__new__(cls), verb)
-            return self._target(module, name, method, mark, server=f"{mark.mission}.{cls.__name__}")
+        elif face is not None and verb in verbs:
+            server = f"{mark.mission}.{cls.__name__}"
+            return self._target(module, name, face.verbs[verb], mark, server=server)
         elif verb in CALLBACKS:
             what = f"{name!r} is a callback of the runtime, never callable from outside"
+        elif face is not None and face.by_marks and hasattr(cls, verb):
+            what = (
+                f"{name!r} is no verb of {face.what}; write @verb above a method without a body "
+                f"that says what callers may ask. Its verbs: {listed}"
+            )
         elif verb not in verbs:
             what = f"class {cls.__name__} has no public method {verb!r}; its methods: {listed}"
         else:
@@ -508,16 +521,22 @@ def _mark(value: object, mission: str) -> Mark | None:
     return None
 
 
-def _is_server(value: object) -> bool:
-    """Whether it is a class of GenServers; most workers never load that module."""
-    module = sys.modules.get(_GEN_SERVER)
-    return module is not None and isinstance(value, type) and issubclass(value, module.GenServer)
+def _face(value: object) -> Face | None:
+    """How a class of behaviours serves calls; most workers never load what knows it."""
+    if not isinstance(value, type) or all(
+        base.__module__ not in _BEHAVIOURS for base in value.__mro__
+    ):
+        return None
+    from drupelet.process.serving import face_of
+
+    return face_of(value)
 
 
 def _verbs(cls: type) -> list[str]:
-    """The public methods of a class that calls may reach."""
-    if _is_server(cls):
-        return list(sys.modules[_GEN_SERVER].verbs_of(cls))
+    """The methods of a class that calls may reach."""
+    face = _face(cls)
+    if face is not None:
+        return list(face.verbs)
     return [
         name
         for name, member in inspect.getmembers_static(cls)

@@ -1,8 +1,9 @@
 """The processes that a mission's worker keeps alive, and the way from a call to one of them.
 
-Decides how a class that is marked with `@mission` and derives from GenServer serves: one process,
-registered as ``mission.Class`` on its node, under a supervisor of the worker's, beside what the
-functions marked with `@at_start` started.
+Decides how a class that is marked with `@mission` and is a behaviour (GenServer, GenStatem,
+GenEvent, Supervisor; process/serving.py) serves: one process, registered as ``mission.Class`` on
+its node, under a supervisor of the worker's, beside what the functions marked with `@at_start`
+started.
 
 Rules
 - No call runs before every first start is over; one that fails ends the worker, with its reason.
@@ -41,13 +42,12 @@ from drupelet.errors import (
     RemoteError,
 )
 from drupelet.process.api import trap_exit
-from drupelet.process.behaviours import CAST
-from drupelet.process.children import Child, start_calls
+from drupelet.process.children import SUPERVISOR, Child, start_calls
 from drupelet.process.current import this_process
 from drupelet.process.errands import Errand
-from drupelet.process.gen_server import GenServer, value_of
 from drupelet.process.kernel import Ask
 from drupelet.process.runtime import Runtime
+from drupelet.process.serving import face_of
 from drupelet.process.supervisor import Supervisor
 from drupelet.process.table import Process
 from drupelet.wire.ids import Pid, check_plain_name
@@ -93,14 +93,15 @@ class SessionLike(Protocol):
 class _Answer:
     """Takes the answer of one request in the place of a task (`Runtime.wake`)."""
 
-    __slots__ = ("done",)
+    __slots__ = ("done", "value_of")
 
-    def __init__(self, done: Done) -> None:
+    def __init__(self, done: Done, value_of: Callable[[object], object]) -> None:
         self.done = done
+        self.value_of = value_of
 
     def wake(self, value: object) -> None:
         try:
-            value = value_of(value)
+            value = self.value_of(value)
         except CallError as error:
             self.done(None, error)
         else:
@@ -136,14 +137,20 @@ class _Ticket:
 class Slot:
     """One class of servers: where its requests go, whether its process runs now or not."""
 
-    def __init__(self, name: str, cls: type[GenServer], runtime: Runtime, endings: Endings) -> None:
+    def __init__(self, name: str, cls: type, runtime: Runtime, endings: Endings) -> None:
         self.name = name
-        self.cls = cls
+        self.change(cls)
         self._runtime = runtime
         self._endings = endings
         self._process: Process | None = None
         self._refusal: RemoteError | None = None  # instead of letting requests wait
         self._waiting: deque[tuple[object, Done | None, _Ticket]] = deque()
+
+    def change(self, cls: type) -> None:
+        """It is this class from now on."""
+        face = face_of(cls)
+        assert face is not None  # loading.py takes no others
+        self.face = face
 
     # -- the process
 
@@ -151,10 +158,10 @@ class Slot:
         """Start it, linked to the supervisor that calls this."""
         try:
             check_plain_name(self.name)
-            pid = await self.cls.start_link(name=self.name)
+            pid = await self.face.start(self.name)
         except (ValueError, NameTaken) as error:
             _log.warning("server_without_name server=%s: %s, starting it so", self.name, error)
-            pid = await self.cls.start_link()
+            pid = await self.face.start(None)
         if pid is None:  # its init returned IGNORE
             raise Refused(("ignored", self.name))
         self._process = self._runtime.find(pid)
@@ -181,7 +188,8 @@ class Slot:
         Returns how to give up. `done` may be called before this returns.
         """
         ticket = _Ticket()
-        request: object = (verb, *args)
+        face = self.face
+        request = face.message(verb, args) if done is None else face.request(verb, args)
         process = self._process
         if process is not None and not process.exiting:
             self._put(request, done, ticket)
@@ -206,10 +214,10 @@ class Slot:
             else:
                 process.dropped_count += 1
         elif done is None:
-            runtime.put(process, (CAST, request))
+            runtime.put(process, request)
         else:
             number = ticket.number = runtime.new_ref()
-            runtime.asks[number] = Ask(process.pid, _Answer(done))
+            runtime.asks[number] = Ask(process.pid, _Answer(done, self.face.value))
             errand = runtime.ask_local(process, number, runtime.pid, request, Errand)
             ticket.errand = cast(Errand, errand)
 
@@ -316,7 +324,7 @@ class Servers:
             if slot is None:
                 self.slots[name] = Slot(name, cls, self._runtime, self._endings)
             else:
-                slot.cls = cls
+                slot.change(cls)
         for targets in code.missions.values():
             for target in targets.values():
                 if target.server:
@@ -383,7 +391,8 @@ class Servers:
     def _child(self, key: str) -> Child:
         slot = self.slots.get(key)
         if slot is not None:
-            return Child(key, start_calls(slot.start))
+            kind = SUPERVISOR if slot.face.is_supervisor else None
+            return Child(key, start_calls(slot.start), type=kind)
         return Child(key, start_calls(self._start(key)), restart="transient")
 
     def _start(self, key: str) -> Callable[[], object]:

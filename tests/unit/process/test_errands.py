@@ -226,3 +226,21 @@ async def test_a_trace_shows_it_as_the_request_that_it_is() -> None:
             event = await anext(events)
         assert event.kind == "receive"
         assert event.message == Request(errand.caller, ("bake", 1))
+
+
+def test_one_that_was_put_off_waits_again() -> None:
+    errand = Errand(CALLER, ("heat", 5))
+    assert errand.begin()
+    errand.wait_again()
+    assert errand.take_back(lambda: None)
+    assert errand.taken_back
+
+
+def test_one_that_was_put_off_after_its_asker_gave_up_never_begins() -> None:
+    told: list[str] = []
+    errand = Errand(CALLER, ("heat", 5))
+    assert errand.begin()
+    assert not errand.take_back(lambda: told.append("over"))
+    errand.wait_again()
+    assert told == ["over"]
+    assert not errand.begin()

@@ -93,7 +93,7 @@ class Rig:
 
     def send(self, ident: int, verb: str, *args: object) -> None:
         """A call comes in; ident -1: a cast."""
-        target = self.loaded.missions["m"][f"Oven.{verb}"]
+        target = self.loaded.missions["m"][verb if "." in verb else f"Oven.{verb}"]
         assert target.slot is not None
         target.slot.serve(self.session, self._wake, ident, target, list(args))
 
