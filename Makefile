@@ -56,9 +56,10 @@ bench: $(VENV)/.bench ## ours and other systems, side by side
 fuzz: $(VENV)/.fuzz ## junk into every parser, RUNS executions each
 	$(LIMIT) $(FUZZ_S) $(BIN)/python tests/fuzz/run_all.py --runs $(RUNS)
 
-sim: $(VENV)/.run ## whole clusters, and their processes, in virtual time; SEED replays a run exactly
+sim: $(VENV)/.run ## clusters, their processes, and strangers, in virtual time; SEED replays a run exactly
 	$(LIMIT) $(SIM_S) $(BIN)/python -m drupelet.simulator --seed $(SEED)
 	$(LIMIT) $(SIM_S) $(BIN)/python -m tests.sim.process_seeds --seed $(SEED)000 --seeds 500 $(ARGS)
+	$(LIMIT) $(SIM_S) $(BIN)/python -m tests.sim.stranger_seeds --seed $(SEED)000 --seeds 500 $(ARGS)
 
 real: $(VENV)/.dev ## tests with real processes, and with Erlang where it is installed
 	$(LIMIT) $(REAL_S) $(PYTEST) tests/integration $(wildcard tests/oracle) tests/ladder --ladder 2 $(ARGS)

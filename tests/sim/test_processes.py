@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sim import stranger_seeds
 from tests.sim.process_ledger import OTHERS, SEMANTICS, BrokenRule
 from tests.sim.process_mutants import MUTANTS
 from tests.sim.process_seeds import Totals, main
@@ -121,6 +122,8 @@ def test_the_command_goes_on_where_it_was(
     totals = Totals(file)
     assert totals.done == 4
     assert totals.counts["runs"]["pids"] == 4
+    with pytest.raises(SystemExit, match="runs of tests.sim.process_seeds: name another file"):
+        stranger_seeds.main(["--save", str(file)])
 
 
 def test_the_command_tells_what_failed(
