@@ -22,7 +22,8 @@ from drupelet.wire.requests import Reply, encode_reply
 class Asked(Protocol):
     """Who waits for an answer, to which message, and what its form is.
 
-    `hash`: of what was signed. `repeats`: a replay is answered as the first was.
+    `hash`: of what was signed. `repeats`: a replay is answered as the first was. `blamed`: who is
+    named when it is refused before a grant's key was proved.
     """
 
     @property
@@ -33,6 +34,8 @@ class Asked(Protocol):
     def hash(self) -> bytes: ...
     @property
     def repeats(self) -> bool: ...
+    @property
+    def blamed(self) -> bytes: ...
 
     def dressed(
         self, seed: bytes, entropy: Callable[[int], bytes], value: bytes | None, error: bytes | None
@@ -75,6 +78,11 @@ class Sealed:
     hash: bytes
     reply_key: bytes
     repeats: ClassVar[bool] = True
+
+    @property
+    def blamed(self) -> bytes:
+        """The account that brought it: the signature is not looked at for nothing."""
+        return self.sender
 
     def dressed(
         self, seed: bytes, entropy: Callable[[int], bytes], value: bytes | None, error: bytes | None

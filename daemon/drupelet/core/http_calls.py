@@ -58,6 +58,7 @@ class _Waiting:
     applied: AppliedPut
     ident: bytes
     hash: bytes
+    blamed: bytes
     sender: ClassVar[bytes] = APPLY_KEY
     repeats: ClassVar[bool] = False
 
@@ -90,14 +91,18 @@ class _Put:
         return arguments_of(self._applied)
 
 
-@dataclass(frozen=True, slots=True)
 class _Signed:
-    """Who signed a PUT, which was verified: as `Signer`."""
+    """Who signed a PUT, which was verified: as `Signer`. `key`: when a grant of ours is for it."""
 
-    key: bytes
+    def __init__(self, signer: bytes) -> None:
+        self._signer = signer
+        self.key: bytes | None = None
 
     def __contains__(self, key: object) -> bool:
-        return key == self.key
+        if key != self._signer:
+            return False
+        self.key = self._signer
+        return True
 
 
 class HttpCalls:
@@ -117,7 +122,7 @@ class HttpCalls:
         except RemoteProtocolError:  # of no relay of ours
             self._callee.dropped_count += 1
             return None
-        asked = _Waiting(applied, ident, b"")
+        asked = _Waiting(applied, ident, b"", b"")
         try:
             opened = open_put(applied.put)
             check_body(applied)
@@ -135,7 +140,7 @@ class HttpCalls:
             if len(self._seen) >= APPLY_SEEN_MAX:
                 del self._seen[next(iter(self._seen))]
             self._seen[opened.hash] = ident
-        asked = _Waiting(applied, ident, opened.hash)
+        asked = _Waiting(applied, ident, opened.hash, opened.key)
         asking = _Put(applied, opened, grant, f"{mission}/{function}")
         return self._callee.judge(asked, asking, _Signed(opened.key), now)
 

@@ -201,7 +201,7 @@ class Callee:
             failure = error
         if signer.key is None:  # nothing of it is remembered: anybody could have sent it
             failure = failure or NotPermitted()
-            self.on_refused(asked.sender, request.target, failure)
+            self.on_refused(asked.blamed, request.target, failure)
             return self._reply(asked, error=encoded(failure))
         match self._freshness.take(request.token, asked.hash):
             case Verdict.STALE:

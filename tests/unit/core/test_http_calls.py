@@ -216,6 +216,16 @@ def test_what_is_not_granted_is_one_answer_and_is_noted() -> None:
     ]
 
 
+def test_who_has_no_grant_of_ours_fills_no_table_and_learns_no_token() -> None:
+    node = Node()
+    own = issue(EVE, KEY[EVE], "light", Terms(), bytes(8), sequence=1)
+    for token in (b"", b"old!" * 4):
+        applied = node.put(own, seed=EVE, token=token)
+        for ident in (FIRST, b"2" * 16):  # not remembered: the same answer, whoever repeats it
+            assert refusal(node.receive(applied, ident=ident), applied) == (403, "NotPermitted")
+    assert node.callee._freshness._count == 0
+
+
 def test_a_revoked_grant_is_told() -> None:
     node = Node()
     grant = node.grant()
