@@ -48,7 +48,7 @@ ONLINE_S: Final = 5.0  # so long a question waits for the connection
 KEPT_S: Final = 3_600  # so long a message waits at the relay
 FIRST_S: Final = 0.5
 LONGEST_S: Final = 60.0
-QUEUED_MAX: Final = 256  # messages that wait for the relay; beyond it no more are taken from it
+QUEUED_MAX: Final = 256  # answers that wait for the relay; beyond it no more questions are taken
 _LAST: Final = re.compile(r"last: ([0-9]{1,18})")
 
 
@@ -98,6 +98,7 @@ class RelayLink:
         self._http = RelayHttp(config.url, seed, config.ca_file)
         self.on_kind: dict[int, Callable[[wire.Deliver], None]] = {}  # who takes which messages
         self._out: deque[tuple[wire.Send, Refused | None]] = deque()
+        self._answers = 0  # of those; our own questions stop us from taking nothing
         self._filled, self._drained = trio.Event(), trio.Event()
         self._beacons: dict[bytes, tuple[float, Beacon]] = {}
         self._finding: dict[wire.Find, _Asked] = {}
@@ -155,7 +156,7 @@ class RelayLink:
             self._online.set()
             last = 0
             while True:
-                while len(self._out) > QUEUED_MAX:
+                while self._answers > QUEUED_MAX:
                     self._drained = trio.Event()
                     await self._drained.wait()
                 messages = await self._http.poll(last)
@@ -227,13 +228,13 @@ class RelayLink:
         """A message, when the relay can be reached. `refused`: told that it does not take it."""
         send = wire.Send(ref=0, to=to, id=ident, re=re, kept_s=KEPT_S, receipt=False, body=body)
         self._out.append((send, refused))
+        self._answers += re is not None
         self._filled.set()
 
     async def _send_all(self) -> None:
         while True:
             while not self._out:
                 self._filled = trio.Event()
-                self._drained.set()
                 await self._filled.wait()
             send, refused = self._out[0]
             try:
@@ -247,7 +248,9 @@ class RelayLink:
                     raise
                 if refused is not None:
                     refused(_unreachable(refusal))
-            self._out.popleft()
+            self._answers -= self._out.popleft()[0].re is not None
+            if self._answers <= QUEUED_MAX:
+                self._drained.set()
 
     # -- what others announced
 

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from drupelet.config import RelayConfig
+from drupelet.core.relay import RATES, Allowances, Rate
 from drupelet.errors import (
     NoConnection,
 )
@@ -49,6 +50,30 @@ async def test_more_calls_than_may_wait_for_the_relay(
         assert sorted(answers) == list(range(20, 50))
         assert not alice.relayed._ends
         assert not alice.grants.strangers._running
+
+
+async def test_calls_that_wait_for_the_relay_keep_no_answer_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it takes at once is used up: those that went are answered though the others wait."""
+    monkeypatch.setattr(relay_link, "QUEUED_MAX", 1)
+    async with nodes(tmp_path, monkeypatch, "alice", "bob") as (relay, (alice, bob)):
+        await give(alice, bob, bob)
+        assert await bob.call("alice", "light", "temp") == 20
+        answers: list[Any] = []
+
+        async def call() -> None:
+            answers.append(await bob.call("alice", "light", "temp", timeout=60.0))
+            if len(answers) == 10:
+                nursery.cancel_scope.cancel()
+
+        slow = Rate(count=1, period_s=3_600, burst=10)
+        relay._allowances = Allowances({**RATES, "send": slow})
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for _ in range(40):
+                    nursery.start_soon(call)
+        assert answers == [20] * 10
 
 
 async def test_many_calls_ask_once_where_a_node_is(
