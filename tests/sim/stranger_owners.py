@@ -34,7 +34,7 @@ class Owners:
         self.world.ledger.check(
             "revoked", sequence >= max(alive, default=0), "not all of a key's grants"
         )
-        own = (chain for chain in self.chains if chain.issuer == node.name)
+        own = [each for each in self.chains if each.issuer == node.name and len(each.ids) == 1]
         over = {each.ids[0] for each in own if node.rights.expired(each, node.local())[1]}
         return Dead(what, node.key, sequence, frozenset(over))
 

@@ -413,7 +413,8 @@ class OutboxService:
         if endpoint is self._end:
             return await self._once.member_call(self._key, "member", key, target, arguments)
         if endpoint.direct:
-            body = await endpoint.call(_CALL, dumps([key, target, arguments]), deadline)
+            holder = self._relayed.holder_for(endpoint.key, target)
+            body = await endpoint.call(_CALL, dumps([key, target, arguments, holder]), deadline)
             match loads(body[1:]):
                 case [bytes() | None as value, bytes() | None as error]:
                     return value, error

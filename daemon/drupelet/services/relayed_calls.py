@@ -372,6 +372,13 @@ class RelayedCalls:
                 _log.debug("settled call=%d outcome=%s", outcome.call, how)
                 settled(outcome)
 
+    def holder_for(self, key: bytes, target: str) -> bytes | None:
+        """Whose grant a request to that node shows; None: we hold none."""
+        try:
+            return self._file_for(key, target).grant.holder
+        except NotPermitted:
+            return None
+
     def _file_for(self, key: bytes, target: str) -> GrantFile:
         """The grant to show: one that allows the function, else one of the mission."""
         mission, _, function = target.partition("/")

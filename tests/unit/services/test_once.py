@@ -27,6 +27,7 @@ from drupelet.errors import (
 )
 from drupelet.node import Node
 from drupelet.services import accepted
+from drupelet.wire.codec import dumps
 from tests.unit.services.counted import ask, granted, offer, post, ran
 from tests.unit.services.lights import nodes
 from tests.unit.services.nodes import open_small_node, wait_up
@@ -55,6 +56,42 @@ async def test_a_stranger_on_a_link_runs_a_key_once(tmp_path: Path) -> None:
                 await ask(bob, "alice", "fail", b"2" * 16, "sour")
             assert caught.value.kind == "ValueError" and not caught.value.traceback_text
         assert ran(tmp_path, "alice") == ["tea", "sour"]
+
+
+async def both_grants(alice: Node, bob: Node, **terms: object) -> None:
+    """One to bob's key, on these terms; one to whoever has the file."""
+    await granted(alice, bob, **terms)
+    made = await alice.grants.issue("ledger", "", {})
+    await bob.grants.accept(str(made["text"]))
+
+
+async def test_a_key_is_not_used_anew_by_another_grant_of_the_same_caller(tmp_path: Path) -> None:
+    offer(tmp_path, "alice")
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await both_grants(alice, bob, rate=[1, 3600])
+        assert await ask(bob, "alice", "note", KEY, "tea") == 3
+        with pytest.raises(RateLimited):  # the first grant has to wait; the second would not
+            await ask(bob, "alice", "note", KEY, "tea")
+        with pytest.raises(RateLimited):  # nor has a key that nobody used yet
+            await ask(bob, "alice", "note", b"2" * 16, "milk")
+        assert ran(tmp_path, "alice") == ["tea"]
+
+
+async def test_of_several_holders_the_one_who_used_the_key_or_was_named(tmp_path: Path) -> None:
+    """The relay brings one grant: the caller names the holder of the same one on links."""
+    offer(tmp_path, "alice")
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await both_grants(alice, bob)
+        own, bearer = (file.grant.holder for file in bob.grants.accepted.files())
+        assert own == bob.key and bearer != bob.key
+        once, args = ("alice", "once", "call"), dumps(["tea"])
+        for named, then in ((bearer, own), (own, bearer)):
+            key = named[:16]
+            answer = await bob.call(*once, key, "ledger/note", args, named)
+            assert answer == [dumps(3), None] and (named, key) in alice.once.table
+            assert await bob.call(*once, key, "ledger/note", args, then) == answer
+            assert (then, key) not in alice.once.table
+        assert ran(tmp_path, "alice") == ["tea", "tea"]
 
 
 async def test_who_has_no_right_hears_the_same_as_ever(tmp_path: Path) -> None:
