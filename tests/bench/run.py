@@ -207,6 +207,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], bool]] = {
     "processes": lambda options: script(options, "bench_processes.py"),
     "grants": lambda options: script(options, "bench_grants.py"),
     "relay": lambda options: script(options, "bench_relay.py"),
+    "http": lambda options: script(options, "bench_http_calls.py"),
 }
 
 
