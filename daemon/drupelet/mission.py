@@ -69,6 +69,7 @@ class Mark(NamedTuple):
     mission: str
     where: str
     prefix: bool = True
+    once: bool = False
 
 
 class Range:
@@ -111,13 +112,16 @@ class Length:
         return f"Length({self.low!r}, {self.high!r})"
 
 
-def mission(name: str, *, where: str = INLINE, prefix: bool = True) -> Callable[[_Marked], _Marked]:
+def mission(
+    name: str, *, where: str = INLINE, prefix: bool = True, once: bool = False
+) -> Callable[[_Marked], _Marked]:
     """Mark a function, or a class with its public methods, as belonging to the mission `name`.
 
     `where` says where a plain function runs: "inline" (in the mission's loop: it must not block or
     compute for long) or "thread" (for work that computes; the methods of one class still run one
     at a time). Async functions always run as tasks. With ``prefix=False`` the methods of a class
-    are exported as ``heat`` instead of ``Oven.heat``.
+    are exported as ``heat`` instead of ``Oven.heat``. With ``once=True`` it is called only with an
+    idempotency key, and runs once for each, also over power cuts; a call without one is refused.
 
     Raises: `ValueError` for a name or place that cannot be, `TypeError` for what cannot be marked.
     """
@@ -131,7 +135,7 @@ def mission(name: str, *, where: str = INLINE, prefix: bool = True) -> Callable[
         if not prefix and not isinstance(target, type):
             raise TypeError(f"prefix=False is for classes; {target!r} has no other name")
         others = tuple(old for old in marks_of(target) if old.mission != name)
-        setattr(target, _MARKS, (*others, Mark(name, where, prefix)))
+        setattr(target, _MARKS, (*others, Mark(name, where, prefix, once)))
         return target
 
     return mark

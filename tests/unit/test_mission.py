@@ -33,6 +33,9 @@ def test_only_a_class_can_go_without_its_name() -> None:
         pass
 
     assert marks_of(mission("kitchen", prefix=False)(Oven)) == (Mark("kitchen", "inline", False),)
+    assert marks_of(mission("kitchen", once=True)(Oven)) == (
+        Mark("kitchen", "inline", True, once=True),
+    )
     with pytest.raises(TypeError, match="prefix=False is for classes"):
         mission("kitchen", prefix=False)(print_nothing)
 

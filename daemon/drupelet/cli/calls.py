@@ -1,4 +1,4 @@
-"""The verbs that call: ``call cast multicall ping why``. All over the blocking client."""
+"""The verbs that call: ``call cast casts multicall ping why``. All over the blocking client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ def call(request: Request) -> int:
     arguments = arguments_of(request, texts)
     timeout_s = request.seconds("timeout", TIMEOUT_S)
     with connect(request.socket) as node:
-        value = node.call(named(node, node_name), mission, function, *arguments, timeout=timeout_s)
+        value = node.call(
+            named(node, node_name),
+            mission,
+            function,
+            *arguments,
+            timeout=timeout_s,
+            idempotency_key=request.options.get("key"),
+        )
     output.document(value)
     return EXIT_DONE
 
@@ -39,9 +46,32 @@ def cast(request: Request) -> int:
     node_name, mission, function, *texts = request.arguments
     arguments = arguments_of(request, texts)
     with connect(request.socket) as node:
-        node.cast(named(node, node_name), mission, function, *arguments)
+        kept = node.post(
+            named(node, node_name),
+            mission,
+            function,
+            *arguments,
+            idempotency_key=request.options.get("key"),
+        )
     if request.json:
-        output.document(None)
+        output.document({"kept": kept})
+    elif kept:
+        output.note(f"kept; {output.plain(node_name)} runs it once, when it can be reached")
+    return EXIT_DONE
+
+
+def casts(request: Request) -> int:
+    """``casts``."""
+    with connect(request.socket) as node:
+        found = node.call("", "once", "waiting")
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise RemoteProtocolError("malformed list of casts")
+    if request.json:
+        output.document(found)
+    elif found:
+        output.table(found, ("node", "target", "bytes", "left_s", "why"))
+    else:
+        output.note("no cast waits")
     return EXIT_DONE
 
 

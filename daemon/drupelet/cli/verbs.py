@@ -13,6 +13,7 @@ _ARGUMENTS: Final = Argument(
     "ARG", "an argument: what parses as JSON is that value, anything else a string", False, True
 )
 _TIMEOUT: Final = Option("timeout", "seconds to wait for the answer (default 5)", "S")
+_KEY: Final = Option("key", "an idempotency key: calls with the same one run once", "TEXT")
 _VALUES: Final = (
     'Values are printed as JSON. What JSON lacks: bytes are {"$bytes": "base64"}, NaN is\n'
     '{"$float": "nan"}, a map with integer keys {"$map": [[1, "one"]]}. Arguments may use these.'
@@ -81,23 +82,38 @@ _VERBS: Final = (
         "Call a function of a mission on a node and print its value.",
         "calls:call",
         (_NODE, _MISSION, _FUNCTION, _ARGUMENTS),
-        (_TIMEOUT,),
+        (_TIMEOUT, _KEY),
         (
             "drupelet call gandalf kvs store weather fine",
             "drupelet call bilbo kvs lookup weather",
             "drupelet call --timeout 60 bilbo kitchen boil 1.5",
             "drupelet call bilbo echo echo -- --a-text-with-dashes",
+            "drupelet call --key order-17 bilbo kitchen boil 1.5",
         ),
-        _VALUES,
+        _VALUES + "\n\n"
+        "Of all calls with one --key, one runs, also over power cuts, and each gets its outcome,\n"
+        "for seven days: after exit code 5 or 6, type the same again.",
     ),
     Verb(
         "cast",
         "Call a function without waiting for an answer.",
         "calls:cast",
         (_NODE, _MISSION, _FUNCTION, _ARGUMENTS),
-        (),
-        ("drupelet cast bilbo kvs store weather fine",),
-        "Done means sent: whether the function ran, or was there at all, is not told.",
+        (_KEY,),
+        (
+            "drupelet cast bilbo kvs store weather fine",
+            "drupelet cast --key order-17 bilbo kitchen boil 1.5",
+        ),
+        "To a node that granted you something, and with --key to any: done means that it is on\n"
+        "disk here; it runs once, when the node can be reached, within seven days. To a member\n"
+        "without --key: done means sent once, if the node is up. Whether it ran is not told; what\n"
+        "went wrong is in the daemon's log (cast_failed).",
+    ),
+    Verb(
+        "casts",
+        "List the casts that are kept because their nodes did not run them yet.",
+        "calls:casts",
+        examples=("drupelet casts", "drupelet --json casts"),
     ),
     Verb(
         "multicall",

@@ -47,6 +47,7 @@ from drupelet.errors import CallError, NoConnection, RemoteProtocolError, Timeou
 from drupelet.net import sockets
 from drupelet.wire import limits
 from drupelet.wire.codec import loads
+from drupelet.wire.idempotency import ASK, MISSION, POST, IdempotencyKey, question, value_of
 
 SWEEP_S: Final = 0.01  # two sweeps are at least this far apart: one looks at up to 65,536 calls
 CLOSE_S: Final = 1.0  # to send what is queued when the client closes
@@ -242,15 +243,26 @@ class Client:
     # -- calls
 
     async def call(
-        self, node_name: str, mission: str, function: str, *args: object, timeout: float = TIMEOUT_S
+        self,
+        node_name: str,
+        mission: str,
+        function: str,
+        *args: object,
+        timeout: float = TIMEOUT_S,
+        idempotency_key: IdempotencyKey | None = None,
     ) -> object:
         """Call `function` of `mission` on `node_name` ("" is the local node); wait for its value.
 
-        `timeout` in seconds; `math.inf` waits for ever. A cancelled call is cancelled there too.
+        `timeout` in seconds; `math.inf` waits for ever. A cancelled call is cancelled there too,
+        but not one with an `idempotency_key`: of the calls with one key one runs, and all get its
+        outcome, for seven days, so calling again is safe.
 
         Raises: `CallError` (its subclasses say what happened), `NotSendable` before a byte is sent.
         """
         target = call_target(node_name, mission, function)
+        if idempotency_key is not None:
+            asked = question(node_name, mission, function, args, idempotency_key)
+            return value_of(await self.call("", MISSION, ASK, *asked, timeout=timeout))
         encoded = encode_arguments(args)
         wire_ms = timeout_ms(timeout)
         self._check_room(len(encoded))
@@ -265,9 +277,24 @@ class Client:
             return loads(result)
         raise result
 
-    async def cast(self, node_name: str, mission: str, function: str, *args: object) -> None:
-        """Send a call that has no answer. Whether it arrives is not told."""
+    async def cast(
+        self,
+        node_name: str,
+        mission: str,
+        function: str,
+        *args: object,
+        idempotency_key: IdempotencyKey | None = None,
+    ) -> None:
+        """Send a call that has no answer. Whether it arrives is not told.
+
+        With an `idempotency_key` it is on disk when this returns, and runs once, within seven days,
+        also when the node is away now. Raises: `CallError` when it cannot be kept.
+        """
         target = call_target(node_name, mission, function)
+        if idempotency_key is not None:
+            asked = question(node_name, mission, function, args, idempotency_key)
+            await self.call("", MISSION, POST, *asked)
+            return
         encoded = encode_arguments(args)
         self._check_room(len(encoded))
         self._submit(self._session.cast(target, encoded))

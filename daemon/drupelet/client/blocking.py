@@ -32,6 +32,7 @@ from drupelet.client.protocol import (
 from drupelet.errors import CallError, NoConnection, RemoteProtocolError, Timeout
 from drupelet.net import sockets
 from drupelet.wire.codec import loads
+from drupelet.wire.idempotency import ASK, MISSION, POST, IdempotencyKey, question, value_of
 
 # One read takes a whole credit window. Read into one buffer: making and shrinking an object of this
 # size for each answer was a quarter of a call's time.
@@ -121,25 +122,64 @@ class BlockingClient:
     # -- calls
 
     def call(
-        self, node_name: str, mission: str, function: str, *args: object, timeout: float = TIMEOUT_S
+        self,
+        node_name: str,
+        mission: str,
+        function: str,
+        *args: object,
+        timeout: float = TIMEOUT_S,
+        idempotency_key: IdempotencyKey | None = None,
     ) -> object:
         """Call `function` of `mission` on `node_name` ("" is the local node); wait for its value.
 
-        `timeout` in seconds; `math.inf` waits for ever.
+        `timeout` in seconds; `math.inf` waits for ever. Of the calls with one `idempotency_key` one
+        runs, and all get its outcome, for seven days: calling again is safe.
 
         Raises: `CallError` (its subclasses say what happened), `NotSendable` before a byte is sent.
         """
-        result = self._many(
-            [call_target(node_name, mission, function)], [encode_arguments(args)], timeout
-        )[0]
+        target = call_target(node_name, mission, function)
+        if idempotency_key is not None:
+            asked = question(node_name, mission, function, args, idempotency_key)
+            return value_of(self.call("", MISSION, ASK, *asked, timeout=timeout))
+        result = self._many([target], [encode_arguments(args)], timeout)[0]
         if isinstance(result, CallError):
             raise result
         return result
 
-    def cast(self, node_name: str, mission: str, function: str, *args: object) -> None:
-        """Send a call that has no answer. Whether it arrives is not told."""
+    def cast(
+        self,
+        node_name: str,
+        mission: str,
+        function: str,
+        *args: object,
+        idempotency_key: IdempotencyKey | None = None,
+    ) -> None:
+        """Send a call that has no answer. Whether it arrives is not told.
+
+        With an `idempotency_key` it is on disk when this returns, and runs once, within seven days,
+        also when the node is away now. Raises: `CallError` when it cannot be kept.
+        """
+        if idempotency_key is not None:
+            self.post(node_name, mission, function, *args, idempotency_key=idempotency_key)
+            return
         data = self._session.cast(call_target(node_name, mission, function), encode_arguments(args))
         self._send(data, time.monotonic() + TIMEOUT_S)
+
+    def post(
+        self,
+        node_name: str,
+        mission: str,
+        function: str,
+        *args: object,
+        idempotency_key: IdempotencyKey | None = None,
+    ) -> bool:
+        """A cast that the local node answers: True when it keeps it, False when it sent it once.
+
+        It keeps one with a key, and any to a node that granted us something.
+        """
+        call_target(node_name, mission, function)
+        asked = question(node_name, mission, function, args, idempotency_key)
+        return self.call("", MISSION, POST, *asked) is True
 
     def call_many(
         self,

@@ -13,6 +13,7 @@ import trio
 from drupelet.errors import CallError, NoConnection
 from drupelet.process.current import this_runtime
 from drupelet.process.transport import Transport
+from drupelet.wire.idempotency import ASK, MISSION, POST, IdempotencyKey, question, value_of
 
 TIMEOUT_S: Final = 5.0
 
@@ -24,17 +25,38 @@ async def call(
     args: Sequence[object] = (),
     *,
     timeout: float = TIMEOUT_S,
+    idempotency_key: IdempotencyKey | None = None,
 ) -> Any:
     """``mission.function(*args)`` on `node`; its value. `timeout` in seconds.
+
+    Of the calls with one `idempotency_key` one runs, and all get its outcome, for seven days.
 
     Raises: `RemoteError` (kind "undef" for what is not there), `NoConnection`, `Timeout`,
     `CodeMismatch`, `NotSendable`.
     """
+    if idempotency_key is not None:
+        asked = question(node, mission, function, args, idempotency_key)
+        return value_of(await _transport().call("", MISSION, ASK, asked, timeout))
     return await _transport().call(node, mission, function, args, timeout)
 
 
-async def cast(node: str, mission: str, function: str, args: Sequence[object] = ()) -> None:
-    """As `call`, without waiting for it and without its value. Raises: `NoConnection`."""
+async def cast(
+    node: str,
+    mission: str,
+    function: str,
+    args: Sequence[object] = (),
+    *,
+    idempotency_key: IdempotencyKey | None = None,
+) -> None:
+    """As `call`, without waiting for it and without its value. Raises: `NoConnection`.
+
+    With an `idempotency_key` it is on disk when this returns, and runs once, within seven days,
+    also when `node` is away now.
+    """
+    if idempotency_key is not None:
+        asked = question(node, mission, function, args, idempotency_key)
+        await _transport().call("", MISSION, POST, asked, TIMEOUT_S)
+        return
     await _transport().cast(node, mission, function, args)
 
 

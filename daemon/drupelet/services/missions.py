@@ -317,7 +317,7 @@ class Missions:
                 export.unavailable = RemoteError("undef", what)
                 export.endpoint = None
                 continue
-            export.is_cast = entry.is_cast
+            export.is_cast, export.once = entry.is_cast, entry.once
             export.signature = entry.signature
             export.digest = hello.digest
             export.endpoint = mission.endpoint

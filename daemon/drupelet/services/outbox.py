@@ -197,8 +197,8 @@ class OutboxService:
             body = frames.call_body(target.encode(), arguments)
             if self._is_here(node):
                 self._calls.run_cast(body, "member")
-            else:
-                await self._calls.cast_on(node, body)
+            elif self._nursery is not None:
+                self._nursery.start_soon(self._calls.cast_on, node, body)
             return False
         if stranger:
             arguments = self._border.answer(self._end, arguments)
@@ -282,7 +282,7 @@ class OutboxService:
             raise RemoteError(
                 "outbox_full",
                 f"{len(self._casts)} casts wait already ({self._bytes} bytes); see "
-                "`drupelet cast --waiting`",
+                "`drupelet casts`",
             )
         cast = KeptCast(
             key=key,

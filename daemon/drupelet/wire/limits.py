@@ -80,6 +80,7 @@ REPLIES_KEPT_BYTES_MAX: Final = 4 * 1024 * 1024  # for replays; the oldest goes 
 ONCE_KEYS_MAX: Final = 4_096  # idempotency keys of one node that count, for a week
 ONCE_KEYS_PER_CALLER_MAX: Final = 512  # of them of one holder
 ONCE_BYTES_MAX: Final = 16 * 1024 * 1024  # with what those calls gave
+IDEMPOTENCY_KEY_BYTES_MAX: Final = 1_024  # as a program says one: a URL; 16 go on the wire
 OUTBOX_CASTS_MAX: Final = 1_024  # of one node, that wait: as many as a mailbox has
 OUTBOX_BYTES_MAX: Final = 16 * 1024 * 1024  # with their arguments
 JOURNAL_BYTES_MAX: Final = 64 * 1024 * 1024  # a file of records: twice what counts, and a MiB

@@ -105,7 +105,7 @@ class Loaded:
         return WorkerHello(
             {
                 mission: tuple(
-                    ExportEntry(name, target.is_cast, target.shown)
+                    ExportEntry(name, target.is_cast, target.shown, target.once)
                     for name, target in targets.items()
                 )
                 for mission, targets in self.missions.items()
@@ -488,6 +488,7 @@ class _Finder:
             owner=owner,
             server=server,
             checks=argument_checks(function),
+            once=mark.once,
         )
 
     def _not_marked(self, mission: str, name: str, module: types.ModuleType, value: object) -> None:

@@ -54,8 +54,8 @@ class Target:
     """One export, ready to run."""
 
     __slots__ = (
-        "arity_max", "arity_min", "checks", "function", "how", "is_cast", "name", "owner", "server",
-        "shown", "slot", "stop",
+        "arity_max", "arity_min", "checks", "function", "how", "is_cast", "name", "once", "owner",
+        "server", "shown", "slot", "stop",
     )  # fmt: skip
 
     def __init__(
@@ -68,8 +68,10 @@ class Target:
         owner: object = None,
         server: str = "",
         checks: tuple[Check, ...] = (),
+        once: bool = False,
     ) -> None:
         self.name = name
+        self.once = once  # only with an idempotency key: the daemon sees to it
         self.checks = checks  # of the arguments
         self.function = function
         self.is_cast = is_cast

@@ -10,6 +10,7 @@ import pytest
 
 from drupelet.cli.main import main
 from drupelet.errors import CodeMismatch, NoConnection, NotPermitted, RemoteError, Timeout
+from drupelet.wire.codec import dumps, loads
 from drupelet.wire.ids import Pid
 from tests.unit.client.fake_daemon import FakeDaemon, Silence
 
@@ -83,6 +84,9 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaem
             {"name": "kvs", "exports": ["store"], "digest": "d", "state": "ready"}
         ],
         "/code/ship": ship,
+        "/once/ask": lambda node, target, key, args: dumps([node, target, len(key), loads(args)]),
+        "/once/post": lambda node, target, key, args: node == "bilbo" or key is not None,
+        "/once/waiting": lambda: [{"node": "bilbo", "target": "kvs/store", "why": "sent"}],
         "/process/list": lambda: PROCESSES,
         "gandalf/process/list": lambda: PROCESSES,
         "bilbo/process/list": list,

@@ -52,3 +52,29 @@ def test_a_value_that_is_no_data_is_refused_here(daemon: FakeDaemon, run: Run) -
     assert (code, json.loads(out)["error"]["kind"]) == (1, "NotSendable")
     code, out, _ = run("--json", "call", "gandalf", "kvs", "lookup", "\udcff")
     assert (code, json.loads(out)["error"]["kind"]) == (1, "NotSendable")
+
+
+def test_a_call_with_an_idempotency_key(daemon: FakeDaemon, run: Run) -> None:
+    asked = '["bilbo", "kvs/store", 16, ["a", 1]]\n'
+    assert run("call", "--key", "order-17", "bilbo", "kvs", "store", "a", "1") == (0, asked, "")
+    code, _, err = run("call", "--key", "", "bilbo", "kvs", "store", "a")
+    assert code != 0 and "idempotency_key" in err
+
+
+def test_a_cast_says_whether_it_is_kept(daemon: FakeDaemon, run: Run) -> None:
+    code, out, err = run("cast", "bilbo", "kvs", "store", "x")
+    assert (code, out) == (0, "") and "kept; bilbo runs it once" in err
+    assert run("cast", "sam", "kvs", "store", "x") == (0, "", "")
+    assert "kept" in run("cast", "--key", "order-17", "sam", "kvs", "store", "x")[2]
+    for node, kept in (("bilbo", "true"), ("sam", "false")):
+        told = run("cast", node, "kvs", "store", "x", "--json")
+        assert told[:2] == (0, f'{{"kept": {kept}}}\n')
+
+
+def test_casts_that_wait(daemon: FakeDaemon, run: Run) -> None:
+    assert json.loads(run("casts", "--json")[1])[0]["target"] == "kvs/store"
+    assert run("casts")[1].splitlines()[1].split() == ["bilbo", "kvs/store", "sent"]
+    daemon.functions["/once/waiting"] = list
+    assert "no cast waits" in run("casts")[2]
+    daemon.functions["/once/waiting"] = lambda: 1
+    assert run("casts")[0] == 1

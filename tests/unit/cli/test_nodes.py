@@ -18,8 +18,6 @@ def test_lists_and_records(daemon: FakeDaemon, run: Run) -> None:
     assert run("metrics") == (0, "drupelet_nodes_up 1\n", "")
     assert json.loads(run("metrics", "--json")[1]) == "drupelet_nodes_up 1\n"
     assert set(json.loads(run("version", "--json")[1])) == {"version", "python"}
-    assert run("cast", "bilbo", "kvs", "lookup", "x") == (0, "", "")
-    assert run("cast", "bilbo", "kvs", "lookup", "x", "--json") == (0, "null\n", "")
 
 
 def test_a_bug_is_told_without_a_traceback(daemon: FakeDaemon, run: Run) -> None:

@@ -102,7 +102,12 @@ def test_what_became_of_it(
     daemon: FakeDaemon, asked: list[tuple[object, ...]], run: Run, outcome: str, words: str
 ) -> None:
     key = KEY if outcome == "burnt" else ""
-    daemon.functions["/pair/wait"] = lambda: {"outcome": outcome, "by": "link", "name": "bob", "key": key}
+    daemon.functions["/pair/wait"] = lambda: {
+        "outcome": outcome,
+        "by": "link",
+        "name": "bob",
+        "key": key,
+    }
     code, _, err = run("pair")
     assert code == 1
     assert words in err

@@ -239,3 +239,14 @@ async def test_no_daemon_and_a_silent_one(tmp_path: Path, monkeypatch: pytest.Mo
     with FakeDaemon(tmp_path / "s", hello=None), pytest.raises(NoDaemon, match="silent"):
         async with open_client(str(tmp_path / "s")):
             pass
+
+
+async def test_idempotency_keys(daemon: FakeDaemon) -> None:
+    daemon.functions["/once/ask"] = lambda node, target, key, args: dumps([target, key, args])
+    posted: list[object] = []
+    daemon.functions["/once/post"] = lambda *args: posted.append(args)
+    async with open_client(daemon.path) as node:
+        asked = await node.call("bilbo", "echo", "echo", 1, idempotency_key=b"k" * 16)
+        assert asked == ["echo/echo", b"k" * 16, dumps([1])]
+        await node.cast("bilbo", "echo", "echo", 1, idempotency_key=b"k" * 16)
+        assert posted == [("bilbo", "echo/echo", b"k" * 16, dumps([1]))]

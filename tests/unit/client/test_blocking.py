@@ -182,6 +182,22 @@ def test_cast_nodes_ping(daemon: FakeDaemon) -> None:
         assert node.ping("bilbo")["ok"] is True
 
 
+def test_idempotency_keys(daemon: FakeDaemon) -> None:
+    daemon.functions["/once/ask"] = lambda node, target, key, args: dumps([target, key, args])
+    daemon.functions["/once/post"] = lambda node, target, key, args: key is not None
+    with connect(str(daemon.path)) as node:
+        asked = node.call("bilbo", "echo", "echo", 1, idempotency_key=b"k" * 16)
+        assert asked == ["echo/echo", b"k" * 16, dumps([1])]
+        node.cast("bilbo", "echo", "echo", 1, idempotency_key="order-17")
+        assert node.post("bilbo", "echo", "echo", 1, idempotency_key="order-17")
+        assert not node.post("bilbo", "echo", "echo", 1)
+        daemon.functions["/once/post"] = fail_with(RemoteError("not_durable", "no space left"))
+        with pytest.raises(RemoteError, match="no space"):
+            node.cast("bilbo", "echo", "echo", 1, idempotency_key="order-17")
+        with pytest.raises(NotSendable, match="idempotency_key"):
+            node.call("bilbo", "echo", "echo", 1, idempotency_key="")
+
+
 def test_monitor_nodes(daemon: FakeDaemon) -> None:
     with connect(str(daemon.path)) as node:
         events = node.monitor_nodes()

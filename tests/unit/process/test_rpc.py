@@ -12,6 +12,7 @@ from drupelet.process import Pid
 from drupelet.process import rpc as rpc_module
 from drupelet.process.rpc import TIMEOUT_S, call, cast, multicall
 from drupelet.process.running import open_runtime
+from drupelet.wire.codec import dumps
 from tests.unit.process.values import alone
 
 
@@ -23,6 +24,7 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
         self.running = self.most = 0
+        self.answer: object = None
 
     def send(self, signal: bytes) -> None: ...
 
@@ -46,7 +48,7 @@ class Recorder:
             raise Timeout(maybe_ran=True)
         if node == "bug":
             raise LookupError("not a CallError")
-        return [node, *args]
+        return self.answer if self.answer is not None else [node, *args]
 
     async def cast(self, node: str, mission: str, function: str, args: Sequence[object]) -> None:
         self.calls.append((node, mission, function, args))
@@ -119,3 +121,17 @@ async def test_outside_of_any_process() -> None:
     assert (
         rpc_module.TIMEOUT_S == 5 and Pid
     )  # OTP's own is infinity; ours is that of GenServer.call
+
+
+async def test_idempotency_keys(autojump_clock: trio.testing.MockClock) -> None:
+    transport = Recorder()
+    transport.answer = dumps(("ok", 1))
+    key = b"k" * 16
+    async with open_runtime(transport):
+        assert await call("bob", "kvs", "store", ["k"], idempotency_key=key, timeout=2) == ("ok", 1)
+        await cast("bob", "kvs", "store", ["k"], idempotency_key=key)
+    asked = ("bob", "kvs/store", key, dumps(["k"]))
+    assert transport.calls == [
+        ("", "once", "ask", asked, 2),
+        ("", "once", "post", asked, TIMEOUT_S),
+    ]

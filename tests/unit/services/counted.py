@@ -35,7 +35,7 @@ async def slow(text: str, seconds: float) -> str:
     await trio.sleep(seconds)
     return text
 
-@mission("ledger")
+@mission("ledger", once=True)
 def pay(text: str) -> str:
     wrote(text)
     return "paid " + text

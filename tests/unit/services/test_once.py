@@ -235,9 +235,13 @@ async def test_after_a_restart_outcomes_count_and_what_was_begun_may_have_run(
     async with nodes(tmp_path, "alice", "bob") as (alice, bob):
         await granted(alice, bob)
         await ask(bob, "alice", "note", KEY, "tea")
-        with trio.move_on_after(0.2):
-            await ask(bob, "alice", "slow", b"2" * 16, "milk", 60.0)
-        assert ran(tmp_path, "alice") == ["tea", "milk"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, bob, "alice", "slow", b"2" * 16, "milk", 60.0)
+            while ran(tmp_path, "alice") != ["tea", "milk"]:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+        then = (tmp_path / "alice" / "once").read_bytes()
+    (tmp_path / "alice" / "once").write_bytes(then)  # a power cut: nothing came after
     async with nodes(tmp_path, "alice", "bob") as (alice, bob):
         bob.grants.accepted.keep(
             [
@@ -390,3 +394,30 @@ async def test_many_keys_are_few_writes(tmp_path: Path) -> None:
         assert sorted(map(int, ran(tmp_path, "alice"))) == list(range(100))
         assert alice.once._committing.write_count < 100  # of 200 records
         assert await post(bob, "alice", "note", "cast")
+
+
+async def test_a_function_that_runs_once_is_refused_without_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(tmp_path, "alice")
+    async with relayed_nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
+        await granted(alice, bob)
+        await announced(alice)
+        [file] = bob.grants.accepted.files()
+        for places in (file.addresses, (("127.0.0.1", 1),)):
+            bob.grants.accepted._endpoints.clear()
+            bob.grants.accepted.keep([replace(file, addresses=places)])
+            with pytest.raises(RemoteError, match="drupelet call --key TEXT") as caught:
+                await bob.call("alice", "ledger", "pay", "rent")
+            assert caught.value.kind == "badarg"
+            assert await ask(bob, "alice", "pay", KEY, "rent") == "paid rent"
+        for node in (alice, bob):
+            with pytest.raises(RemoteError, match="none"):
+                await node.call("alice", "ledger", "pay", "rent")
+        assert await post(bob, "alice", "pay", "tax")  # it gets a key
+        while bob.outbox.waiting():
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not await post(alice, "alice", "pay", "nothing")
+        with pytest.raises(RemoteError, match="none"):
+            await alice.call_many("alice", "ledger", "pay", [["a"], ["b"]])
+        assert ran(tmp_path, "alice") == ["rent", "tax"]

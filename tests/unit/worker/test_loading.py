@@ -100,6 +100,16 @@ def test_marked_but_not_listed_is_not_served(tmp_path: Path) -> None:
     assert set(load_order(path, exports="a").table()) == {b"m/a"}
 
 
+def test_what_runs_once_is_told(tmp_path: Path) -> None:
+    text = '@mission("m", once=True)\ndef pay(): ...\n'
+    text += '@mission("m", once=True)\nclass Till:\n    def take(self): ...\n'
+    path = write(tmp_path, "paid", f"{text}{MARK}def look(): ...\n")
+    loaded = load_order(path, exports="pay Till.take look")
+    told = {entry.name: entry.once for entry in loaded.hello().missions["m"]}
+    assert told == {"pay": True, "Till.take": True, "look": False}
+    assert decode_hello(encode_hello(loaded.hello())) == loaded.hello()
+
+
 def test_without_a_list_all_that_is_marked_is_served(tmp_path: Path) -> None:
     text = f"{MARK}def a(): ...\n"
     text += '@mission("n")\nclass C:\n    def f(self): ...\n    def _g(self): ...\n'

@@ -6,8 +6,9 @@ Decides their fields and bounds. Both travel as the body of a HELLO frame, one C
   "memory_bytes", "directory", "shipped"}``. The order travels on the channel, not on the command
   line, so that a socket-activated worker under systemd gets it the same way as a child process.
 - worker -> daemon, `WorkerHello`: ``{"role": "worker", "version", "digest", "missions": {name:
-  [[export, is_cast, signature], ...]}}``; or `WorkerFailure`: ``{"role": "worker", "version",
-  "problems": [[kind, file, line, message], ...]}`` with the names that WTD gave to load errors.
+  [[export, is_cast, signature], ...]}}``, with `true` as a fourth where an idempotency key is
+  needed; or `WorkerFailure`: ``{"role": "worker", "version", "problems": [[kind, file, line,
+  message], ...]}`` with the names that WTD gave to load errors.
 
 Rules: mission code runs in the worker, so what it says is a stranger's word: decoding raises
 `RemoteProtocolError` for any other shape, and the daemon exposes only what its operator listed.
@@ -68,6 +69,7 @@ class ExportEntry:
     name: str
     is_cast: bool = False
     signature: str = ""
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,10 @@ def encode_hello(hello: WorkerHello | WorkerFailure) -> bytes:
     else:
         fields["digest"] = hello.digest
         fields["missions"] = {
-            name: [[e.name, e.is_cast, e.signature[:SIGNATURE_CHARS_MAX]] for e in entries]
+            name: [
+                [e.name, e.is_cast, e.signature[:SIGNATURE_CHARS_MAX], *([True] if e.once else ())]
+                for e in entries
+            ]
             for name, entries in hello.missions.items()
         }
     return dumps(fields)
@@ -227,10 +232,10 @@ def _entries(values: object) -> tuple[ExportEntry, ...]:
     entries = []
     for value in values:
         match value:
-            case [str(name), bool(is_cast), str(signature)]:
+            case [str(name), bool(is_cast), str(signature), *once] if once in ([], [True]):
                 _check(0 < len(name) <= EXPORT_CHARS_MAX and "/" not in name, "export name")
                 _check(len(signature) <= SIGNATURE_CHARS_MAX, "signature too long")
-                entries.append(ExportEntry(name, is_cast, signature))
+                entries.append(ExportEntry(name, is_cast, signature, bool(once)))
             case _:
                 raise RemoteProtocolError("worker hello: malformed export")
     _check(len({entry.name for entry in entries}) == len(entries), "export named twice")

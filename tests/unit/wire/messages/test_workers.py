@@ -40,7 +40,7 @@ def test_order_round_trip(order: WorkerOrder) -> None:
 
 
 def test_the_largest_hello_fits_one_frame() -> None:
-    entries = tuple(ExportEntry(f"{n:0>127}", True, "s" * 100) for n in range(256))
+    entries = tuple(ExportEntry(f"{n:0>127}", True, "s" * 100, n % 2 == 0) for n in range(256))
     hello = WorkerHello({"k" * 63: entries}, DIGEST)
     body = encode_hello(hello)
     assert len(body) <= limits.FRAME_BYTES_MAX - 9
@@ -86,6 +86,8 @@ def hello_fields(**changes: object) -> bytes:
         {"missions": {"kvs": [["e" * 128, False, ""]]}},
         {"missions": {"kvs": [["e/f", False, ""]]}},
         {"missions": {"kvs": [["e", 0, ""]]}},
+        {"missions": {"kvs": [["e", False, "", False]]}},
+        {"missions": {"kvs": [["e", False, "", True, True]]}},
         {"missions": {"kvs": [["e", False, "s" * 101]]}},
         {"missions": {"kvs": [["e", False, ""], ["e", False, ""]]}},
         {"missions": {"kvs": [[str(n), False, ""] for n in range(257)]}},
