@@ -48,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
 LIBRARIES: dict[str, set[str]] = {
     "wire": {"cbor2", "nacl"},
     "store": {"nacl"},  # Argon2id
-    "net": {"trio"},
+    "net": {"trio", "wsproto"},  # wsproto: relay_socket, when a relay is configured
     "discovery": {"zeroconf", "ifaddr"},  # the only place for zeroconf: it meets strangers' packets
     "services": {"trio", "outcome", "psutil"},
     "node": {"trio"},
