@@ -123,8 +123,9 @@ class ObjectsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayConfig:
-    url: str = ""  # none: this node uses no relay
+    url: tuple[str, ...] = ()  # one of them at a time; none: this node uses no relay
     invite: str = ""  # the code with which it registers, once
+    email: str = ""  # or for the relay's owner, who approves it
     ca_file: Path | None = None  # none: the system's certificate authorities
 
 
@@ -174,8 +175,9 @@ _SCHEMA: Final[dict[str, dict[str, Check]]] = {
     "sessions": {},
     "objects": {"repository": values.one_of("sqlite", "postgresql")},
     "relay": {
-        "url": values.relay_url,
+        "url": values.relay_urls,
         "invite": values.invite_code,
+        "email": values.email,
         "ca_file": values.optional_path,
     },
 }

@@ -63,6 +63,7 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 _RELAY_URL: Final = re.compile(
     r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?\Z"
 )
+_EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
 _INVITE: Final = re.compile(r"[a-z2-7]{25}[aeimquy4]\Z")  # base32 of 16 bytes
 _SIMPLE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 
@@ -147,6 +148,28 @@ def relay_url(value: object, base: Path) -> str:
         _check_host(match["host"].strip("[]"), '"https://relay.example.org"')
         if match["scheme"] == "http" and match["host"] not in ("127.0.0.1", "localhost", "[::1]"):
             raise BadValue(f"{show(word)} has no TLS", "use https; http is for this machine only")
+    return word
+
+
+def relay_urls(value: object, base: Path) -> tuple[str, ...]:
+    """One address of a relay, or a list; nothing: no relay."""
+    if isinstance(value, str):
+        return tuple(each for each in (relay_url(value, base),) if each)
+    example = '"https://relay.example.org", or a list of such'
+    urls = list_of(relay_url, limits.RELAY_URLS_MAX, example)(value, base)
+    assert isinstance(urls, tuple)
+    if "" in urls:
+        raise BadValue("has an empty entry", "remove it")
+    return urls
+
+
+def email(value: object, base: Path) -> str:
+    """An address to be known by, or nothing. Whether it exists, only mail can tell."""
+    word = _text(value, '"alice@example.org"')
+    if word and not (
+        _EMAIL.fullmatch(word) and word.isprintable() and len(word) <= limits.RELAY_EMAIL_CHARS_MAX
+    ):
+        raise BadValue(f"{show(word)} is no email address", 'write "alice@example.org"')
     return word
 
 

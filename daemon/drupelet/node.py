@@ -224,7 +224,7 @@ class Node:
             offering=self.relayed,
         )
         self.relayed.use(link)
-        self.grants.relay_url = link.url
+        self.grants.relay_urls = link.urls
         self.grants.accepted.relay = self.relayed
         return link
 
@@ -245,7 +245,7 @@ class Node:
             name=self.config.node.name,
             relayed=self.relayed,
             accepted=self.grants.accepted,
-            link=lambda url: self.relay if url in ("", self.grants.relay_url) else None,
+            link=lambda url: self.relay if url in ("", *self.grants.relay_urls) else None,
         )
         if self.relay is not None:
             self.relay.on_kind[APPLY] = service.take
@@ -461,6 +461,8 @@ class Node:
         """Orderly: no new callers, goodbye to peers."""
         self.control.stop_accepting()
         with trio.move_on_after(DRAIN_S + 0.5, shield=True):
+            if self.relay is not None:
+                await self.relay.leave()
             await self.links.stop(DRAIN_S)
             self.links.cut_all(NoConnection("stopping"))
 

@@ -100,6 +100,7 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "grants": {"buckets"},
     "relay": {"buckets"},
     "http_calls": {"asked", "requests"},
+    "relay_choice": {"backoff"},
     "requests": {"asked", "freshness", "grants", "once"},
     "processes": {"lines", "signals"},
     "signals": {"lines"},

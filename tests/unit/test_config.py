@@ -108,7 +108,7 @@ def test_every_key_is_taken() -> None:
     assert made.portmapper.port == 0
     assert made.engine.kind == "sqlite"
     assert made.objects.repository == "postgresql"
-    assert made.relay.url == "https://relay.example.org:8443"
+    assert made.relay.url == ("https://relay.example.org:8443",)
     assert made.relay.invite == "mzxw6ytbmfrggzdfmztwq2lkne"
     assert made.relay.ca_file == Path("/home/pi/ca.pem")
 

@@ -162,6 +162,20 @@ def test_what_is_no_address_of_a_relay(text: str) -> None:
 def test_addresses_of_relays_and_invites() -> None:
     for text in ("", "https://x", "https://[::1]:8443", "http://127.0.0.1:80", "http://localhost"):
         assert values.relay_url(text, Path("/")) == text
+    assert values.relay_urls("", BASE) == () == values.relay_urls([], BASE)
+    assert values.relay_urls("https://x/", BASE) == ("https://x",)
+    four = [f"https://relay{number}.example.org" for number in range(limits.RELAY_URLS_MAX)]
+    assert values.relay_urls(four, BASE) == tuple(four)
+    for wrong in ([*four, "https://x"], ["https://x", "https://x/"], [""], [1], 1, "x", ["x"]):
+        with pytest.raises(BadValue):
+            values.relay_urls(wrong, BASE)
+    assert values.email("", BASE) == ""
+    longest = "a@" + "b" * (limits.RELAY_EMAIL_CHARS_MAX - 2)
+    for text in ("alice@example.org", longest):
+        assert values.email(text, BASE) == text
+    for wrong in (longest + "b", "alice", "a@b@c", "@", "a b@c", "a@\u202eb"):
+        with pytest.raises(BadValue, match="no email address"):
+            values.email(wrong, BASE)
     assert values.invite_code("", Path("/")) == ""
     assert values.optional_path("", Path("/")) is None
     for wrong in ("x", "a" * 25, "a" * 27, "1" * 26, "a" * 25 + "b"):

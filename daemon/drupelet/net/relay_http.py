@@ -1,22 +1,19 @@
 """A relay over HTTP: what a node says to it, and the long poll for what waits for the node.
 
-Decides how the messages of `wire/relay.py` travel by HTTP/1.1 (daemon/docs/RELAY.md): two
-connections, one that says and one that polls, each used by one thread at a time. When to try again
-is the caller's (`services/relay_link.py`).
+Decides how the messages of `wire/relay.py` travel by HTTP/1.1 (daemon/docs/RELAY.md) where no
+WebSocket passes: two connections, one that says and one that polls, each used by one thread at a
+time.
 
 Rules
-- TLS is verified, by the system's certificate authorities or by a file of them. Without TLS only
-  on this machine: `split_url`.
 - An answer has a maximum, and a time; no redirect is followed, no proxy of the environment is used.
-- Every failure of the way is `RelayGone`; a refusal of the relay is `RelayRefused`.
+- Questions go one after the other, in the order in which they are waited for.
 - A connection that failed is closed; the next question opens another. `close` ends the threads.
 - A connection that was idle may have been ended by the relay: the question is said once more, on
   a new one. Every message may come twice: RELAY.md.
 
 Owns: two connections; a thread of trio's for as long as a question takes, at most THREADS.
 
-Rejected: an HTTP library (another dependency, for four requests that we know); WebSockets by hand
-(a second protocol to prove; the poll does the same at the cost of a request each 25 s).
+Rejected: an HTTP library (another dependency, for four requests that we know).
 """
 
 from __future__ import annotations
@@ -24,62 +21,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
-import ipaddress
 import itertools
 import socket
-import ssl
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import trio
 
-from drupelet.errors import DrupeletError, RemoteProtocolError
+from drupelet.errors import RemoteProtocolError
+from drupelet.net.relay_way import ANSWER_S, Place, RelayGone, decoded, hello_of, said, value_of
 from drupelet.wire.codec import loads_canonical
 from drupelet.wire.limits import RELAY_FRAME_BYTES_MAX, RELAY_WINDOW_MESSAGES
 from drupelet.wire.relay import (
     SESSION_BYTES,
     Deliver,
-    Done,
     FromNode,
-    Hello,
-    Login,
-    Refused,
-    Register,
-    RelayRefused,
     decode_from_relay,
     encode,
-    prove,
 )
-from drupelet.wire.sodium import ed25519_public
 
-POLL_S: Final = 25.0
-ANSWER_S: Final = 15.0  # for an answer, beside the time that a poll waits
+POLL_S: Final = 50.0  # proxies cut what is silent for a minute
 THREADS: Final = 2
 _POLL_BYTES: Final = RELAY_WINDOW_MESSAGES * RELAY_FRAME_BYTES_MAX
-
-
-class RelayGone(DrupeletError):
-    """The relay cannot be reached, or speaks something else."""
-
-
-def split_url(url: str) -> tuple[bool, str, int]:
-    """Whether it is TLS, the host, the port. Raises: `ValueError` with what is wrong."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise ValueError("a relay's address is https://HOST")
-    if parts.username or parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError("a relay's address is https://HOST or https://HOST:PORT and no more")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise ValueError("http is for this machine only; use https")
-    return parts.scheme == "https", parts.hostname, parts.port or (443, 80)[parts.scheme == "http"]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _Line:
@@ -101,21 +65,32 @@ class _Line:
         self.connection.close()
 
 
-class RelayHttp:
-    """The relay at `url`, for the node whose identity is `seed`. `ca_file`: whom to believe."""
+class _Question:
+    """One that is asked when its answer is waited for."""
 
-    def __init__(self, url: str, seed: bytes, ca_file: Path | None = None) -> None:
-        self._tls, self.host, self._port = split_url(url)
-        self._seed = seed
-        self._key = ed25519_public(seed)
-        self._ca_file = ca_file
-        self._context: ssl.SSLContext | None = None
+    __slots__ = ("_message", "_way")
+
+    def __init__(self, way: RelayHttp, message: FromNode) -> None:
+        self._way = way
+        self._message = message
+
+    async def value(self) -> Any:
+        """As `Asked.value`."""
+        return await self._way.ask(self._message)
+
+
+class RelayHttp:
+    """A `RelayWay`. Made by `open_http`."""
+
+    def __init__(self, place: Place) -> None:
+        self.run_id = b""
+        self._place = place
         self._limiter = trio.CapacityLimiter(THREADS)
         self._saying, self._polling = trio.Lock(), trio.Lock()
         self._open: dict[trio.Lock, _Line] = {}
         self._refs = itertools.count(1)
         self._session = b""
-        self.run_id = b""
+        self._last = 0  # of the messages that came
 
     def close(self) -> None:
         """End both connections, and so whatever waits on them."""
@@ -125,36 +100,38 @@ class RelayHttp:
         self._session = b""
 
     async def login(self) -> None:
-        """Prove our key. Raises: `RelayGone`, `RelayRefused`."""
+        """As `RelayWay.login`."""
         self._session = b""
         nonce = await self._hello()
-        signature = prove(self._seed, "login", self.host, nonce)
-        asked = Login(ref=0, key=self._key, audience=self.host, signature=signature)
-        session = await self._enter(asked, nonce)
+        session = await self._say(self._place.login(nonce), {"Drupelet-Nonce": nonce.hex()})
         if not isinstance(session, bytes) or len(session) != SESSION_BYTES:
             raise RelayGone("a login without a session")
         self._session = session
 
-    async def register(self, name: str, invite: bytes) -> None:
-        """Make an account with an invite's code. Raises: `RelayGone`, `RelayRefused`."""
+    async def register(
+        self, name: str, *, invite: bytes | None = None, email: str | None = None
+    ) -> None:
+        """As `RelayWay.register`."""
         nonce = await self._hello()
-        await self._enter(
-            Register(
-                ref=0,
-                key=self._key,
-                audience=self.host,
-                signature=prove(self._seed, "register", self.host, nonce),
-                name=name,
-                invite=invite,
-                email=None,
-            ),
-            nonce,
-        )
+        asked = self._place.registration(nonce, name, invite=invite, email=email)
+        await self._say(asked, {"Drupelet-Nonce": nonce.hex()})
+
+    async def begin(self, message: FromNode) -> _Question:
+        """As `RelayWay.begin`."""
+        return _Question(self, message)
 
     async def ask(self, message: FromNode) -> Any:
-        """The value of the answer; `ref` is put in. Raises: `RelayGone`, `RelayRefused`."""
+        """As `RelayWay.ask`."""
         message = dataclasses.replace(message, ref=next(self._refs))
         return await self._say(message, {"Authorization": f"Bearer {self._session.hex()}"})
+
+    async def messages(self) -> list[Deliver]:
+        """As `RelayWay.messages`."""
+        while True:
+            messages = await self.poll(self._last)
+            if messages:
+                self._last = messages[-1].number
+                return messages
 
     async def poll(self, after: int, wait_s: float = POLL_S) -> list[Deliver]:
         """What came behind the number `after`. Raises: `RelayGone`, `RelayRefused`."""
@@ -164,7 +141,7 @@ class RelayHttp:
             self._polling, "GET", path, b"", headers, _POLL_BYTES, wait_s
         )
         if status != 200:
-            _value_of(body)
+            value_of(decoded(body))
             raise RelayGone(f"status {status}")
         try:
             parts = loads_canonical(body)
@@ -186,20 +163,15 @@ class RelayHttp:
         _, body = await self._request(
             self._saying, "GET", "/v1/hello", b"", {}, RELAY_FRAME_BYTES_MAX, 0.0
         )
-        hello = _decoded(body)
-        if not isinstance(hello, Hello):
-            raise RelayGone("no relay answers there")
+        hello = hello_of(decoded(body))
         self.run_id = hello.run
         return hello.nonce
-
-    async def _enter(self, message: Login | Register, nonce: bytes) -> Any:
-        return await self._say(message, {"Drupelet-Nonce": nonce.hex()})
 
     async def _say(self, message: FromNode, headers: dict[str, str]) -> Any:
         _, body = await self._request(
             self._saying, "POST", "/v1/say", encode(message), headers, RELAY_FRAME_BYTES_MAX, 0.0
         )
-        return _value_of(body, message.ref)
+        return value_of(decoded(body), message.ref)
 
     async def _request(
         self,
@@ -241,7 +213,7 @@ class RelayHttp:
                 except (OSError, http.client.HTTPException, ValueError) as error:
                     ended = used and isinstance(error, ConnectionError)
                     if not ended:
-                        raise RelayGone(f"{type(error).__name__}: {error}"[:200]) from None
+                        raise RelayGone(said(error)) from None
                 finally:
                     if not done:
                         line.cut()
@@ -250,16 +222,10 @@ class RelayHttp:
         raise RelayGone("the relay ends every connection")
 
     def _connection(self) -> http.client.HTTPConnection:
-        if not self._tls:
-            return http.client.HTTPConnection(self.host, self._port)
-        if self._context is None:
-            try:
-                self._context = ssl.create_default_context(
-                    cafile=str(self._ca_file) if self._ca_file is not None else None
-                )
-            except (OSError, ssl.SSLError) as error:
-                raise RelayGone(f"{self._ca_file}: {error}") from None
-        return http.client.HTTPSConnection(self.host, self._port, context=self._context)
+        place = self._place
+        if not place.tls:
+            return http.client.HTTPConnection(place.host, place.port)
+        return http.client.HTTPSConnection(place.host, place.port, context=place.context())
 
 
 def _exchange(
@@ -286,17 +252,11 @@ def _exchange(
             connection.close()
 
 
-def _decoded(body: bytes) -> Hello | Done | Refused | Deliver:
+@asynccontextmanager
+async def open_http(place: Place) -> AsyncIterator[RelayHttp]:
+    """A way that is not logged in. Nothing is connected before the first question."""
+    way = RelayHttp(place)
     try:
-        return decode_from_relay(body)
-    except RemoteProtocolError as error:
-        raise RelayGone(str(error)) from None
-
-
-def _value_of(body: bytes, ref: int | None = None) -> Any:
-    answer = _decoded(body)
-    if isinstance(answer, Refused):
-        raise RelayRefused(answer.code, answer.text, answer.retry_after_ms / 1_000)
-    if not isinstance(answer, Done) or (ref is not None and answer.ref != ref):
-        raise RelayGone("an answer to another question")
-    return answer.value
+        yield way
+    finally:
+        way.close()

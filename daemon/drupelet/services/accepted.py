@@ -7,7 +7,9 @@ Rules
 - A grant for whoever has the file is proved with the key in the file, over the handshake's hash:
   the proof is of no use on another link.
 - A link that ends is dialled again at the next call; nothing is kept open for its own sake.
-- A direct link goes before the relay that a grant's file names, and is tried again every AGAIN_S.
+- A direct link goes before the relays that a grant's file names, and is tried again every AGAIN_S.
+- One of them must be among this node's; relays of one list are kept in step, so it need not be the
+  one that is used now.
 
 Owns: nothing that runs; links are `services/stranger_links.py`'s.
 """
@@ -44,7 +46,7 @@ class Relay(Protocol):
     """The relay of this node (services/relayed_calls.py)."""
 
     def is_at(self, url: str) -> bool:
-        """Whether this node is at the relay of that address."""
+        """Whether that relay is one of this node's."""
         ...
 
     def end_of(self, name: str, key: bytes) -> Endpoint:
@@ -156,7 +158,7 @@ class Accepted:
         return relay.end_of(files[0].name, key)
 
     def _is_there(self, file: GrantFile) -> bool:
-        return self.relay is not None and self.relay.is_at(file.relay)
+        return self.relay is not None and any(self.relay.is_at(url) for url in file.relays)
 
     async def _dial(self, key: bytes) -> Endpoint:
         """Turned away at the door, for others' failures at this address too: once more, later."""

@@ -96,7 +96,7 @@ class GrantService:
         self._revoked: list[Revocation] = []
         self._lock = trio.Lock()
         self._damaged = ""
-        self.relay_url = ""  # of services/relay_link.py
+        self.relay_urls: tuple[str, ...] = ()  # of services/relay_link.py
         self.pairing_open: Callable[[], bool] = lambda: False  # services/pairing.py
 
     def register(self) -> None:
@@ -188,7 +188,7 @@ class GrantService:
             await self._save()
         places = tuple(self._addresses())
         file = GrantFile(
-            grant=grant, name=self._name, addresses=places, seed=seed, relay=self.relay_url
+            grant=grant, name=self._name, addresses=places, seed=seed, relays=self.relay_urls
         )
         _log.info("granted id=%s mission=%s", grant.id_text, mission)
         caller = "" if seed is not None else key_to_text(key)
@@ -239,7 +239,7 @@ class GrantService:
         await trio.lowlevel.checkpoint()
         return self._shown_file(
             GrantFile(
-                grant=grant, name=file.name, addresses=file.addresses, seed=seed, relay=file.relay
+                grant=grant, name=file.name, addresses=file.addresses, seed=seed, relays=file.relays
             )
         )
 

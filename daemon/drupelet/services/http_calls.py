@@ -96,7 +96,8 @@ class HttpCallService:
         grant = file.grant
         if grant.mission != mission or not grant.allows(function):
             raise NotPermitted
-        link = self._link(file.relay)
+        links = [self._link(url) for url in file.relays or ("",)]
+        link = next((each for each in links if each is not None), None)
         if link is None:
             where = f"{node} is at {file.relay}, and this node is not" if file.relay else "no relay"
             raise RemoteError("no_relay", f"{where}: set [relay] url in this node's configuration")

@@ -9,7 +9,8 @@ Rules
   one that came on a link: the same audit, the same revocation. Pids do not travel this way.
 - A call with an idempotency key runs when its record is durable, and is answered when that of its
   end is: `services/once.py`. One of our own is signed anew when its callee has started anew.
-- Who is called must be at the relay that this node uses, by the address in its grant's file.
+- Who is called must be at one of this node's relays, by the addresses in its grant's file: relays
+  of one list are kept in step.
 
 Owns: one task for each call that goes out from a worker.
 """
@@ -30,12 +31,13 @@ from drupelet.core.once import Place
 from drupelet.core.requests import Answer, Callee, Caller, Outcome, Run, Sent, Wanted
 from drupelet.errors import CallError, NoConnection, NotPermitted, Revoked, Timeout
 from drupelet.services.accepted import Accepted
+from drupelet.services.announcing import Offered
 from drupelet.services.calls import Calls
 from drupelet.services.deadlines import Deadlines
 from drupelet.services.ends import End
 from drupelet.services.once import OnceService
 from drupelet.services.once import Outcome as Told
-from drupelet.services.relay_link import Offered, RelayLink
+from drupelet.services.relay_link import RelayLink
 from drupelet.services.stranger_calls import CALL_S_MAX, StrangerCalls
 from drupelet.services.waiters import Admitted
 from drupelet.wire import relay as wire
@@ -133,8 +135,8 @@ class RelayedCalls:
         return self._given
 
     def is_at(self, url: str) -> bool:
-        """Whether this node is at the relay of that address."""
-        return self._given is not None and url == self._given.url
+        """Whether that relay is one of this node's."""
+        return self._given is not None and url in self._given.urls
 
     # -- what is announced
 

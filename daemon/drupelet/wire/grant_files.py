@@ -8,8 +8,8 @@ Decides the text of a file:
 What is before the line with the prefix is for people and counts nothing. That line is base64url of
 a deterministic CBOR map: ``version`` 1, ``grant`` (wire/grants.py), ``name`` (of the issuer's
 node), ``addresses`` ([host, port], where it was last), ``relay`` (the address of the node's, if it
-has one) and ``seed`` when whoever has the file may call: it is then a secret, like a key of a
-house.
+has one; a list of them, if it has several) and ``seed`` when whoever has the file may call: it is
+then a secret, like a key of a house.
 
 Mail breaks long lines, quotes them with ``>`` and marks a break with ``=``: lines of base64url that
 follow at once are taken as the rest. All of it is signed or proved, so a wrong guess is refused.
@@ -35,6 +35,7 @@ from drupelet.wire.limits import (
     GRANT_FILE_CHARS_MAX,
     HOST_CHARS_MAX,
     RELAY_URL_CHARS_MAX,
+    RELAY_URLS_MAX,
 )
 
 PREFIX: Final = "drupelet-grant:"
@@ -54,7 +55,12 @@ class GrantFile:
     name: str
     addresses: tuple[tuple[str, int], ...] = ()
     seed: bytes | None = field(default=None, repr=False)
-    relay: str = ""
+    relays: tuple[str, ...] = ()
+
+    @property
+    def relay(self) -> str:
+        """The first of its relays, or nothing."""
+        return self.relays[0] if self.relays else ""
 
 
 def encode_grant_file(file: GrantFile) -> str:
@@ -67,8 +73,8 @@ def encode_grant_file(file: GrantFile) -> str:
     }
     if file.seed is not None:
         fields["seed"] = file.seed
-    if file.relay:
-        fields["relay"] = file.relay
+    if file.relays:
+        fields["relay"] = file.relay if len(file.relays) == 1 else list(file.relays)
     body = base64.urlsafe_b64encode(dumps(fields)).rstrip(b"=").decode()
     secret = "# Keep it secret: it is a key.\n" if file.seed is not None else ""
     sentence = describe(file.grant, {file.grant.issuer: file.name})
@@ -121,7 +127,7 @@ def _body(text: str) -> str:
 def _checked(
     addresses: list[object], grant: Grant, name: str, rest: dict[object, object]
 ) -> GrantFile:
-    seed, relay = rest.get("seed"), rest.get("relay", "")
+    seed = rest.get("seed")
     try:
         check_name(name)
     except ValueError as error:
@@ -133,10 +139,7 @@ def _checked(
             raise RemoteProtocolError("grant: the key in the file is not the holder's")
     elif grant.bearer:
         raise RemoteProtocolError("grant: the holder's key is missing in the file")
-    if not isinstance(relay, str) or len(relay) > RELAY_URL_CHARS_MAX:
-        raise RemoteProtocolError("grant: malformed relay")
-    if "relay" in rest and not relay:
-        raise RemoteProtocolError("grant: malformed relay")
+    relays = _relays(rest["relay"]) if "relay" in rest else ()
     places: list[tuple[str, int]] = []
     for each in addresses:
         match each:
@@ -148,4 +151,16 @@ def _checked(
                 raise RemoteProtocolError("grant: malformed address")
     if len(places) > GRANT_ADDRESSES_MAX:
         raise RemoteProtocolError(f"grant: more than {GRANT_ADDRESSES_MAX} addresses")
-    return GrantFile(grant=grant, name=name, addresses=tuple(places), seed=seed, relay=relay)
+    return GrantFile(grant=grant, name=name, addresses=tuple(places), seed=seed, relays=relays)
+
+
+def _relays(value: object) -> tuple[str, ...]:
+    """One as text, two or more as a list: there is one way to write each."""
+    relays = [value] if isinstance(value, str) else value
+    least = 1 if isinstance(value, str) else 2
+    if not isinstance(relays, list) or not least <= len(relays) <= RELAY_URLS_MAX:
+        raise RemoteProtocolError("grant: malformed relay")
+    for each in relays:
+        if not isinstance(each, str) or not 0 < len(each) <= RELAY_URL_CHARS_MAX:
+            raise RemoteProtocolError("grant: malformed relay")
+    return tuple(relays)

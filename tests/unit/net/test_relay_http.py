@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from drupelet.net.relay_http import RelayGone, RelayHttp, split_url
+from drupelet.net.relay_http import RelayHttp, open_http
+from drupelet.net.relay_way import Place, RelayGone
 from drupelet.wire import relay as wire
 from drupelet.wire.limits import RELAY_MESSAGE_BYTES_MAX
 from drupelet.wire.relay import RelayRefused
@@ -32,7 +33,7 @@ async def relay(
 
 async def test_messages_and_their_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with relay(tmp_path, monkeypatch, ALICE, BOB) as url:
-        alice, bob = RelayHttp(url, ALICE.seed), RelayHttp(url, BOB.seed)
+        alice, bob = RelayHttp(Place(url, ALICE.seed)), RelayHttp(Place(url, BOB.seed))
         await alice.login()
         await bob.login()
         assert len(alice.run_id) == 16 and alice.run_id == bob.run_id
@@ -62,11 +63,11 @@ async def test_messages_and_their_answers(tmp_path: Path, monkeypatch: pytest.Mo
 
 async def test_registering_and_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with relay(tmp_path, monkeypatch, ALICE) as url:
-        trudy = RelayHttp(url, TRUDY.seed)
+        trudy = RelayHttp(Place(url, TRUDY.seed))
         with pytest.raises(RelayRefused, match="^not_registered"):
             await trudy.login()
         with pytest.raises(RelayRefused, match="^bad_invite"):
-            await trudy.register("trudy", bytes(16))
+            await trudy.register("trudy", invite=bytes(16))
         with pytest.raises(RelayRefused, match="^denied"):
             await trudy.ask(send(ALICE))
         trudy.close()
@@ -76,7 +77,7 @@ async def test_a_poll_that_is_given_up_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with relay(tmp_path, monkeypatch, ALICE) as url:
-        alice = RelayHttp(url, ALICE.seed)
+        alice = RelayHttp(Place(url, ALICE.seed))
         await alice.login()
         with trio.move_on_after(0.05) as scope:
             await alice.poll(0)
@@ -106,7 +107,8 @@ async def test_what_is_no_relay_is_told_as_such(answer: bytes) -> None:
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_accept_one, listeners[0], serve)
-            client = RelayHttp(f"http://127.0.0.1:{port_of(listeners[0])}", os.urandom(32))
+            url = f"http://127.0.0.1:{port_of(listeners[0])}"
+            client = RelayHttp(Place(url, os.urandom(32)))
             with pytest.raises(RelayGone):
                 await client.login()
             client.close()
@@ -129,32 +131,36 @@ def port_of(listener: trio.SocketListener) -> int:
 async def test_tls_is_not_left_out(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as plain:
         port = plain.getsockname()[1]
-        client = RelayHttp(f"https://127.0.0.1:{port}", os.urandom(32), tmp_path / "no.pem")
+        place = Place(f"https://127.0.0.1:{port}", os.urandom(32), tmp_path / "no.pem")
+        client = RelayHttp(place)
         with pytest.raises(RelayGone, match=r"no\.pem"):
             await client.login()
-
-
-def test_addresses() -> None:
-    assert split_url("https://relay.example.org") == (True, "relay.example.org", 443)
-    assert split_url("https://relay.example.org:8443/") == (True, "relay.example.org", 8443)
-    assert split_url("http://[::1]:80") == (False, "::1", 80)
-    assert split_url("http://localhost") == (False, "localhost", 80)
-    for wrong in (
-        "relay.example.org", "http://relay.example.org", "https://", "ftp://x", "https://x/y",
-        "https://u@x", "https://x?y", "https://x:0x", "https://x:99999", "http://127.0.0.1.evil.org",
-    ):  # fmt: skip
-        with pytest.raises(ValueError):
-            split_url(wrong)
 
 
 async def test_an_idle_connection_that_the_relay_ended_is_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with relay(tmp_path, monkeypatch, ALICE, BOB) as url:
-        alice = RelayHttp(url, ALICE.seed)
+        alice = RelayHttp(Place(url, ALICE.seed))
         await alice.login()
         for line in alice._open.values():
             assert line.connection.sock is not None
             line.connection.sock.shutdown(socket.SHUT_RDWR)
         await alice.ask(send(BOB))
         alice.close()
+
+
+async def test_what_is_begun_is_asked_when_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with relay(tmp_path, monkeypatch, ALICE, BOB) as url:
+        async with open_http(Place(url, ALICE.seed)) as alice:
+            await alice.login()
+            first, second = send(ALICE, b"1"), send(ALICE, b"2")
+            asked = [await alice.begin(each) for each in (first, second)]
+            for each in asked:
+                assert await each.value() is None
+            assert [each.id for each in await alice.messages()] == [first.id, second.id]
+            await alice.ask(send(ALICE, b"3"))
+            assert [each.body for each in await alice.messages()] == [b"3"]  # each once
+        assert not alice._open

@@ -17,7 +17,7 @@ from drupelet.config import RelayConfig
 from drupelet.node import Node, open_node
 from drupelet.relay.main import invite_text
 from drupelet.relay.service import Relay
-from drupelet.services import relay_link
+from drupelet.services import announcing, relay_link
 from drupelet.wire.grant_files import decode_grant_file, encode_grant_file
 from tests.unit.relay import nodes as relay_nodes
 from tests.unit.relay.nodes import relay_at
@@ -34,7 +34,7 @@ async def nodes(
 ) -> AsyncIterator[tuple[Relay, list[Node]]]:
     """A relay, and nodes at it that let nobody in by a link; the first has the mission light."""
     monkeypatch.setattr(relay_nodes, "NAME", "127.0.0.1")
-    monkeypatch.setattr(relay_link, "LOOK_S", 0.02)
+    monkeypatch.setattr(announcing, "LOOK_S", 0.02)
     monkeypatch.setattr(relay_link, "FIRST_S", 0.05)
     missions = directory / names[0] / "missions.d"
     missions.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ async def nodes(
             for name in names:
                 config = replace(
                     make_config(directory, name, cookie=f"c{name}"),
-                    relay=RelayConfig(url=url, invite=invite_text(INVITE)),
+                    relay=RelayConfig(url=(url,), invite=invite_text(INVITE)),
                 )
                 running.append(await stack.enter_async_context(open_node(config)))
             yield relay, running
@@ -69,5 +69,6 @@ async def announced(node: Node) -> None:
     """Until the relay has its newest offers."""
     relay = node.relay
     assert relay is not None
-    while relay.announced_version != relay._offering.version():
-        await relay.announced.wait()
+    announcer = relay.announcer
+    while announcer.version != announcer.offering.version():
+        await announcer.announced.wait()

@@ -180,11 +180,11 @@ async def test_what_cannot_be_signed_is_told(
             with pytest.raises(RemoteError, match=words):
                 await bob.http_calls.sign("alice", "light", "temp", body, "", once)
         [held] = bob.grants.accepted.files()
-        elsewhere = encode_grant_file(replace(held, relay="https://other.example.org"))
+        elsewhere = encode_grant_file(replace(held, relays=("https://other.example.org",)))
         with pytest.raises(RemoteError, match=r"no_relay: alice is at https://other.example.org"):
             await put(bob, "temp", text=elsewhere)
         monkeypatch.setattr(bob, "relay", None)
-        for text in ("", encode_grant_file(replace(held, relay=""))):
+        for text in ("", encode_grant_file(replace(held, relays=()))):
             with pytest.raises(RemoteError, match=r"no_relay.*set \[relay\] url"):
                 await put(bob, "temp", text=text)
 

@@ -17,8 +17,8 @@ from drupelet.config import RelayConfig
 from drupelet.errors import NoConnection, NotSendable, RemoteError, Timeout
 from drupelet.node import Node, open_node
 from drupelet.relay.main import invite_text
+from drupelet.services import announcing, relay_link, relayed_calls
 from drupelet.services import outbox as module
-from drupelet.services import relay_link, relayed_calls
 from drupelet.store.outbox import KeptCast
 from drupelet.wire.frames import MORE_ABOVE
 from drupelet.wire.grant_files import encode_grant_file
@@ -57,7 +57,7 @@ class House:
     @asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[Node]:
         config = make_config(self.directory, name, cookie=f"c{name}")
-        relay = RelayConfig(url=self.url, invite=invite_text(INVITE))
+        relay = RelayConfig(url=(self.url,), invite=invite_text(INVITE))
         async with open_node(replace(config, relay=relay)) as node:
             yield node
 
@@ -74,7 +74,7 @@ class House:
 @asynccontextmanager
 async def house(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.setattr(relay_nodes, "NAME", "127.0.0.1")
-    monkeypatch.setattr(relay_link, "LOOK_S", 0.02)
+    monkeypatch.setattr(announcing, "LOOK_S", 0.02)
     monkeypatch.setattr(relay_link, "FIRST_S", 0.05)
     monkeypatch.setattr(relay_link, "BEACON_S", 0.2)
     monkeypatch.setattr(relayed_calls, "_LOOK_S", 0.2)

@@ -143,10 +143,10 @@ def test_size_at_the_maximum_and_one_above() -> None:
 
 
 def test_the_relay_of_its_node_is_in_it() -> None:
-    file = replace(FILE, relay="https://relay.example.org")
+    file = replace(FILE, relays=("https://relay.example.org",))
     assert decode_grant_file(encode_grant_file(file)) == file
-    longest = replace(FILE, relay="r" * RELAY_URL_CHARS_MAX)
+    longest = replace(FILE, relays=("r" * RELAY_URL_CHARS_MAX,))
     assert decode_grant_file(encode_grant_file(longest)) == longest
-    too_long = encode_grant_file(replace(FILE, relay="r" * (RELAY_URL_CHARS_MAX + 1)))
+    too_long = encode_grant_file(replace(FILE, relays=("r" * (RELAY_URL_CHARS_MAX + 1),)))
     with pytest.raises(RemoteProtocolError, match="malformed relay"):
         decode_grant_file(too_long)
