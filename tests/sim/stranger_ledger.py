@@ -112,7 +112,8 @@ class Ledger:
         self.nodes = nodes
         self.chains: dict[bytes, Chain] = {}
         self.deeds: dict[bytes, Deed] = {}  # by mark
-        self.by_key: dict[tuple[str, bytes, bytes], list[Deed]] = defaultdict(list)
+        self.by_key: dict[tuple[str, bytes | None], list[Deed]] = defaultdict(list)
+        self.key_runs: Counter[tuple[str, bytes, bytes]] = Counter()  # node, holder, key
         self.running: dict[tuple[str, int], _Running] = {}
         self.refusals: list[tuple[float, str, Chain, str]] = []
         self.secrets: list[bytes] = []
@@ -143,8 +144,7 @@ class Ledger:
     def wanted(self, deed: Deed) -> None:
         """Somebody wants something done."""
         self.deeds[deed.mark] = deed
-        if deed.key is not None:
-            self.by_key[deed.callee, deed.chain.holder, deed.key].append(deed)
+        self.by_key[deed.callee, deed.key].append(deed)
 
     # -- at a node's door
 
@@ -230,8 +230,9 @@ class Ledger:
         deed.runs += 1
         self.check("single" if deed.key is None else "once", deed.runs == 1, what + "again")
         if deed.key is not None:
-            same_key = self.by_key[name, deed.chain.holder, deed.key]
-            self.check("once", sum(each.runs for each in same_key) == 1, what + "the key again")
+            place = (name, chain.holder, deed.key)
+            self.key_runs[place] += 1
+            self.check("once", self.key_runs[place] == 1, what + "the key again")
         self.running[name, ticket] = _Running(name, chain, deed)
         return deed
 
@@ -280,8 +281,10 @@ class Ledger:
             return
         if isinstance(result, RemoteError):
             self.check("value", not deed.runs, what)
-            others = self.by_key.get((deed.callee, deed.chain.holder, deed.key or b""), [])
-            self.check("honoured", len(others) > 1, what)  # the key was used for another deed
+            held = {each.holder for each in self.chains.values() if deed.maker in each.holders}
+            users = [each for each in self.by_key[deed.callee, deed.key] if each is not deed]
+            used = deed.key is not None and any(each.chain.holder in held for each in users)
+            self.check("honoured", used, what)  # the key is of another deed
         self._not_run(attempt, result, what, now)
 
     def _not_run(self, attempt: Attempt, result: CallError, what: str, now: float) -> None:

@@ -422,15 +422,13 @@ class HonestNode:
         return None
 
     def on_call(self, link: Link, peer: bytes, deed: Deed, reply: Reply) -> None:
-        """A call on a link. With an idempotency key it says whose key that is."""
+        """A call on a link. With an idempotency key it names the holder of the grant to use."""
         mission, _, function = deed.target.partition("/")
         size = len(deed.arguments)
         failure: CallError = NotPermitted()
         now = self.local()
-        for whose, right in self.shown.get(link.number, ()):
-            if whose != peer or right.grant.mission != mission:
-                continue
-            if deed.key is not None and right.caller != deed.chain.holder:
+        for right in self._rights(link, peer, deed):
+            if right.grant.mission != mission:
                 continue
             try:
                 ticket = self.grants.admit(right, function, size, now)
@@ -444,6 +442,13 @@ class HonestNode:
             self._let_in_on_link(ticket, work, deed.key, reply)
             return
         reply(failure)
+
+    def _rights(self, link: Link, peer: bytes, deed: Deed) -> list[Right]:
+        """Those that are tried: see `OnceService.call`."""
+        rights = [right for whose, right in self.shown.get(link.number, ()) if whose == peer]
+        if deed.key is None:
+            return rights
+        return [right for right in rights if right.caller == deed.chain.holder]
 
     def _let_in_on_link(self, ticket: int, work: Work, key: bytes | None, reply: Reply) -> None:
         record = None

@@ -93,9 +93,6 @@ class OnceTable:
     def __len__(self) -> int:
         return len(self._once)
 
-    def __contains__(self, place: Place) -> bool:
-        return place in self._once
-
     def begin(
         self, holder: bytes, key: bytes, content: bytes, now: float
     ) -> OnceRecord | Ended | None:

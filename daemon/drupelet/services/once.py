@@ -8,14 +8,15 @@ before its outcome is told, and passes the call on.
 | `call` | members, strangers | `call(key, target, arguments, holder)`: `[value, error]` |
 
 `key` is 16 bytes, `target` "mission/function", `arguments` an encoded array, `holder` (may be left
-out) whose grant the caller shows where a request carries only one. Of what is answered one is null
+out) whose grant it is by: the caller names the same each time. Of what is answered one is null
 and the other an encoded value or error fields: the outcome of the one run, now or of long ago. What
 is raised instead is of this call, not of the run: it has no right, or must come again later.
 
 Rules
 - The key is of the grant's holder, or of the member; a stranger's call is admitted as any other
   (right, rate, audit), each time that it comes. Of several holders on one link it is of the one
-  who used it before, else of the one whom the caller names: the same as through the relay.
+  whom the caller names, as through the relay: else a second try could be let in by another grant,
+  as another holder's key, and run again.
 - A run belongs to its key and not to the link that brought it: it goes on when that link is gone,
   for CALL_S_MAX at most, and the next who brings the key waits for it or gets its outcome. Only
   revoking ends it.
@@ -162,9 +163,8 @@ class OnceService:
         name = target.encode()
         strangers = self._strangers
         try:
-            holders = self._holders(endpoint, key, holder)
             size = len(arguments)
-            _, right, ticket = strangers.admit(endpoint, name, size, keyed=True, holders=holders)
+            _, right, ticket = strangers.admit(endpoint, name, size, keyed=True, holder=holder)
         except CallError as error:
             strangers.refused(endpoint.key, name, error)
             raise
@@ -181,12 +181,6 @@ class OnceService:
 
         free = functools.partial(strangers.grants.finish, ticket)
         return [*await self._once(place, content_of(target, arguments), start, free)]
-
-    def _holders(self, endpoint: Endpoint, key: bytes, named: bytes | None) -> list[bytes]:
-        """Whose the key is on that link: who has used it; else any, and first who was named."""
-        holders = self._strangers.holders(endpoint)
-        used = [holder for holder in holders if (holder, key) in self.table]
-        return used or sorted(holders, key=lambda holder: holder != named)
 
     async def member_call(
         self, holder: bytes, ring: str, key: bytes, target: str, arguments: bytes

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import trio
@@ -28,7 +28,6 @@ from drupelet.errors import (
     CallError,
     NoConnection,
     NotPermitted,
-    RateLimited,
     RemoteProtocolError,
     Revoked,
 )
@@ -205,10 +204,6 @@ class StrangerCalls:
         worker.cast(CALL_HEADER.pack(0, 0, len(target)) + target, args)
         self._log_call(endpoint, right.grant, target.decode().partition("/")[2], "cast", 0)
 
-    def holders(self, endpoint: Endpoint) -> list[bytes]:
-        """The keys to which the grants that were shown on that link belong."""
-        return list(dict.fromkeys(right.caller for right in self._rights.get(endpoint, ())))
-
     def admit(
         self,
         endpoint: Endpoint,
@@ -216,22 +211,17 @@ class StrangerCalls:
         size: int,
         *,
         keyed: bool = False,
-        holders: Sequence[bytes] | None = None,
+        holder: bytes | None = None,
     ) -> tuple[Endpoint, Right, int]:
         """Right, rate, whitelist: the worker, the right, a ticket. Raises: `CallError`.
 
-        `keyed`: the call has an idempotency key (services/once.py). It is of one holder: `holders`
-        are tried in that order, and who only has to wait is not passed over for the next.
+        `keyed`: it has an idempotency key (services/once.py). `holder`: by whose grants alone.
         """
         now = trio.current_time()
         mission, _, function = target.decode("utf-8", "replace").partition("/")
         failure: CallError = NotPermitted()
-        rights = self._rights.get(endpoint, [])
-        if holders is not None:
-            rights = [right for holder in holders for right in rights if right.caller == holder]
-        waits: bytes | None = None
-        for right in rights:
-            if right.grant.mission != mission or waits not in (None, right.caller):
+        for right in self._rights.get(endpoint, ()):
+            if right.grant.mission != mission or holder not in (None, right.caller):
                 continue
             try:
                 ticket = self.grants.admit(right, function, size, now)
@@ -240,8 +230,6 @@ class StrangerCalls:
                 continue
             except CallError as error:
                 failure = error
-                if keyed and isinstance(error, RateLimited):
-                    waits = right.caller
                 continue
             try:
                 return self.worker(target, keyed=keyed), right, ticket
