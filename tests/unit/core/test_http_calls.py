@@ -207,12 +207,13 @@ def test_what_is_not_granted_is_one_answer_and_is_noted() -> None:
     applied = node.put(grant, path=path_to("alice", "other", "temp"))
     assert refusal(node.receive(applied), applied) == (403, "NotPermitted")
     stolen = node.put(grant, seed=EVE)
-    assert refusal(node.receive(stolen), stolen) == (403, "NotPermitted")
+    for ident in (FIRST, b"2" * 16):  # nothing of it is remembered
+        assert refusal(node.receive(stolen, ident=ident), stolen) == (403, "NotPermitted")
     assert [(key, target) for key, target, _ in node.refused] == [
         (KEY[BOB], "light/off"),
         (KEY[BOB], "light/nothing"),
         (KEY[BOB], "other/temp"),
-        (KEY[EVE], "light/temp"),
+        *[(KEY[EVE], "light/temp")] * 2,
     ]
 
 
