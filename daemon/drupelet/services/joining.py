@@ -204,7 +204,7 @@ class Joining:
         try:
             found = await self._relayed.find(code)
         except RemoteError as error:
-            if theirs not in ("", self._relayed.url) and error.kind == "nobody_waits":
+            if theirs not in ("", *self._relayed.urls) and error.kind == "nobody_waits":
                 told = f"{error.message}, that node is at {theirs}"
                 raise RemoteError("other_relay", told) from None
             raise

@@ -150,7 +150,6 @@ class RelayedPairing:
         addresses: Addresses,
         nursery: trio.Nursery,
     ) -> None:
-        self.url = link.url
         self.key = sodium.ed25519_public(seed)
         self.name = name
         self.shows: Shows | None = None
@@ -162,6 +161,16 @@ class RelayedPairing:
         self._heard: deque[bytes] = deque(maxlen=_WORDS_MAX)
         self._out, self._words = trio.open_memory_channel[wire.FromNode](_WORDS_MAX)
         link.on_kind[wire.PAIRING] = self._take
+
+    @property
+    def url(self) -> str:
+        """The relay that is used now."""
+        return self._link.url
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """That, and others that are kept in step with it."""
+        return self._link.urls
 
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Where we may be reached."""

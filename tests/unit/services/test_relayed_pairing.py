@@ -146,7 +146,7 @@ async def test_a_typing_error_burns_nothing_and_a_guess_burns_the_code(
 async def test_an_invitation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joining, "LOOK_S", 0.3)
     async with nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
-        assert alice.relay is not None and bob.relayed_pairing is not None
+        assert alice.relay is not None and bob.relay is not None
         async with trio.open_nursery() as nursery:
             shown: Any = await alice.pairing.open("light", {})
             nursery.start_soon(alice.pairing.wait)
@@ -165,7 +165,7 @@ async def test_an_invitation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
             with pytest.raises(RemoteError, match="another node shows that"):
                 await search(bob, changed(key=bytes(32)))
-            bob.relayed_pairing.url = "https://elsewhere.example"
+            bob.relay.urls = ("https://elsewhere.example",)
             other = "ABCDEFGH" if plate_of(invitation.code) != plate_of("ABCDEFGH") else "ABCDEFGJ"
             with pytest.raises(RemoteError, match=f"^other_relay: .*is at {alice.relay.url}"):
                 await search(bob, changed(code=other))
