@@ -28,7 +28,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final
 
 from drupelet.errors import (
@@ -46,6 +45,7 @@ from drupelet.errors import (
 )
 from drupelet.wire.codec import dumps, loads, loads_canonical
 from drupelet.wire.http_signatures import SignedPut, check_digest, digest_of, is_value, sign_answer
+from drupelet.wire.idempotency import key_bytes
 from drupelet.wire.ids import check_name, check_plain_name
 from drupelet.wire.json_forms import from_json, to_json
 from drupelet.wire.limits import (
@@ -57,7 +57,7 @@ from drupelet.wire.limits import (
     NAME_CHARS_MAX,
     RELAY_MESSAGE_BYTES_MAX,
 )
-from drupelet.wire.requests import ID_BYTES, stale_token
+from drupelet.wire.requests import stale_token
 
 JSON: Final = "application/json"
 CBOR: Final = "application/cbor"
@@ -138,8 +138,11 @@ def is_cbor(content_type: str) -> bool:
 
 
 def once_key(field: str) -> bytes:
-    """The idempotency key (16 bytes) of an Idempotency-Key's value, whatever its form."""
-    return blake2b(field.encode(), digest_size=ID_BYTES, person=b"drupelet put key").digest()
+    """The idempotency key (16 bytes) of an Idempotency-Key's value: as that of a program's text.
+
+    Else the same key of the same holder would run once for each way to say it.
+    """
+    return key_bytes(field)
 
 
 # -- the way to the node

@@ -49,6 +49,7 @@ from drupelet.wire.http_signatures import (
     sign_put,
     verify_answer,
 )
+from drupelet.wire.idempotency import key_bytes
 from drupelet.wire.ids import Pid
 from drupelet.wire.keys import key_to_text
 from drupelet.wire.limits import (
@@ -218,6 +219,7 @@ def test_the_body_is_the_one_of_the_digest() -> None:
 
 def test_idempotency_keys_of_any_form_have_16_bytes() -> None:
     assert len({once_key("a"), once_key("b"), once_key('"a"')}) == 3
+    assert once_key("order-17") == key_bytes("order-17")  # as `drupelet call --once order-17`
     assert all(len(once_key(text)) == 16 for text in ("a", "x" * 1_000))
 
 
