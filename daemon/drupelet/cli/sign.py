@@ -22,12 +22,12 @@ NOTE: Final = "it counts once, and for a minute; sign again for the next"
 
 
 def sign(request: Request) -> int:
-    """``sign NODE MISSION FUNCTION [ARG...] [--file FILE] [--once KEY]``."""
+    """``sign NODE MISSION FUNCTION [ARG...] [--file FILE] [--key TEXT]``."""
     node_name, mission, function, *texts = request.arguments
     body = json.dumps(to_json(arguments_of(request, texts)), allow_nan=False, separators=(",", ":"))
     file = request.options.get("file")
     text = read_grant(file, request) if file is not None else ""
-    once = request.options.get("once", "")
+    once = request.options.get("key", "")
     with connect(request.socket) as node:
         answer = node.call(
             "",

@@ -238,7 +238,7 @@ _VERBS: Final = (
         (_NODE, _MISSION, _FUNCTION, _ARGUMENTS),
         (
             Option("file", "sign with this grant (default: one that was accepted)", "FILE"),
-            Option("once", "an idempotency key: the same again runs no second time", "KEY"),
+            _KEY,
         ),
         (
             "drupelet sign alice light temp",

@@ -45,6 +45,7 @@ from drupelet.errors import (
     RemoteError,
     RemoteProtocolError,
     Timeout,
+    error_document,
 )
 from drupelet.relay.bodies import TooLarge, read_body
 from drupelet.relay.service import Relay
@@ -58,7 +59,6 @@ from drupelet.wire.http_calls import (
     check_body,
     decode_answer,
     encode_put,
-    failure_of,
     is_cbor,
     json_bytes,
     split_path,
@@ -92,6 +92,10 @@ _MORE_S: Final = 2.0  # the node itself says that the time is over, and its word
 _FIELD_CHARS_MAX: Final = 1_024
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,4})(?=$|[,;\s])")
 _HINT: Final = "`drupelet sign NODE MISSION FUNCTION` prints a curl line"
+_AWAY: Final = (
+    "the node has announced itself and is not connected: it has just gone, or is at another of its "
+    "relays; nothing ran"
+)
 _ACCEPT: Final = (
     f"drupelet=({' '.join(f'{chr(34)}{name}{chr(34)}' for name in COVERED)});created;keyid;"
     f'alg="ed25519";nonce;tag="{TAG}"'
@@ -105,9 +109,10 @@ _TEACH: Final = {
 class Refused(Exception):
     """The relay's word: a status, and why."""
 
-    def __init__(self, status: int, error: CallError) -> None:
+    def __init__(self, status: int, error: CallError, message: str = "") -> None:
         self.status = status
         self.error = error
+        self.message = message  # in place of the error's own words
 
 
 @dataclass(slots=True)
@@ -253,7 +258,7 @@ class Apply:
         self._holders[holder] += 1
         try:
             if not await self._relay.is_here(node, HERE_S):
-                raise Refused(502, NoConnection("no_route"))
+                raise Refused(502, NoConnection("no_route"), _AWAY)
             try:
                 await self._relay.hand_on(node, ident, encode_put(applied))
             except RelayRefused as refusal:
@@ -407,9 +412,11 @@ def _from_relay(refused: Refused) -> Response:
         headers["retry-after"] = str(max(1, int(refused.error.retry_after_s + 0.999)))
     elif refused.status == 503:
         headers["retry-after"] = "1"
-    _, document = failure_of(refused.error)
+    document = error_document(refused.error)
+    if refused.message:
+        document["message"] = refused.message
     return Response(
-        json_bytes(document),
+        json_bytes({"error": document}),
         status_code=refused.status,
         media_type=JSON,
         headers={**headers, "cache-control": "no-store"},

@@ -56,7 +56,7 @@ def test_the_line_is_one_that_bash_takes_apart_again(
 
 
 def test_in_json(asked: list[tuple[object, ...]], run: Run) -> None:
-    code, out, err = run("--json", "sign", "alice", "light", "temp", "--once", "k")
+    code, out, err = run("--json", "sign", "alice", "light", "temp", "--key", "k")
     assert (code, err) == (0, "")
     assert json.loads(out) == {"method": "PUT", "url": URL, "headers": HEADERS, "body": "[]"}
     assert asked[0][3:] == (b"[]", "", "k")

@@ -37,7 +37,9 @@ from drupelet.wire.http_signatures import (
     sign_put,
     verify_answer,
 )
+from drupelet.wire.idempotency import key_bytes
 from drupelet.wire.keys import key_to_text
+from drupelet.wire.limits import IDEMPOTENCY_KEY_BYTES_MAX
 from drupelet.wire.relay import APPLY_KEY
 
 ALICE, BOB, EVE = (bytes([number]) * 32 for number in range(1, 4))
@@ -265,6 +267,9 @@ def test_an_idempotency_key_runs_once_and_is_answered_alike() -> None:
     ]
     third = node.put(grant, once="k")
     assert said(node.receive(third, 2.0, b"3" * 16), third) == (200, 7)
+    assert run.record.key == key_bytes("k")  # as `drupelet call --key k` says it
+    longest = node.put(grant, once="k" * IDEMPOTENCY_KEY_BYTES_MAX)
+    node.run(longest, ident=b"5" * 16)
     other = node.put(grant, b"[2]", once="k")
     assert refusal(node.receive(other, 2.0, b"4" * 16), other) == (422, "badarg")
 

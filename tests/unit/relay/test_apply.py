@@ -319,6 +319,7 @@ async def test_nodes_that_are_not_there(tmp_path: Path, monkeypatch: pytest.Monk
                 await trio.testing.wait_all_tasks_blocked(0.01)
         said = await Curl(port).put(signed(light, light.grant()))
         assert (said.status, said.json["error"]["reason"]) == (502, "no_route")
+        assert "nothing ran" in said.why
         assert relay.gauges()["waiting_messages"] == 0
 
 
