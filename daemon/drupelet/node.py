@@ -24,6 +24,7 @@ from drupelet import __version__
 from drupelet.config import Config
 from drupelet.core.candidates import Candidate
 from drupelet.core.grants import Grants
+from drupelet.core.holdings import Holdings
 from drupelet.core.membership import Membership
 from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_DONE, ConfigError, NoConnection
 from drupelet.net import notify
@@ -113,10 +114,8 @@ class Node:
         self.processes = Processes(
             config.node.name, self.credentials.incarnation, self.links, self.deadlines, nursery
         )
-        self.proxies = ProxyService(
-            config.node.name, self.processes, self.links.stranger_links, self.deadlines
-        )
-        self.calls.border = self.proxies
+        self.holdings = Holdings()
+        self.calls.border = self.proxies = self._make_proxies()
         self.control = Control(
             config.node.socket,
             self.calls,
@@ -155,11 +154,18 @@ class Node:
             members=lambda: (each.key for each in self.membership.nodes()),
         )
 
+    def _make_proxies(self) -> ProxyService:
+        links = self.links.stranger_links
+        return ProxyService(
+            self.config.node.name, self.processes, links, self.deadlines, self.holdings
+        )
+
     def _make_grants(self) -> GrantService:
         strangers = StrangerCalls(
             Grants(
                 self.identity.public_key,
                 lambda key: any(each.key == key for each in self.membership.nodes()),
+                holdings=self.holdings,
             ),
             missions=self.missions,
             calls=self.calls,

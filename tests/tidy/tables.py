@@ -15,6 +15,7 @@ ROOMS: dict[str, set[str]] = {
     # names are loaded on first use
     "__init__": {"errors", "mission", "process", "net_kernel", "missions", "ladder"},
     "errors": set(),
+    "lease": set(),  # by whose right code runs: process tells, worker asks
     "toml_text": {"errors"},
     "config_values": {"errors", "toml_text", "wire"},
     "config": {"errors", "toml_text", "config_values", "wire"},
@@ -26,9 +27,9 @@ ROOMS: dict[str, set[str]] = {
     "services": _CORE_UP | {"__version__"},
     "node": _CORE_UP | {"__version__"},
     "mission": {"errors", "wire"},
-    "process": {"errors", "wire"},
+    "process": {"errors", "wire", "lease"},
     "chan": {"errors", "wire", "core", "store", "net", "process"},  # a program of its own: adr/0011
-    "worker": {"errors", "wire", "mission", "process", "__init__"},
+    "worker": {"errors", "wire", "mission", "process", "lease", "__init__"},
     "client": {"errors", "wire", "net"},
     "net_kernel": {"errors", "client", "process"},  # joins the two: adr/0010
     # grants from a program, by its runtime or a client: adr/0015
@@ -97,12 +98,13 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "portmap": {"effects"},
     "admission": {"effects"},
     "guests": {"admission"},
-    "grants": {"buckets"},
+    "grants": {"buckets", "holdings"},
     "relay": {"buckets"},
     "http_calls": {"asked", "requests"},
     "relay_choice": {"backoff"},
     "requests": {"asked", "freshness", "grants", "once"},
     "processes": {"lines", "signals"},
+    "proxies": {"holdings"},
     "signals": {"lines"},
 }
 

@@ -9,7 +9,8 @@ Rules
 - `next_timer` is a *lower bound* of all deadlines. Closing a call leaves it as it is; when it is
   reached, `expire` looks at the whole table once and finds the exact minimum. Two such scans are at
   least 10 ms apart, or 20 times what a scan takes, so scanning costs at most 5 % of a processor.
-- Each call leaves the table exactly once: by `close`, `expire` or `drain`.
+- Each call leaves the table exactly once: by `close`, `expire` or `drain`. One that was answered
+  and of which something runs on may be put back (`keep`): its id stays taken, and nothing is due.
 
 Ideas rejected: a heap of deadlines (1 us a call, and cancelled entries pile up); a timer wheel
 (nearly all calls end long before their deadline; buckets cost a store and a deletion more).
@@ -105,6 +106,10 @@ class CallTable:
             self._late += 1
             return None
         return entry[0]
+
+    def keep(self, ident: int, waiter: object) -> None:
+        """Put back what was just closed or expired, until it is closed again."""
+        self._calls[ident] = (waiter, inf)
 
     def peek(self, ident: int) -> object | None:
         """The waiter of an open call, which stays open; None: no such call."""

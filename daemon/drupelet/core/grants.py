@@ -10,6 +10,8 @@ the node, and how many calls are running. A call is charged to all of these or t
     ...                                                   # the call runs
     grants.finish(ticket)
 
+What goes on after its answer, and what is no call, is in `grants.holdings` (core/holdings.py).
+
 `keys` are those that the caller has proved: its connection's own, and of grants for whoever has the
 file. Sizes of frames, sources of connections and freshness of requests were looked at before.
 
@@ -19,8 +21,8 @@ Rules
 - A caller is charged only when its grant holds: nobody can use up another's rate.
 - All links' limits count: what is narrowed ten times is still charged to the first link.
 - Revoking refuses new calls from this moment, before it is durable and before running calls are
-  cancelled; `Revocation.tickets` are those. The driver cancels them, waits for their end, and
-  answers when the record is durable.
+  cancelled; `Revocation.tickets` are those, and all else that lives under it. The driver ends
+  them, waits for that, and answers when the record is durable.
 - Revoking a key ends every grant of ours that goes through it; one that is issued later counts
   again. Each member revokes what it issued itself.
 - Spans are counted on `now`, which never goes back; `snapshot` says what is left of each, for disk.
@@ -44,6 +46,7 @@ from math import inf
 from typing import Final
 
 from drupelet.core.buckets import Bucket
+from drupelet.core.holdings import Holdings
 from drupelet.errors import NotPermitted, RateLimited, RemoteError, RemoteProtocolError, Revoked
 from drupelet.wire.grants import Grant, Terms, decode_grant
 from drupelet.wire.limits import (
@@ -81,7 +84,7 @@ class Revocation:
     """What was revoked, to be kept, told to the members, and carried out.
 
     `ids`: of links, whose whole tails are dead; `keys`: holders, dead in every grant of `issuer`
-    with `sequence` or below. `tickets`: of the calls that are running under them.
+    with `sequence` or below. `tickets`: of everything that lives under them (core/holdings.py).
     """
 
     issuer: bytes
@@ -125,6 +128,7 @@ class Grants:
         own_key: bytes,
         is_member: Callable[[bytes], bool],
         quota: Quota = Quota(),
+        holdings: Holdings | None = None,
     ) -> None:
         self._own_key = own_key
         self._is_member = is_member
@@ -137,8 +141,8 @@ class Grants:
         self._callers: dict[bytes, Bucket] = {}  # the longest unused first
         self._missions: dict[str, Bucket] = {}
         self._node: Bucket | None = None
-        self._tickets: dict[int, tuple[Grant, tuple[_Link, ...]]] = {}
-        self._last_ticket = 0
+        self.holdings = Holdings() if holdings is None else holdings
+        self._running: dict[int, tuple[_Link, ...]] = {}  # tickets of calls that count
         self._refused = 0
 
     # -- issuing and keeping
@@ -242,25 +246,30 @@ class Grants:
         for link in links:
             if link.concurrent is not None and len(link.running) >= link.concurrent:
                 wait_s = max(wait_s, BUSY_S)
-        if len(self._tickets) >= self._quota.concurrent:
+        if len(self._running) >= self._quota.concurrent:
             wait_s = max(wait_s, BUSY_S)
+        if self.holdings.full:
+            wait_s = max(wait_s, FULL_S)
         if wait_s:
             self._refused += 1
             raise RateLimited(wait_s)
         for bucket in buckets:
             bucket.take()
-        self._last_ticket += 1
-        ticket = self._last_ticket
-        self._tickets[ticket] = (grant, links)
+        ticket = self.holdings.hold(grant)
+        self._running[ticket] = links
         for link in links:
             link.running.add(ticket)
         return ticket
 
     def finish(self, ticket: int) -> None:
-        """The call ended, however. A second time does nothing."""
-        _, links = self._tickets.pop(ticket, (None, ()))
-        for link in links:
+        """The call ended, however: it counts no more. A second time does nothing.
+
+        When its driver has named it, it stays in `holdings` until that drops it.
+        """
+        for link in self._running.pop(ticket, ()):
             link.running.discard(ticket)
+        if self.holdings.what(ticket) is None:
+            self.holdings.drop(ticket)
 
     def holds(self, right: Right, now: float) -> bool:
         """Whether it would still be let in."""
@@ -329,8 +338,7 @@ class Grants:
             self._roots.pop(ident, None)
         if revocation.issuer == self._own_key:  # kept from before a start: numbers go on
             self._sequence = max(self._sequence, revocation.sequence)
-        dead = [ticket for ticket, (grant, _) in self._tickets.items() if self._is_dead(grant)]
-        return replace(revocation, tickets=tuple(dead))
+        return replace(revocation, tickets=self.holdings.under(self._is_dead))
 
     # -- inside
 

@@ -16,8 +16,10 @@ Rules
 - A proxy counts only from the key that it was given to: who overheard or guessed one has nothing.
   A wrong one, one that is over and one of somebody else are answered alike: not at all. A sender
   always hears that it was sent.
-- It ends after LIFETIME_S, after PROXY_MESSAGES_MAX messages, with its process, with its holder's
-  last link and with a revocation, whichever comes first.
+- It lives under the grants by whose calls it was given (core/holdings.py), and ends with the last
+  of them. One given in a message, or with a call of ours, ends with its holder's last right.
+- It ends after LIFETIME_S, after PROXY_MESSAGES_MAX messages, with its process and with its
+  holder's last link besides, whichever comes first.
 - The same pid given to the same key again is the same proxy, with its time and budget as they are:
   a holder cannot renew them by asking, and a loop that mentions itself does not fill the table.
 - At most PROXIES_PER_KEY_MAX for one key, PROXIES_MAX for all together; beyond, nothing more is
@@ -34,10 +36,12 @@ that whoever holds them may use (they would be passed on without anybody's knowl
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
+from drupelet.core.holdings import Holdings
+from drupelet.wire.grants import Grant
 from drupelet.wire.ids import PROXY_SECRET_BYTES, Pid
 from drupelet.wire.limits import (
     PROXIES_MAX,
@@ -66,33 +70,44 @@ class _Proxy:
     key: bytes
     deadline: float
     messages_left: int
+    tickets: dict[bytes, int] = field(default_factory=dict)  # by the grant that it lives under
+    is_bound: bool = True  # to those alone
 
 
 class Proxies:
-    """All proxies that one node has given."""
+    """All proxies that one node has given. `holdings`: what lives under its grants."""
 
-    __slots__ = ("_by_key", "_by_pid", "_by_secret", "forged_count", "sent_count")
+    __slots__ = ("_by_key", "_by_pid", "_by_secret", "_holdings", "forged_count", "sent_count")
 
-    def __init__(self) -> None:
+    def __init__(self, holdings: Holdings | None = None) -> None:
+        self._holdings = Holdings() if holdings is None else holdings
         self._by_secret: dict[bytes, _Proxy] = {}  # in the order of their ends
         self._by_key: dict[bytes, dict[Pid, _Proxy]] = {}
         self._by_pid: dict[Pid, set[bytes]] = {}
         self.forged_count = 0
         self.sent_count = 0
 
-    def give(self, secret: bytes, pid: Pid, key: bytes, now: float) -> bytes | None:
+    def give(
+        self, secret: bytes, pid: Pid, key: bytes, now: float, grant: Grant | None = None
+    ) -> bytes | None:
         """`pid` goes to the stranger with `key`: its secret; None when it has too many.
 
-        `secret`: 16 fresh random bytes, which are used if this is a new one.
+        `secret`: 16 fresh random bytes, which are used if this is a new one. `grant`: by which it
+        called for it.
         """
         assert len(secret) == PROXY_SECRET_BYTES
         given = self._by_key.setdefault(key, {})
         known = given.get(pid)
         if known is not None and known.deadline > now:
+            self._bind(known, grant)
             return known.secret
         if known is not None:
             self._forget(known)
-        if len(given) >= PROXIES_PER_KEY_MAX or len(self._by_secret) >= PROXIES_MAX:
+        if (
+            len(given) >= PROXIES_PER_KEY_MAX
+            or len(self._by_secret) >= PROXIES_MAX
+            or self._holdings.full
+        ):
             if not given:
                 del self._by_key[key]
             return None
@@ -100,7 +115,15 @@ class Proxies:
         self._by_secret[secret] = proxy
         self._by_key.setdefault(key, {})[pid] = proxy
         self._by_pid.setdefault(pid, set()).add(secret)
+        self._bind(proxy, grant)
         return secret
+
+    def _bind(self, proxy: _Proxy, grant: Grant | None) -> None:
+        """It lives as long as that grant, too."""
+        if grant is None or self._holdings.full:
+            proxy.is_bound = proxy.is_bound and grant is not None
+        elif grant.id not in proxy.tickets:
+            proxy.tickets[grant.id] = self._holdings.hold(grant, proxy.secret)
 
     def take(self, secret: bytes, key: bytes, now: float) -> Pid | None:
         """A message came for `secret` from the stranger with `key`: for whom it is, or None."""
@@ -152,6 +175,20 @@ class Proxies:
         """The holder's last right is gone."""
         return self._end(list(self._by_key.get(key, {}).values()), "revoked")
 
+    def withdraw(self, tickets: Iterable[int]) -> list[Gone]:
+        """Grants are revoked: those of these holdings that were proxies, and are over."""
+        over: list[_Proxy] = []
+        for ticket in tickets:
+            secret = self._holdings.what(ticket)
+            proxy = self._by_secret.get(secret) if isinstance(secret, bytes) else None
+            if proxy is None:
+                continue
+            self._holdings.drop(ticket)
+            proxy.tickets = {name: each for name, each in proxy.tickets.items() if each != ticket}
+            if proxy.is_bound and not proxy.tickets:
+                over.append(proxy)
+        return self._end(over, "revoked")
+
     def given_to(self, key: bytes) -> int:
         """How many a key has."""
         return len(self._by_key.get(key, {}))
@@ -166,6 +203,8 @@ class Proxies:
 
     def _forget(self, proxy: _Proxy) -> None:
         del self._by_secret[proxy.secret]
+        for ticket in proxy.tickets.values():
+            self._holdings.drop(ticket)
         given = self._by_key[proxy.key]
         del given[proxy.pid]
         if not given:

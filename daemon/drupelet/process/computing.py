@@ -45,6 +45,7 @@ from typing import Any, Final
 import trio
 
 from drupelet.errors import NotSendable, ProcessExit, RemoteError, RemoteProtocolError
+from drupelet.lease import lease_var
 from drupelet.process.current import process_var
 from drupelet.process.data import copy_data
 from drupelet.process.information import function_name
@@ -198,6 +199,9 @@ async def _run_in_thread(function: Function, args: Sequence[object]) -> Any:
             scope.cancel()
         if call.runs:
             _abandon(places, call, function)
+            lease = lease_var.get()
+            if lease is not None:
+                lease.linger(call, lambda: call.runs)
         raise
 
 

@@ -33,6 +33,7 @@ class Errand(Request):
     # Defaults of the class: an errand is made as fast as any request, and most are never asked.
     _state: int = _WAITS
     _told: Callable[[], None] | None = None
+    _over: Callable[[], None] | None = None
 
     @property
     def taken_back(self) -> bool:
@@ -59,10 +60,15 @@ class Errand(Request):
     def end(self) -> None:
         """It is over, whatever came of it."""
         _set(self, "_state", _OVER)
-        if self._told is not None:
-            self._told()
+        for told in (self._told, self._over):
+            if told is not None:
+                told()
 
     # -- for who asked
+
+    def when_over(self, told: Callable[[], None]) -> None:
+        """`told` is called at its end, whether anybody waits for it then or not."""
+        _set(self, "_over", told)
 
     def take_back(self, told: Callable[[], None]) -> bool:
         """Nobody waits for it any more. False: it is under way; `told` is called at its end."""

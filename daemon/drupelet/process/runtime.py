@@ -21,6 +21,7 @@ Rejected: a memory channel per process, a nursery per process (1.1 kB), a cancel
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ from drupelet.errors import (
     ReceiveTimeout,
     Timeout,
 )
+from drupelet.lease import lease_var
 from drupelet.process.current import check_there, process_var
 from drupelet.process.data import copy_data
 from drupelet.process.groups import Groups
@@ -168,6 +170,9 @@ class Runtime(Later):
             self.end(process, "shutdown")
             raise
         self.task_count += own
+        lease = lease_var.get()
+        if lease is not None:
+            lease.add(process, functools.partial(self.exit_process, process, "killed"))
         return process
 
     def adopt(self) -> Process:
@@ -228,6 +233,9 @@ class Runtime(Later):
                 if entry is not None:
                     self.timers.cancel(entry)
             self.end(process, reason)
+            lease = lease_var.get()
+            if lease is not None:
+                lease.done(process)
             self.task_count -= own
             if self.last is not None and not self.task_count:
                 self.last.cancel()

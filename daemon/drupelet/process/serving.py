@@ -54,6 +54,7 @@ class Face:
     value: Callable[[Any], object]  # of its answer. Raises: `CallError`
     by_marks: bool = False  # whether its verbs are those that are marked
     is_supervisor: bool = False
+    casts_are_requests: bool = False  # as a request, which can be taken back, one does the same
 
 
 def face_of(cls: type) -> Face | None:
@@ -85,6 +86,7 @@ def _server(cls: type[GenServer]) -> Face:
         request=_asked,
         message=_told,
         value=value_of,
+        casts_are_requests=True,
     )
 
 

@@ -35,7 +35,7 @@ from drupelet.errors import (
     Timeout,
 )
 from drupelet.services.directory import Border, Directory, Keeper, StrangerDoor
-from drupelet.services.endpoint import Endpoint, too_large
+from drupelet.services.endpoint import Endpoint
 from drupelet.services.inline import (
     as_call_error,
     encode_chunks,
@@ -45,6 +45,7 @@ from drupelet.services.inline import (
     run_many_in_turn,
 )
 from drupelet.services.missions import Export
+from drupelet.services.sending import too_large
 from drupelet.services.streams import Stream
 from drupelet.services.whitelist import worker_of
 from drupelet.wire import frames

@@ -1,14 +1,27 @@
-"""What the one door (services/calls.py) needs: where nodes are, and what strangers may do.
+"""What the one door (services/calls.py) is to endpoints, and what it needs: where nodes are, and
+what strangers may do.
 
 Decides nothing: protocols, so that links and grants can import the door and not it them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from drupelet.services.endpoint import Endpoint
+    from drupelet.wire.grants import Grant
+
+
+class Router(Protocol):
+    """Where an endpoint brings what its peer asks for."""
+
+    def on_call(self, endpoint: Endpoint, ident: int, body: bytes) -> None: ...
+
+    def on_cast(self, endpoint: Endpoint, body: bytes) -> None: ...
+
+    def on_open(self, endpoint: Endpoint, ident: int, stream_type: bytes) -> None: ...
 
 
 class Directory(Protocol):
@@ -69,8 +82,8 @@ class Border(Protocol):
         """An encoded value, of a stranger. Raises: `CallError`."""
         ...
 
-    def answer(self, endpoint: Endpoint, body: bytes) -> bytes:
-        """As `outgoing`. Raises: `CallError`."""
+    def answer(self, endpoint: Endpoint, body: bytes, grant: Grant | None = None) -> bytes:
+        """As `outgoing`; `grant`: by which it was called. Raises: `CallError`."""
         ...
 
     def forward(
@@ -88,6 +101,10 @@ class Border(Protocol):
 
     def on_cast(self, endpoint: Endpoint, target: bytes, body: bytes) -> bool:
         """A CAST of a stranger; False: it is a call like others."""
+        ...
+
+    def withdraw(self, tickets: Iterable[int]) -> None:
+        """Of grants that are revoked (core/holdings.py)."""
         ...
 
     def revoked(self, key: bytes) -> None:

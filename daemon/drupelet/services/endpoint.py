@@ -9,7 +9,8 @@ Waiters in the table of calls that we opened:
 - a trio Task: a program in this process; it is rescheduled with the encoded value;
 - a `Gather`: many calls of one program, woken once;
 - a tuple ``(endpoint, ident)``: a forwarded call; the answer goes there;
-- an `Admitted`: the same for a stranger's call, whose end is counted;
+- an `Admitted`: the same for a stranger's call, whose end is counted. As a lease (wire/frames.py)
+  it stays in the table after its answer, until the worker closes it;
 - a `Stream`.
 
 References: trio's `wait_task_rescheduled`; NOTES "What decides speed" for why there is no Event, no
@@ -19,7 +20,7 @@ cancel scope and no memory channel per call.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import outcome
 import trio
@@ -29,13 +30,13 @@ from drupelet.core.calls import CallTable
 from drupelet.errors import (
     CallError,
     NoConnection,
-    RemoteError,
     RemoteProtocolError,
     Timeout,
     error_from_fields,
     error_to_fields,
 )
-from drupelet.services.sending import Sending
+from drupelet.services.directory import Router as Router
+from drupelet.services.sending import Sending, too_large
 from drupelet.services.streams import Stream
 from drupelet.services.waiters import Admitted, Gather
 from drupelet.wire import frames
@@ -58,16 +59,6 @@ if TYPE_CHECKING:
 _Value = outcome.Value
 _ANSWERS_BYTES_MAX = 2 * OUT_BYTES_MAX  # more waits for the peer: answers become errors
 _pack_header = HEADER.pack
-
-
-class Router(Protocol):
-    """Where an endpoint brings what its peer asks for."""
-
-    def on_call(self, endpoint: Endpoint, ident: int, body: bytes) -> None: ...
-
-    def on_cast(self, endpoint: Endpoint, body: bytes) -> None: ...
-
-    def on_open(self, endpoint: Endpoint, ident: int, stream_type: bytes) -> None: ...
 
 
 Waiter = Task | Gather | tuple["Endpoint", int] | Stream | Admitted
@@ -154,6 +145,8 @@ class Endpoint:
         self._deadlines.discard(self)
         for ident, waiter in self.table.drain():
             self._give_error(ident, waiter, error)  # type: ignore[arg-type]
+        for _, lease in self.table.drain():
+            lease.over()  # type: ignore[attr-defined]
         serving, self.serving = self.serving, {}
         for served in serving.values():
             self._drop(served)
@@ -172,28 +165,22 @@ class Endpoint:
         """How many calls that we sent have no answer yet."""
         return len(self.table)
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether values wait for the peer to read on."""
+        bodies = self._sending is not None and self._sending.unfinished
+        return bodies or self.channel.queued_bytes + self.channel.bulk_bytes > 0
+
     def _on_pass(self) -> None:
         self.last_received = trio.current_time()
 
     def _handlers(self) -> Sequence[Callable[[int, bytes], None]]:
         """One entry per frame kind, 0 unused."""
         return (
-            self._on_control,
-            self._on_call,
-            self._on_cast,
-            self._on_reply,
-            self._on_error,
-            self._on_cancel,
-            self._on_data,
-            self._on_credit,
-            self._on_open,
-            self._on_close,
-            self._on_ping,
-            self._on_pong,
-            self._on_goodbye,
-            self._on_gossip,
-            self._on_hello_frame,
-        )
+            self._on_control, self._on_call, self._on_cast, self._on_reply, self._on_error,
+            self._on_cancel, self._on_data, self._on_credit, self._on_open, self._on_close,
+            self._on_ping, self._on_pong, self._on_goodbye, self._on_gossip, self._on_hello_frame,
+        )  # fmt: skip
 
     # -- calls that programs in this process make
 
@@ -346,7 +333,12 @@ class Endpoint:
     def pass_on(self, waiter: Admitted, prefix: bytes, args: bytes, deadline: float) -> None:
         """Pass on a stranger's call, whole. Raises: `NoConnection`."""
         self._check_open()
-        ident = self.table.open(waiter, deadline)
+        if not waiter.theirs and len(args) > frames.MORE_ABOVE:
+            raise too_large(len(args))
+        ident = waiter.ident = self.table.open(waiter, deadline)
+        if not waiter.theirs:
+            self.channel.queue(frame(frames.CAST, ident, prefix + args))
+            return
         waiter.origin.serving[waiter.theirs] = (self, ident)
         if len(args) > frames.MORE_ABOVE:
             self._send_large(frames.CALL, ident, prefix, args)
@@ -355,12 +347,18 @@ class Endpoint:
         if deadline < self._deadlines.wakes_at:
             self._deadlines.arm(deadline)
 
-    def withdraw(self, ident: int, error: CallError) -> None:
-        """End a call that the peer made, from this side: its callee is told to stop."""
-        served = self.serving.pop(ident, None)
-        if served is not None:
-            self._drop(served)
-            self.reply_error(ident, error)
+    def withdraw(self, waiter: Admitted, error: CallError) -> None:
+        """End what was passed on to this worker: it is told to stop, and the caller `error`."""
+        waiter.answer(error)
+        if waiter.is_lease and not self.closed:
+            self._forget(waiter.ident)
+            self.channel.queue(frame(frames.CANCEL, waiter.ident))
+            self._keep_lease(waiter.ident, waiter)
+
+    def _keep_lease(self, ident: int, waiter: Admitted) -> None:
+        """What was answered, or is cancelled, stays until the worker closes it."""
+        if waiter.is_lease:
+            self.table.keep(ident, waiter)
 
     def assemble(self, ident: int, first: bytes, whole: Callable[[bytes], None]) -> bool:
         """The peer's body goes on in DATA frames; `whole` is called with all of it.
@@ -403,6 +401,7 @@ class Endpoint:
             waiter.answer(ident, body)
         elif waiter.__class__ is Admitted:
             waiter.answer(body)
+            self._keep_lease(ident, waiter)
         elif waiter is not None:
             raise RemoteProtocolError("reply to a stream")
 
@@ -441,6 +440,7 @@ class Endpoint:
             waiter.closed_by_peer(error)
         elif isinstance(waiter, Admitted):
             waiter.answer(error)
+            self._keep_lease(ident, waiter)
         else:
             origin, theirs = waiter
             if not origin.closed:
@@ -462,6 +462,7 @@ class Endpoint:
                 endpoint.channel.queue(frame(frames.CANCEL, ident))
             if isinstance(waiter, Admitted):
                 waiter.end()
+                endpoint._keep_lease(ident, waiter)
         elif isinstance(served, trio.CancelScope):
             served.cancel()
         else:
@@ -555,6 +556,9 @@ class Endpoint:
         if isinstance(other, Stream):
             error = error_from_fields(loads_control(body)) if body else None
             other.closed_by_peer(error)
+        elif isinstance(other, Admitted):
+            self.table.close(ident)
+            other.over()
 
     # -- the channel itself
 
@@ -589,12 +593,3 @@ class Endpoint:
         if self.on_control is None:
             raise RemoteProtocolError("frame kind that this channel does not carry")
         self.on_control(kind, body)
-
-
-def too_large(size: int) -> RemoteError:
-    """The refusal of a body beyond BODY_BYTES_MAX."""
-    return RemoteError(
-        "too_large",
-        f"the value has {size} bytes encoded, at most {BODY_BYTES_MAX} travel in one call; "
-        "send it in pieces or as a stream",
-    )

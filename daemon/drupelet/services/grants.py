@@ -44,6 +44,7 @@ from drupelet.services.audit import Audit
 from drupelet.services.calls import Calls
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.missions import Missions
+from drupelet.services.settling import Asked
 from drupelet.services.stranger_calls import StrangerCalls
 from drupelet.services.system import OPERATOR
 from drupelet.store.grants import GrantStore, KeptGrants
@@ -301,7 +302,9 @@ class GrantService:
         killed: list[str] = []
 
         async def settle() -> None:
-            workers = {call.worker for call in calls}
+            workers: dict[Asked, list[int]] = {}
+            for call in calls:
+                workers.setdefault(call.worker, []).append(call.waiter.ident)
             killed.extend(await self._missions.settle(workers, SETTLE_S))
 
         async def announce() -> None:
@@ -319,7 +322,7 @@ class GrantService:
         missions = {self.grants.grant_of(each).mission for each in gone}
         for mission in sorted(missions.union(call.grant.mission for call in calls)) or [""]:
             self._audit.note("revoked", mission=mission, note=what, count=max(len(calls), 1))
-        return {"calls": len(revocation.tickets), "killed": killed, "members": told}
+        return {"calls": len(calls), "killed": killed, "members": told}
 
     async def _announce(self, revocation: Revocation) -> dict[str, object]:
         args = (sorted(revocation.ids), sorted(revocation.keys), revocation.sequence)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import random
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -463,12 +463,12 @@ class Missions:
         mission.machine.stop()
         mission.scope.cancel()
 
-    async def settle(self, endpoints: Iterable[Asked], within_s: float) -> list[str]:
-        """Until nothing of what was cancelled at these workers before can run any more.
+    async def settle(self, calls: Mapping[Asked, Collection[int]], within_s: float) -> list[str]:
+        """Until nothing of these calls, which were cancelled, can run any more: ids by worker.
 
         Returns the labels of those that were killed for it. See `services/settling.py`.
         """
-        return await settle(self._workers, endpoints, within_s)
+        return await settle(self._workers, calls, within_s)
 
     # -- one worker process
 

@@ -29,6 +29,7 @@ from typing import Final
 
 import trio
 
+from drupelet.core.holdings import Holdings
 from drupelet.core.proxies import NOPROC, Gone, Held, Proxies
 from drupelet.errors import (
     CallError,
@@ -46,6 +47,7 @@ from drupelet.services.waiters import Admitted
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.frames import CAST, frame
+from drupelet.wire.grants import Grant
 from drupelet.wire.ids import PROXY_SECRET_BYTES, Pid, ProxyPid
 from drupelet.wire.limits import FRAGMENT_BYTES_MAX, OUT_BYTES_MAX, PROXIES_PER_KEY_MAX
 from drupelet.wire.messages.processes import (
@@ -71,13 +73,18 @@ class ProxyService:
     """The proxies of one node, given and held."""
 
     def __init__(
-        self, name: str, processes: Processes, links: StrangerLinks, deadlines: Deadlines
+        self,
+        name: str,
+        processes: Processes,
+        links: StrangerLinks,
+        deadlines: Deadlines,
+        holdings: Holdings,
     ) -> None:
         self._name = name
         self._processes = processes
         self._links = links
         self._deadlines = deadlines
-        self.given = Proxies()
+        self.given = Proxies(holdings)
         self.held = Held()
         self.dropped_count = 0
         self._ways: dict[bytes, Endpoint] = {}
@@ -90,11 +97,11 @@ class ProxyService:
 
     # -- calls
 
-    def outgoing(self, endpoint: Endpoint, body: bytes) -> bytes:
+    def outgoing(self, endpoint: Endpoint, body: bytes, grant: Grant | None = None) -> bytes:
         """An encoded value, for a stranger. Raises: `NotSendable`, `RemoteProtocolError`."""
         if not may_hold_pids(body):
             return body
-        return _converted(body, functools.partial(self._leaves, endpoint))
+        return _converted(body, functools.partial(self._leaves, endpoint, grant))
 
     def incoming(self, endpoint: Endpoint, body: bytes) -> bytes:
         """An encoded value, of a stranger. Raises: `CallError`."""
@@ -105,10 +112,13 @@ class ProxyService:
         except (RemoteProtocolError, NotSendable) as error:  # malformed; or grown beyond what fits
             raise RemoteError("badarg", str(error)) from None
 
-    def answer(self, endpoint: Endpoint, body: bytes) -> bytes:
-        """What a function of ours gave, for a stranger. Raises: `CallError`."""
+    def answer(self, endpoint: Endpoint, body: bytes, grant: Grant | None = None) -> bytes:
+        """What a function of ours gave, for a stranger. Raises: `CallError`.
+
+        `grant`: by which it was called; the pids in it live as long as that.
+        """
         try:
-            return self.outgoing(endpoint, body)
+            return self.outgoing(endpoint, body, grant)
         except NotSendable as error:
             raise RemoteError("NotSendable", str(error)) from None
         except RemoteProtocolError as error:
@@ -147,14 +157,14 @@ class ProxyService:
         except CallError as error:
             waiter.answer(error)
 
-    def _leaves(self, endpoint: Endpoint, found: Found) -> object:
+    def _leaves(self, endpoint: Endpoint, grant: Grant | None, found: Found) -> object:
         if not endpoint.direct:
             raise NotSendable(_NOT_DIRECT)
         self._ways[endpoint.key] = endpoint
         if isinstance(found, Pid):
             new = secrets.token_bytes(PROXY_SECRET_BYTES)
             now = trio.current_time()
-            secret = self.given.give(new, found, endpoint.key, now)
+            secret = self.given.give(new, found, endpoint.key, now, grant)
             if secret is None:
                 most = f"{PROXIES_PER_KEY_MAX:,}"
                 raise NotSendable(f"{endpoint.name} has {most} pids of ours, or all have too many")
@@ -248,6 +258,10 @@ class ProxyService:
         self._over(self.given.process_gone(pid))
 
     # -- ends
+
+    def withdraw(self, tickets: Iterable[int]) -> None:
+        """Grants are revoked: what of their holdings are proxies is over."""
+        self._over(self.given.withdraw(tickets))
 
     def revoked(self, key: bytes) -> None:
         """A stranger's last right is gone; its link still stands."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from drupelet.errors import RemoteError
 from drupelet.wire.bodies import Outgoing, first_fragment
 from drupelet.wire.frames import FLAG_MORE, frame
 from drupelet.wire.limits import BODY_BYTES_MAX, BULK_ROOM_BYTES, REASSEMBLY_BYTES_MAX
@@ -39,6 +40,11 @@ class Sending:
 
     def __contains__(self, ident: int) -> bool:
         return ident in self._bodies or ident in self._held
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is any."""
+        return bool(self._bodies or self._held)
 
     def start(self, kind: int, ident: int, prefix: bytes, body: bytes) -> None:
         """Send a frame with the first fragment; `prefix` starts with the flags byte."""
@@ -109,3 +115,12 @@ class Sending:
                 self._end(ident)
             else:
                 waiting.append(ident)
+
+
+def too_large(size: int) -> RemoteError:
+    """The refusal of a body beyond BODY_BYTES_MAX."""
+    return RemoteError(
+        "too_large",
+        f"the value has {size} bytes encoded, at most {BODY_BYTES_MAX} travel in one call; "
+        "send it in pieces or as a stream",
+    )

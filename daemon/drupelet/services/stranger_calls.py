@@ -10,8 +10,11 @@ withdraws what it revokes. The mission `grants` has one function of this:
 Rules
 - A stranger's call is one call: neither many in one frame nor a target on another node. What does
   not exist and what is not granted is refused with the same words, by the same steps.
+- A call and a cast are leases of their worker (wire/frames.py): they leave the registry of what
+  lives under grants (core/holdings.py) when the worker says that nothing of them runs any more.
 - A call that came through a relay is let in by `core/requests.py` and then runs like any other.
-- A stranger with no right left is cut off.
+- A stranger with no right left is cut off, and so is one who loses a right while values wait for
+  him to read on: none of them leaves.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 import trio
@@ -37,10 +42,10 @@ from drupelet.services.calls import Calls
 from drupelet.services.directory import Border
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.missions import Missions
-from drupelet.services.waiters import Admitted, Running
+from drupelet.services.waiters import Admitted
 from drupelet.services.whitelist import worker_of
 from drupelet.wire import sodium
-from drupelet.wire.frames import CALL_HEADER, FLAG_MANY, FLAG_MORE
+from drupelet.wire.frames import CALL_HEADER, FLAG_LEASE, FLAG_MANY, FLAG_MORE
 from drupelet.wire.grants import Grant
 from drupelet.wire.keys import key_to_text
 from drupelet.wire.limits import CALLS_PER_LINK_MAX, OUT_BYTES_MAX
@@ -50,6 +55,15 @@ _log = logging.getLogger("drupelet.grants")
 RIGHTS_PER_LINK_MAX: Final = 16
 CALL_S_MAX: Final = 3_600.0
 STRANGERS: Final = frozenset({"stranger"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Running:
+    """A call or cast that was let in, until nothing of it runs."""
+
+    waiter: Admitted
+    worker: Endpoint
+    grant: Grant
 
 
 class StrangerCalls:
@@ -64,7 +78,6 @@ class StrangerCalls:
         self._audit = audit
         self._border = border
         self._rights: dict[Endpoint, list[Right]] = {}
-        self._running: dict[int, Running] = {}  # by ticket
 
     def register(self) -> None:
         """Put `grants/present` into the whitelist, and be asked about strangers' calls."""
@@ -173,18 +186,26 @@ class StrangerCalls:
         args: bytes,
         let_in: tuple[Endpoint, Right, int],
     ) -> None:
+        """Pass it on; `ident` 0: a cast."""
         worker, right, ticket = let_in
         now = trio.current_time()
-        function = target.decode().partition("/")[2]
-        self._running[ticket] = Running(endpoint, ident, worker, right.grant, function, now)
-        value = functools.partial(self._border.answer, endpoint)
-        waiter = Admitted(endpoint, ident, functools.partial(self._ended, ticket), value)
+        grant = right.grant
+        waiter = Admitted(
+            endpoint,
+            ident,
+            functools.partial(self._ended, endpoint, ticket, grant, target, now),
+            functools.partial(self._border.answer, endpoint, grant=grant),
+            functools.partial(self.grants.holdings.drop, ticket),
+        )
+        self.grants.holdings.name(ticket, Running(waiter, worker, grant))
         span = min(timeout_ms / 1_000, CALL_S_MAX) if timeout_ms else CALL_S_MAX
-        header = CALL_HEADER.pack(0, timeout_ms, len(target)) + target
+        header = CALL_HEADER.pack(FLAG_LEASE, timeout_ms, len(target)) + target
         try:
-            worker.pass_on(waiter, header, self._border.incoming(endpoint, args), now + span)
+            args = self._border.incoming(endpoint, args)
+            worker.pass_on(waiter, header, args, now + span if ident else inf)
         except CallError as error:
             waiter.answer(error)
+            waiter.over()
 
     def refused(self, key: bytes, target: bytes, error: CallError) -> None:
         """Count it and keep a sample, for the owner."""
@@ -195,14 +216,11 @@ class StrangerCalls:
     def cast(self, endpoint: Endpoint, target: bytes, args: bytes) -> None:
         """A CAST of a stranger; nobody waits, so a refusal is only counted."""
         try:
-            worker, right, ticket = self.admit(endpoint, target, len(args))
-            self.grants.finish(ticket)
-            args = self._border.incoming(endpoint, args)
+            let_in = self.admit(endpoint, target, len(args))
         except CallError as error:
             self.refused(endpoint.key, target, error)
             return
-        worker.cast(CALL_HEADER.pack(0, 0, len(target)) + target, args)
-        self._log_call(endpoint, right.grant, target.decode().partition("/")[2], "cast", 0)
+        self._begin(endpoint, 0, target, 0, args, let_in)
 
     def admit(
         self,
@@ -245,15 +263,19 @@ class StrangerCalls:
             raise NotPermitted
         return worker_of(export, keyed=keyed)
 
-    def _ended(self, ticket: int, outcome: str) -> None:
-        self.grants.finish(ticket)
-        call = self._running.pop(ticket)
-        span_ms = int((trio.current_time() - call.since) * 1_000)
-        self._log_call(call.endpoint, call.grant, call.function, outcome, span_ms)
-
-    def _log_call(
-        self, endpoint: Endpoint, grant: Grant, function: str, outcome: str, span_ms: int
+    def _ended(
+        self,
+        endpoint: Endpoint,
+        ticket: int,
+        grant: Grant,
+        target: bytes,
+        since: float,
+        outcome: str,
     ) -> None:
+        """It was answered, or nobody waits for it."""
+        self.grants.finish(ticket)
+        span_ms = int((trio.current_time() - since) * 1_000)
+        function = target.decode().partition("/")[2]
         self._audit.note(
             "call",
             caller=key_to_text(endpoint.key),
@@ -267,19 +289,29 @@ class StrangerCalls:
     # -- revoking
 
     def withdraw(self, tickets: Iterable[int]) -> list[Running]:
-        """End these calls, for they are revoked, and cut off who has no right left."""
-        ended = [self._running[each] for each in tickets if each in self._running]
+        """End all that lives under them, for they are revoked, and cut off who has no right left.
+
+        Returns the calls and casts of which something may still run.
+        """
+        tickets = list(tickets)
+        named = [self.grants.holdings.what(each) for each in tickets]
+        ended = [each for each in named if isinstance(each, Running)]
         for call in ended:
-            call.endpoint.withdraw(call.ident, Revoked())
+            call.worker.withdraw(call.waiter, Revoked())
+        self._border.withdraw(tickets)
         self.cut_off()
         return ended
 
     def cut_off(self) -> None:
-        """Strangers whose last right is gone."""
+        """Strangers whose last right is gone, or one while values wait for them to read on."""
         now = trio.current_time()
         for endpoint, rights in list(self._rights.items()):
+            known = len(rights)
             rights[:] = [each for each in rights if self.grants.holds(each, now)]
             if not rights:
                 self._border.revoked(endpoint.key)
-                endpoint.channel.send_now()
+            if len(rights) < known and endpoint.has_unsent:
+                endpoint.close(NoConnection("closed"))
+            elif not rights:
+                endpoint.channel.send_now()  # what was told this moment
                 endpoint.close(NoConnection("closed"))

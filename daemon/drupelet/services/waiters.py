@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import outcome
 from trio.lowlevel import Task, reschedule
@@ -19,7 +19,6 @@ from drupelet.errors import CallError, RemoteError
 
 if TYPE_CHECKING:
     from drupelet.services.endpoint import Endpoint
-    from drupelet.wire.grants import Grant
 
 _log = logging.getLogger("drupelet.grants")
 
@@ -46,23 +45,16 @@ class Gather:
             reschedule(self.task, outcome.Value(b""))
 
 
-class Running(NamedTuple):
-    """A stranger's call that was let in, for who may have to end it."""
-
-    endpoint: Endpoint
-    ident: int
-    worker: Endpoint
-    grant: Grant
-    function: str
-    since: float
-
-
 class Admitted:
-    """The call `theirs` of `origin`, passed on from or to a stranger; `ended` is called once, at
-    its end, with "ok", the error's name, or "cancelled". `convert`: the value's bytes at the border
-    (services/proxies.py)."""
+    """The call `theirs` of `origin`, passed on from or to a stranger; `ended` is called once, when
+    it is answered or nobody waits for it, with "ok", the error's name, or "cancelled". `convert`:
+    the value's bytes at the border (services/proxies.py).
 
-    __slots__ = ("_convert", "_ended", "origin", "theirs")
+    `over`: it is a lease (wire/frames.py): called once after that, when nothing of it runs. Such a
+    call stays in the table of its worker until then. `theirs` 0: a cast, which nobody waits for.
+    """
+
+    __slots__ = ("_convert", "_ended", "_over", "ident", "origin", "theirs")
 
     def __init__(
         self,
@@ -70,16 +62,26 @@ class Admitted:
         theirs: int,
         ended: Callable[[str], None],
         convert: Callable[[bytes], bytes] | None = None,
+        over: Callable[[], None] | None = None,
     ) -> None:
         self._convert = convert
         self.origin = origin
         self.theirs = theirs
+        self.ident = 0  # at its worker
         self._ended: Callable[[str], None] | None = ended
+        self._over = over
+
+    @property
+    def is_lease(self) -> bool:
+        """Whether something of it may run, and that it does not any more is told."""
+        return self._over is not None
 
     def answer(self, body: bytes | CallError) -> None:
-        """The callee's answer, for the caller."""
+        """The callee's answer, for the caller; too late is nothing."""
+        if self._ended is None:
+            return
         origin = self.origin
-        if not origin.closed:
+        if self.theirs and not origin.closed:
             if self._convert is not None and not isinstance(body, CallError):
                 try:
                     body = body[:1] + self._convert(body[1:])
@@ -98,6 +100,13 @@ class Admitted:
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(outcome)
+
+    def over(self) -> None:
+        """Nothing of it runs any more."""
+        self.end("cancelled" if self.theirs else "cast")
+        over, self._over = self._over, None
+        if over is not None:
+            over()
 
 
 _told: set[int] = set()  # hashes of the places that raised

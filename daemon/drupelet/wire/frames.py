@@ -14,7 +14,7 @@ one lacks the flag MORE. CREDIT and DATA are forwarded end to end like the body 
 | kind   | id   | body                                                                          |
 |--------|------|-------------------------------------------------------------------------------|
 | CALL   | new  | flags:u8 timeout_ms:u32 target_length:u8 target [digest:16 if DIGEST] args     |
-| CAST   | 0    | as CALL; no answer; arguments in one fragment                                  |
+| CAST   | 0    | as CALL; no answer; arguments in one fragment; an id with flag LEASE           |
 | REPLY  | call | flags:u8 value                                                                 |
 | ERROR  | call | CBOR ``[code, field, ...]`` (errors.py)                                        |
 | CANCEL | call | nothing: the caller no longer waits                                            |
@@ -31,6 +31,10 @@ one lacks the flag MORE. CREDIT and DATA are forwarded end to end like the body 
 Many calls: with flag MANY the arguments are an array of argument arrays, at most MANY_CALLS_MAX,
 and the value is ``[[value, ...], {index: [code, field, ...]}]``: the failed ones stand in the map,
 and as null in the list. One header, one decode and one encode for all of them.
+
+Leases: a CALL or CAST to a worker with flag LEASE, which a daemon gives to strangers' calls, is
+closed by a CLOSE of its id when nothing of it runs any more, which may be long after its REPLY or
+ERROR. Such a CAST has an id. Until then a CANCEL of that id ends what is left of it.
 
 Ideas rejected: CBOR for the header (one more encode and decode per call, 2 us); a dataclass per
 frame (1 us; `Frame` is a NamedTuple for the sake of the hot path, see adr/0003).
@@ -86,6 +90,7 @@ KIND_MAX: Final = 14
 FLAG_MORE: Final = 1  # CALL, REPLY, DATA: the body goes on in DATA frames
 FLAG_DIGEST: Final = 2  # CALL, CAST: a 16-byte code digest follows the target
 FLAG_MANY: Final = 4  # CALL: many calls of one function; see "Many calls" above
+FLAG_LEASE: Final = 8  # CALL, CAST to a worker: tell when nothing of it runs; see "Leases" above
 
 DIGEST_BYTES: Final = 16
 FRAME_BODY_BYTES_MAX: Final = limits.FRAME_BYTES_MAX - 9  # what one frame carries

@@ -59,6 +59,7 @@ GOSSIP_NODES_MAX: Final = 64
 
 # -- local channels
 WORKER_CALLS_MAX: Final = 4_096  # calls at one mission worker: unanswered, or still ending
+LEASES_MAX: Final = 1_024  # strangers' calls of which something runs in one worker
 SETTLES_MAX: Final = 256  # questions whether all has ended that wait in one worker
 CLIENTS_MAX: Final = 128  # connections on the Unix socket
 
@@ -104,6 +105,7 @@ STRANGERS_MAX: Final = 256  # links of holders of grants; 10 kB each
 STRANGERS_PER_KEY_MAX: Final = 4  # of them with one key: a phone that changes networks
 GRANTS_NARROWED_MAX: Final = 256  # links under one grant whose use is counted
 GRANTS_REVOKED_MAX: Final = 65_536  # ids and keys remembered; 100 bytes each
+HOLDINGS_MAX: Final = 32_768  # all that lives under grants: 16,384 proxies, and calls; 300 bytes
 GRANT_CALLERS_MAX: Final = 4_096  # callers whose rate is counted; the longest rested goes first
 
 # -- pairing (wire/pairing.py, core/pairing.py)

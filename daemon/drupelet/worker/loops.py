@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from drupelet.errors import CallError
+from drupelet.lease import Lease, lease_var
 from drupelet.wire.frames import FrameReader
 from drupelet.wire.limits import OUT_BYTES_MAX
 from drupelet.worker.session import Session
@@ -50,12 +51,16 @@ def needs_tasks(table: dict[bytes, Target]) -> bool:
     return any(target.how != INLINE for target in table.values())
 
 
+Early = tuple[Lease | None, int, Target, list[object]]
+"""A call that came before tasks were needed: whose right, and what `Session.spawn` takes."""
+
+
 @dataclass(slots=True)
 class Handover:
     """What `run_plain` leaves to `run_tasks`, when a new version of the code needs tasks."""
 
     session: Session
-    calls: dict[int, tuple[int, Target, list[object]]]  # of the last read, for `Session.spawn`
+    calls: dict[int, Early]  # of the last read
 
 
 def run_plain(
@@ -74,11 +79,15 @@ def run_plain(
 
     def spawn(ident: int, target: Target, args: list[object]) -> None:
         key = ident if ident >= 0 else -len(calls) - 1
-        calls[key] = (ident, target, args)
+        lease = lease_var.get()
+        calls[key] = (lease, ident, target, args)
+        forget = functools.partial(_forget, calls, key)
         if ident >= 0:
-            session.running[ident] = functools.partial(_forget, calls, key)
+            session.running[ident] = forget
+        if lease is not None:
+            lease.add(target, forget)
 
-    calls: dict[int, tuple[int, Target, list[object]]] = {}
+    calls: dict[int, Early] = {}
     session = Session(table, flush, spawn, reader)
     receive = session.receive
     recv = sock.recv
@@ -98,8 +107,11 @@ def run_plain(
     return None
 
 
-def _forget(calls: dict[int, tuple[int, Target, list[object]]], key: int) -> None:
-    calls.pop(key, None)
+def _forget(calls: dict[int, Early], key: int) -> None:
+    """It never begins."""
+    lease, _, target, _ = calls.pop(key, (None, 0, None, []))
+    if lease is not None:
+        lease.done(target)
 
 
 async def run_tasks(
@@ -149,7 +161,7 @@ class _TaskLoop:
         else:
             self._session = handover.session
             self._session.take_over(self._flush, self._spawn)
-        self._session.wake = self._wake
+        self._session.wake = self._wake_later
         self._rest = b""
         self._sleeper: trio.lowlevel.Task | None = None
         self._awake = False
@@ -228,7 +240,12 @@ class _TaskLoop:
     def _spawn_early(self) -> None:
         """Calls of the last read before tasks were needed."""
         while self._calls:
-            self._spawn(*self._calls.pop(next(iter(self._calls))))
+            lease, ident, target, args = self._calls.pop(next(iter(self._calls)))
+            token = lease_var.set(lease)
+            self._spawn(ident, target, args)
+            lease_var.reset(token)
+            if lease is not None:
+                lease.done(target)
 
     def _open_servers(self, runtime: Runtime) -> trio.Event:
         """Set when all run; their calls wait for them."""
@@ -314,6 +331,11 @@ class _TaskLoop:
             sleeper, self._sleeper = self._sleeper, None
             self._trio.lowlevel.reschedule(sleeper)
 
+    def _wake_later(self) -> None:
+        """What a read causes goes at its end."""
+        if not self._reading:
+            self._wake()
+
     async def run_sender(self) -> None:
         """Send for ever; sleeps while there is nothing."""
         import trio
@@ -353,23 +375,33 @@ class _TaskLoop:
             target.slot.serve(self._session, self._answered, ident, target, args)
             return
         scope = self._trio.CancelScope()
+        cancel = functools.partial(self._cancel, scope, ident, target)
         if ident >= 0:
-            self._session.running[ident] = functools.partial(self._cancel, scope, target)
+            self._session.running[ident] = cancel
+        lease = lease_var.get()
+        if lease is not None:
+            lease.add(scope, cancel)
         self._nursery.start_soon(self._run_call, scope, ident, target, args)
 
-    def _cancel(self, scope: trio.CancelScope, target: Target) -> None:
+    def _cancel(self, scope: trio.CancelScope, ident: int, target: Target) -> None:
         """Its caller gave up. That it has ended is told by `_run_call`, or by its `_Turn`."""
         if target.stop is not None:
             target.stop()
-        self._session.endings.cancelled(scope)
+        self._session.endings.cancelled(scope, max(ident, 0))
         scope.cancel()
+
+    def _ended(self, lease: Lease | None, scope: trio.CancelScope) -> None:
+        if lease is not None:
+            lease.done(scope)
+        self._session.endings.ended(scope)
 
     async def _run_call(
         self, scope: trio.CancelScope, ident: int, target: Target, args: list[object]
     ) -> None:
-        session = self._session
-        if ident >= 0 and ident not in session.running:  # cancelled before it began
-            session.endings.ended(scope)
+        session, lease = self._session, lease_var.get()
+        if scope.cancel_called:  # before it began
+            session.dropped(ident)
+            self._ended(lease, scope)
             return
         turn = None
         try:
@@ -377,21 +409,24 @@ class _TaskLoop:
                 if target.how == TASK:
                     value = await cast(Awaitable[object], target.function(*args))
                 else:
-                    turn = self._turn(scope, target)
+                    turn = self._turn(target)
                     value = await self._run_in_thread(turn, target, args)
                 session.finish(ident, target, value)
         except (Exception, SystemExit) as error:  # the function's, told to its caller
             session.fail(ident, target, error)
         if scope.cancelled_caught:
             session.dropped(ident)
-        if turn is None or not turn.taken:
-            session.endings.ended(scope)
+        over = functools.partial(self._ended, lease, scope)
+        if turn is not None and turn.taken:
+            turn.over = over  # its thread runs on
+        else:
+            over()
         if self._retire is not None:
             self._retire()
         if session.out:
             self._wake()
 
-    def _turn(self, scope: trio.CancelScope, target: Target) -> _Turn:
+    def _turn(self, target: Target) -> _Turn:
         """A class's methods take turns, so that its state needs no lock."""
         limiter = self._threads
         if target.owner is not None:
@@ -399,7 +434,7 @@ class _TaskLoop:
             if key not in self._owners:
                 self._owners[key] = self._trio.CapacityLimiter(1)
             limiter = self._owners[key]
-        return _Turn(limiter, functools.partial(self._session.endings.ended, scope))
+        return _Turn(limiter)
 
     async def _run_in_thread(self, turn: _Turn, target: Target, args: list[object]) -> object:
         run = functools.partial(target.function, *args)
@@ -414,11 +449,11 @@ class _Turn:
     """One call's place among the threads. trio gives it back when the thread has ended, which may
     be long after its call was cancelled."""
 
-    __slots__ = ("_limiter", "_over", "taken")
+    __slots__ = ("_limiter", "over", "taken")
 
-    def __init__(self, limiter: trio.CapacityLimiter, over: Callable[[], None]) -> None:
+    def __init__(self, limiter: trio.CapacityLimiter) -> None:
         self._limiter = limiter
-        self._over = over
+        self.over: Callable[[], None] | None = None  # when its call ended before it
         self.taken = False
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
@@ -430,4 +465,5 @@ class _Turn:
         """The thread has ended."""
         self._limiter.release_on_behalf_of(borrower)
         self.taken = False
-        self._over()
+        if self.over is not None:
+            self.over()

@@ -41,6 +41,7 @@ from drupelet.errors import (
     Refused,
     RemoteError,
 )
+from drupelet.lease import Lease, lease_var
 from drupelet.process.api import trap_exit
 from drupelet.process.children import SUPERVISOR, Child, start_calls
 from drupelet.process.current import this_process
@@ -124,11 +125,13 @@ def as_remote(error: Exception) -> CallError:
 
 
 class _Ticket:
-    """A request of a caller: where it is."""
+    """A request of a caller: where it is, and by whose right it was made."""
 
-    __slots__ = ("errand", "given_up", "number")
+    __slots__ = ("errand", "given_up", "ident", "lease", "number")
 
-    def __init__(self) -> None:
+    def __init__(self, ident: int, lease: Lease | None) -> None:
+        self.ident = ident
+        self.lease = lease
         self.given_up = False
         self.errand: Errand | None = None  # once it was put into a mailbox, as ask `number`
         self.number = 0
@@ -182,13 +185,19 @@ class Slot:
 
     # -- requests
 
-    def submit(self, verb: str, args: Sequence[object], done: Done | None) -> Callable[[], None]:
+    def submit(
+        self, verb: str, args: Sequence[object], done: Done | None, ident: int = 0
+    ) -> Callable[[], None]:
         """Put a request into its mailbox, or in line for it; `done` None: a cast.
 
-        Returns how to give up. `done` may be called before this returns.
+        Returns how to give up. `done` may be called before this returns. `ident`: of its call.
         """
-        ticket = _Ticket()
+        ticket = _Ticket(ident, lease_var.get())
+        give_up = functools.partial(self._give_up, ticket)
         face = self.face
+        if ticket.lease is not None and (done is not None or face.casts_are_requests):
+            ticket.lease.add(ticket, give_up)
+            done = functools.partial(self._failed, ticket, done)
         request = face.message(verb, args) if done is None else face.request(verb, args)
         process = self._process
         if process is not None and not process.exiting:
@@ -200,7 +209,15 @@ class Slot:
             self._waiting.append((request, done, ticket))
         elif done is not None:
             done(None, RemoteError("overloaded", _OVERLOADED))
-        return functools.partial(self._give_up, ticket)
+        return give_up
+
+    @staticmethod
+    def _failed(ticket: _Ticket, done: Done | None, value: object, error: CallError | None) -> None:
+        """An answer for a stranger; what has none of its own server's is over."""
+        if done is not None:
+            done(value, error)
+        if error is not None and ticket.lease is not None:
+            ticket.lease.done(ticket)
 
     def _put(self, request: object, done: Done | None, ticket: _Ticket) -> None:
         runtime, process = self._runtime, self._process
@@ -220,6 +237,8 @@ class Slot:
             runtime.asks[number] = Ask(process.pid, _Answer(done, self.face.value))
             errand = runtime.ask_local(process, number, runtime.pid, request, Errand)
             ticket.errand = cast(Errand, errand)
+            if ticket.lease is not None:
+                ticket.errand.when_over(functools.partial(ticket.lease.done, ticket))
 
     def _give_up(self, ticket: _Ticket) -> None:
         if ticket.given_up:
@@ -227,12 +246,20 @@ class Slot:
         ticket.given_up = True
         errand = ticket.errand
         if errand is None:
+            self._over(ticket)
             return
         ask = self._runtime.asks.pop(ticket.number, None)
         if ask is not None:
             self._runtime.forget_ask(ticket.number, ask)
-        if not errand.take_back(functools.partial(self._endings.ended, ticket)):
-            self._endings.cancelled(ticket)
+        if errand.take_back(functools.partial(self._over, ticket)):
+            self._over(ticket)
+        else:
+            self._endings.cancelled(ticket, ticket.ident)
+
+    def _over(self, ticket: _Ticket) -> None:
+        if ticket.lease is not None:
+            ticket.lease.done(ticket)
+        self._endings.ended(ticket)
 
     # -- calls of the channel
 
@@ -260,7 +287,7 @@ class Slot:
             wake(process is None or not process.messages)
 
         session.running[ident] = lambda: None
-        give_up = self.submit(verb, args, done)
+        give_up = self.submit(verb, args, done, ident)
         if ident in session.running:
             session.running[ident] = give_up
 

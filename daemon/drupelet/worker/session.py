@@ -33,6 +33,7 @@ from drupelet.errors import (
     RemoteProtocolError,
     error_to_fields,
 )
+from drupelet.lease import lease_var
 from drupelet.wire import frames, limits
 from drupelet.wire.bodies import Incoming, Outgoing
 from drupelet.wire.codec import dumps, loads
@@ -41,6 +42,7 @@ from drupelet.wire.frames import (
     CALL_HEADER_BYTES,
     DIGEST_BYTES,
     FLAG_DIGEST,
+    FLAG_LEASE,
     FLAG_MANY,
     FLAG_MORE,
     HEADER,
@@ -51,22 +53,28 @@ from drupelet.wire.frames import (
 )
 from drupelet.worker.arguments import complaint
 from drupelet.worker.endings import SETTLE_TARGET, Endings
+from drupelet.worker.failures import (
+    NO_MEMORY,
+    as_call_error,
+    bad_arguments,
+    describe_count,
+    message_of,
+    overloaded,
+)
+from drupelet.worker.leases import Lease, Leases
 from drupelet.worker.many import many_target
 from drupelet.worker.targets import INLINE, Target
 
 FLUSH_S: Final = 0.005  # a reply waits at most this long for the rest of its batch
 FLUSH_BYTES: Final = 262_144  # more in one send gains nothing
 ALIVE_S: Final = 1.0  # a batch that takes longer says so: the daemon's ping waits behind it
-MESSAGE_CHARS_MAX: Final = 2_000
-TRACEBACK_CHARS_MAX: Final = 8_000  # about 100 lines; with the message it fits one frame
 
 _unpack_call = CALL_HEADER.unpack_from
 _pack_header = HEADER.pack
 _SIGNALS_PREFIX: Final = frames.call_body(b"process/signals", b"")
 _ALIVE: Final = frame(frames.PONG, 0, bytes(8))
 _SETTLED: Final = b"\0" + dumps(True)
-_NO_MEMORY: Final = "the mission's memory limit is reached"
-_OUT_OF_MEMORY: Final = dumps(error_to_fields(RemoteError("MemoryError", _NO_MEMORY)))
+_OUT_OF_MEMORY: Final = dumps(error_to_fields(RemoteError("MemoryError", NO_MEMORY)))
 
 Handler = Callable[[int, bytes], None]
 Spawn = Callable[[int, Target, list[object]], None]
@@ -105,6 +113,7 @@ class Session:
         self.finished = False
         self.running: dict[int, Callable[[], None]] = {}  # ident -> how to cancel it
         self.endings = Endings(self._settled)
+        self._leases = Leases(self.endings, self._closed)
         self.wake: Callable[[], None] = lambda: None  # the loop has something to send
         self._cast_count = 0
         self._table = table
@@ -164,6 +173,8 @@ class Session:
         for handler, ident, body in held or ():
             if ident not in cancelled:
                 handler(ident, body)
+            elif handler in (self._on_call, self._on_cast) and body[0] & FLAG_LEASE:
+                self._closed(ident)
 
     def _holding(self, handler: Handler) -> Handler:
         def hold(ident: int, body: bytes) -> None:
@@ -213,7 +224,7 @@ class Session:
             self._cast_count -= 1
             self._log_cast(target, error)
         elif self.running.pop(ident, None) is not None:
-            self._error(ident, _as_call_error(error))
+            self._error(ident, as_call_error(error))
 
     def dropped(self, ident: int) -> None:
         """A spawned call was cancelled: nobody waits for its answer."""
@@ -228,11 +239,14 @@ class Session:
         if len(body) < CALL_HEADER_BYTES:
             raise RemoteProtocolError("short call")
         flags, _, target_length = _unpack_call(body)
+        if flags & FLAG_LEASE:
+            self._on_leased(self._on_call, ident, flags, body)
+            return
         start = CALL_HEADER_BYTES + target_length
         target = self._table.get(body[CALL_HEADER_BYTES:start])
         if target is None:
             if body[CALL_HEADER_BYTES:start] == SETTLE_TARGET:
-                self._settle(ident)
+                self._settle(ident, body[start:])
             else:
                 self._undefined(ident, body[CALL_HEADER_BYTES:start])
             return
@@ -249,16 +263,16 @@ class Session:
         try:
             args = loads(encoded)
         except (RemoteProtocolError, MemoryError) as error:
-            self._error(ident, _bad_arguments(target, str(error)))
+            self._error(ident, bad_arguments(target, str(error)))
             return
         if many:
-            combined = many_target(target, args, _as_call_error)
+            combined = many_target(target, args, as_call_error)
             if combined is None:
-                self._error(ident, _bad_arguments(target, "not an array of argument arrays"))
+                self._error(ident, bad_arguments(target, "not an array of argument arrays"))
                 return
             target, args = combined, [args]
         if args.__class__ is not list or not target.arity_min <= len(args) <= target.arity_max:
-            self._error(ident, _bad_arguments(target, _describe_count(args)))
+            self._error(ident, bad_arguments(target, describe_count(args)))
             return
         if target.checks and (what := complaint(target.name, target.checks, args)):
             self._error(ident, RemoteError("badarg", what))
@@ -269,7 +283,7 @@ class Session:
         try:
             encoded = dumps(target.function(*args))
         except (Exception, SystemExit) as error:  # the function's, told to its caller
-            self._error(ident, _as_call_error(error))
+            self._error(ident, as_call_error(error))
         else:
             size = len(encoded)
             if size <= frames.MORE_ABOVE:
@@ -288,12 +302,15 @@ class Session:
             return
         count = len(self.running) + len(self.endings)
         if self._spawn is None or count >= limits.WORKER_CALLS_MAX:
-            self._error(ident, _overloaded())
+            self._error(ident, overloaded())
             return
         self._spawn(ident, target, args)
 
-    def _on_cast(self, _: int, body: bytes) -> None:
+    def _on_cast(self, ident: int, body: bytes) -> None:
         call = frames.split_call(body)
+        if call.flags & FLAG_LEASE:
+            self._on_leased(self._on_cast, ident, call.flags, body)
+            return
         target = self._table.get(call.target)
         if target is None or call.flags & FLAG_MORE:
             return  # nobody waits
@@ -303,7 +320,7 @@ class Session:
             self._log_cast(target, error)
             return
         if not isinstance(args, list) or not target.arity_min <= len(args) <= target.arity_max:
-            self._log_cast(target, _bad_arguments(target, _describe_count(args)))
+            self._log_cast(target, bad_arguments(target, describe_count(args)))
             return
         if target.checks and (what := complaint(target.name, target.checks, args)):
             self._log_cast(target, RemoteError("badarg", what))
@@ -326,7 +343,7 @@ class Session:
     @staticmethod
     def _log_cast(target: Target, error: BaseException) -> None:
         """To the mission's log. Never the arguments."""
-        sys.stderr.write(f"cast {target.name}: {type(error).__name__}: {_message(error)}\n")
+        sys.stderr.write(f"cast {target.name}: {type(error).__name__}: {message_of(error)}\n")
 
     def _on_cancel(self, ident: int, _: bytes) -> None:
         cancel = self.running.pop(ident, None)
@@ -335,11 +352,49 @@ class Session:
         self.endings.forget(ident)
         self._drop_incoming(ident)
         self._drop_outgoing(ident)
+        lease = self._leases.get(ident)
+        if lease is not None:
+            lease.end()
+            lease.done(lease)
 
-    def _settle(self, ident: int) -> None:
-        """The daemon wants to know when all that it cancelled has ended."""
-        if not self.endings.ask(ident):
-            self._error(ident, _overloaded())
+    def _settle(self, ident: int, encoded: bytes) -> None:
+        """The daemon wants to know when what it cancelled has ended."""
+        self._leases.look()
+        args = loads(encoded)
+        calls = args[0] if isinstance(args, list) and args else None
+        if not self.endings.ask(ident, None if calls is None else frozenset(calls)):
+            self._error(ident, overloaded())
+
+    # -- strangers' calls (leases.py)
+
+    def _on_leased(self, handler: Handler, ident: int, flags: int, body: bytes) -> None:
+        """A call or cast of which the daemon wants to know when nothing runs any more."""
+        lease = self._leases.open(ident)
+        if lease is None:
+            self._error(ident, overloaded())
+            self._closed(ident)
+            return
+        plain = bytes((flags & ~FLAG_LEASE,)) + body[1:]
+        self._by_right_of(lease, lambda: handler(ident, plain))
+
+    def _by_right_of(self, lease: Lease, run: Callable[[], None]) -> None:
+        token = lease_var.set(lease)
+        try:
+            run()
+        finally:
+            lease_var.reset(token)
+        if lease.ident not in self._incoming:
+            lease.done(lease)
+
+    def _dealt_with(self, ident: int) -> None:
+        """Nothing more comes for this call."""
+        lease = self._leases.get(ident)
+        if lease is not None:
+            lease.done(lease)
+
+    def _closed(self, ident: int) -> None:
+        self.out.append(frame(frames.CLOSE, ident))
+        self.wake()
 
     def _settled(self, ident: int) -> None:
         self.out.append(frame(REPLY, ident, _SETTLED))
@@ -351,7 +406,7 @@ class Session:
         try:
             encoded = dumps(value)
         except (Exception, SystemExit) as error:  # NotSendable, MemoryError, a __len__ that raises
-            self._error(ident, _as_call_error(error))
+            self._error(ident, as_call_error(error))
             return
         if len(encoded) > frames.MORE_ABOVE:
             self._reply_large(ident, encoded)
@@ -385,12 +440,15 @@ class Session:
             self._error(ident, RemoteError("too_large", what))
             return
         if self._outgoing_bytes + size > limits.REASSEMBLY_BYTES_MAX:
-            self._error(ident, _overloaded())
+            self._error(ident, overloaded())
             return
         first = encoded[: limits.FRAGMENT_BYTES_MAX]
         self.out.append(frame(REPLY, ident, bytes((FLAG_MORE,)) + first))
         self.out_bytes += len(first)
         outgoing = Outgoing(ident, encoded)
+        lease = self._leases.get(ident)
+        if lease is not None:
+            lease.add(outgoing, lambda: None)  # `_on_cancel` drops it
         self._outgoing[ident] = (outgoing, size)
         self._outgoing_bytes += size
         self._push(ident, outgoing)
@@ -408,6 +466,9 @@ class Session:
         entry = self._outgoing.pop(ident, None)
         if entry is not None:
             self._outgoing_bytes -= entry[1]
+            lease = self._leases.get(ident)
+            if lease is not None:
+                lease.done(entry[0])
 
     def _flush_early(self) -> None:
         now = monotonic()
@@ -421,7 +482,7 @@ class Session:
 
     def _assemble(self, ident: int, target: Target, first: bytes, many: int) -> None:
         if len(self._incoming) >= limits.STREAMS_PER_LINK_MAX:
-            self._error(ident, _overloaded())
+            self._error(ident, overloaded())
             return
         self._incoming[ident] = (target, Incoming(first), many)
         self._incoming_bytes += len(first)
@@ -438,16 +499,22 @@ class Session:
             self._incoming_bytes -= before
             del self._incoming[ident]
             self._error(ident, RemoteError("too_large", f"arguments of {target.name}: {error}"))
+            self._dealt_with(ident)
             return
         self._incoming_bytes += incoming.size - before
         if credit is not None:
             self.out.append(credit)
         if whole is not None:
             self._drop_incoming(ident)
-            self._run(ident, target, whole, many)
+            lease = self._leases.get(ident)
+            if lease is None:
+                self._run(ident, target, whole, many)
+            else:
+                self._by_right_of(lease, lambda: self._run(ident, target, whole, many))
         elif self._incoming_bytes > limits.REASSEMBLY_BYTES_MAX:
             self._drop_incoming(ident)
-            self._error(ident, _overloaded())
+            self._error(ident, overloaded())
+            self._dealt_with(ident)
 
     def _drop_incoming(self, ident: int) -> None:
         entry = self._incoming.pop(ident, None)
@@ -500,52 +567,3 @@ def _signals_first(cast: Handler, receive_signals: Callable[[bytes], None]) -> H
 def _by_parity(theirs: Handler, ours: Handler) -> Handler:
     """A handler of frames of calls in both directions; the daemon's have even ids."""
     return lambda ident, body: ours(ident, body) if ident & 1 else theirs(ident, body)
-
-
-def _as_call_error(error: BaseException) -> CallError:
-    """What the caller is told about an exception of the mission's."""
-    if isinstance(error, RemoteError):
-        return RemoteError(error.kind, error.message[:MESSAGE_CHARS_MAX])  # the author's own kind
-    if isinstance(error, NotSendable):
-        return RemoteError("not_sendable", f"the value: {_message(error)}")
-    if isinstance(error, MemoryError):
-        return RemoteError("MemoryError", _message(error) or _NO_MEMORY)
-    return RemoteError(type(error).__name__, _message(error), _traceback(error))
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)[:MESSAGE_CHARS_MAX]
-    except Exception:  # anybody's __str__
-        return "(the exception has no text)"
-
-
-def _traceback(error: BaseException) -> str:
-    """The mission's own frames."""
-    import traceback  # rare
-
-    step = error.__traceback__
-    while step is not None and step.tb_frame.f_code.co_filename in _OWN_FILES:
-        step = step.tb_next
-    try:
-        text = "".join(traceback.format_exception(type(error), error, step, limit=-20))
-    except (Exception, RecursionError):  # anybody's __repr__
-        return ""
-    return text[-TRACEBACK_CHARS_MAX:]
-
-
-_OWN_FILES: Final = {__file__, __file__.replace("session.py", "loops.py")}
-
-
-def _bad_arguments(target: Target, what: str) -> RemoteError:
-    return RemoteError("badarg", f"{target.shown}: {what}")
-
-
-def _describe_count(args: object) -> str:
-    if not isinstance(args, list):
-        return "the arguments are not one array"
-    return f"{len(args)} argument{'s' if len(args) != 1 else ''} given"
-
-
-def _overloaded() -> RemoteError:
-    return RemoteError("overloaded", "too much waits for this mission already; try again later")

@@ -159,3 +159,17 @@ def test_every_call_ends_once_and_about_in_time(steps: list[tuple[str, float]]) 
             assert table.next_timer() > now or table.next_timer() == inf
             assert table.next_timer() <= max(min(alive.values(), default=inf), now + SCAN_GAP_S)
     assert {ident for ident, _ in table.drain()} == set(alive)
+
+
+def test_what_is_kept_holds_its_id_without_a_deadline() -> None:
+    table = CallTable(2, calls_max=3)
+    ident = table.open("lease", 1.0)
+    assert table.expire(2.0) == [(ident, "lease")]
+    table.keep(ident, "lease")
+    assert table.expire(1e9) == []
+    assert table.peek(ident) == "lease"
+    table._next_ident = ident  # as after 2**31 calls
+    assert table.open("other", inf) == ident + 2
+    assert table.close(ident) == "lease"
+    table.keep(ident, "lease")
+    assert [each for _, each in table.drain()] == ["other", "lease"]

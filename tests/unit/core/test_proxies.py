@@ -9,8 +9,10 @@ import pytest
 
 from drupelet.core import proxies as core
 from drupelet.core.proxies import LIFETIME_S, Gone, Held, Proxies
+from drupelet.wire.grants import Terms
 from drupelet.wire.ids import Pid
 from drupelet.wire.limits import PROXIES_PER_KEY_MAX, PROXY_MESSAGES_MAX, PROXY_WATCHERS_MAX
+from tests.unit.core.test_grants import Node
 
 BOB, EVE = b"b" * 32, b"e" * 32
 PID, OTHER = Pid("alice", 1, 42), Pid("alice", 1, 43)
@@ -209,3 +211,52 @@ def test_proxies_of_all_together_at_the_maximum_and_one_above(
     assert proxies.give(secret(9), PID, third, 0.0) == secret(9)
     assert held.keep(secret(9), third)
     assert (len(proxies), len(held), proxies.given_to(third)) == (2, 2, 1)
+
+
+# -- the grants under which they were given
+
+
+def test_it_ends_with_the_last_of_its_grants() -> None:
+    node = Node()
+    first, second, other = (node.grant(Terms()) for _ in range(3))
+    proxies = Proxies(node.grants.holdings)
+    assert proxies.give(secret(1), PID, BOB, 0.0, first) == secret(1)
+    assert proxies.give(secret(2), PID, BOB, 0.0, second) == secret(1)  # the same, under both
+    assert proxies.give(secret(3), PID, BOB, 0.0, first) == secret(1)
+    assert proxies.give(secret(4), OTHER, BOB, 0.0, other) == secret(4)
+    assert len(node.grants.holdings) == 3
+    assert proxies.withdraw(node.grants.revoke(first.id, 0.0).tickets) == []
+    assert proxies.take(secret(1), BOB, 1.0) == PID
+    gone = proxies.withdraw(node.grants.revoke(second.id, 0.0).tickets)
+    assert gone == [Gone(secret(1), BOB, "revoked")]
+    assert proxies.take(secret(1), BOB, 1.0) is None
+    assert proxies.take(secret(4), BOB, 1.0) == OTHER
+    assert proxies.process_gone(OTHER) == [Gone(secret(4), BOB, "noproc")]
+    assert len(node.grants.holdings) == 0
+    assert node.grants.revoke(other.id, 0.0).tickets == ()
+
+
+def test_one_that_came_in_a_message_ends_with_the_last_right() -> None:
+    node = Node()
+    grant = node.grant(Terms())
+    proxies = Proxies(node.grants.holdings)
+    proxies.give(secret(1), PID, BOB, 0.0)
+    proxies.give(secret(2), PID, BOB, 0.0, grant)
+    proxies.give(secret(3), OTHER, BOB, 0.0, grant)
+    proxies.give(secret(4), OTHER, BOB, 0.0)  # both know it already
+    tickets = node.grants.revoke(grant.id, 0.0).tickets
+    assert proxies.withdraw(tickets) == proxies.withdraw(tickets) == []
+    assert len(node.grants.holdings) == 0
+    assert [each.reason for each in proxies.revoke(BOB)] == ["revoked"] * 2
+
+
+def test_nothing_is_given_when_all_that_lives_under_grants_is_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("drupelet.core.holdings.HOLDINGS_MAX", 1)
+    node = Node()
+    grant = node.grant(Terms())
+    proxies = Proxies(node.grants.holdings)
+    assert proxies.give(secret(1), PID, BOB, 0.0, grant) == secret(1)
+    assert proxies.give(secret(2), OTHER, BOB, 0.0, grant) is None
+    assert proxies.given_to(BOB) == 1

@@ -244,3 +244,16 @@ def test_one_that_was_put_off_after_its_asker_gave_up_never_begins() -> None:
     errand.wait_again()
     assert told == ["over"]
     assert not errand.begin()
+
+
+def test_its_end_is_told_though_it_was_put_off_and_somebody_waits() -> None:
+    told: list[str] = []
+    errand = Errand(CALLER, ("heat", 5))
+    errand.when_over(lambda: told.append("over"))
+    assert errand.begin()
+    errand.wait_again()
+    assert not errand.taken_back and told == []
+    assert errand.begin()
+    assert not errand.take_back(lambda: told.append("asker"))
+    errand.end()
+    assert told == ["asker", "over"]

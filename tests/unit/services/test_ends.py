@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drupelet.errors import CallError, NotPermitted, Revoked
+from drupelet.errors import CallError, NotPermitted
 from drupelet.services.ends import End
 from tests.unit.services.nodes import open_small_node
 
@@ -23,8 +23,6 @@ async def test_who_called_is_answered_by_a_function(tmp_path: Path) -> None:
         refusal = NotPermitted()
         end.reply_error(6, refusal)
         assert answers == [(4, b"value"), (6, refusal)]
-        end.withdraw(8, Revoked())  # it is not running
-        assert len(answers) == 2
         end.channel.queue(b"frame")
         end.channel.send_now()
         end.close(NotPermitted())

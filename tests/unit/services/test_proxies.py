@@ -76,14 +76,25 @@ async def keep(pid=None):
         match await receive():
             case "end":
                 return
+            case ("watch", other):
+                monitor(other)
             case Down(pid=pid, reason=reason):
                 got.append(("down", str(pid), reason))
             case message:
                 got.append(message)
 
+watcher = []
+
+@mission("light")
+async def stand_by():
+    watcher.append(await spawn(keep))
+
 @mission("light")
 async def watch(pid):
-    await spawn(keep, pid)
+    if watcher:
+        await send(watcher[0], ("watch", pid))
+    else:
+        await spawn(keep, pid)
 
 @mission("light")
 async def keeper():
@@ -114,6 +125,7 @@ async def kind(pid, message=None):
 """
 EXPORTS = [
     "tell", "tell_all", "attack", "watch", "keeper", "ended", "seen", "pass_on", "kind",
+    "stand_by",
 ]  # fmt: skip
 
 
@@ -204,6 +216,8 @@ async def test_alice_gets_a_down_at_its_end(
     if end == "time":
         monkeypatch.setattr(core, "LIFETIME_S", 0.3)
     async with alice_and_bob(tmp_path) as (alice, bob):
+        # What Bob's call starts ends with his right; who is to hear of that is Alice's own.
+        await alice.call("alice", "light", "stand_by")
         async with attached(bob) as (runtime, client):
             await call(client, "watch", runtime.process(1))
             await watched_at(alice)

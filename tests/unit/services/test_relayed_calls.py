@@ -78,10 +78,10 @@ async def test_what_is_revoked_runs_no_more(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            while not alice.grants.strangers._running:
+            while not len(alice.holdings):
                 await trio.testing.wait_all_tasks_blocked(0.01)
             done = await alice.grants.revoke(ident)
-            assert done["calls"] == 1 and not alice.grants.strangers._running
+            assert done["calls"] == 1 and not len(alice.holdings)
         assert len(failures) == 1
         with pytest.raises((Revoked, NoConnection)):  # it is not shown to him any more
             await bob.call("alice", "light", "temp")

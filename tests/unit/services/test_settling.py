@@ -32,7 +32,7 @@ class FakeEndpoint:
         self.answers = list(answers)
 
     async def call(self, prefix: bytes, args: bytes, deadline: float) -> bytes:
-        assert (split_call(prefix).target, args) == (SETTLE_TARGET, dumps([]))
+        assert (split_call(prefix).target, args) == (SETTLE_TARGET, dumps([[2, 4]]))
         await trio.lowlevel.checkpoint()
         if not self.answers:
             await trio.sleep_until(deadline)
@@ -63,7 +63,8 @@ class Rig:
             if self._goes:
                 for worker in self.workers.values():
                     nursery.start_soon(self._reap, worker)
-            killed = await settle(self.workers, endpoints, 0.5)  # type: ignore[arg-type]
+            calls = dict.fromkeys(endpoints, (2, 4))
+            killed = await settle(self.workers, calls, 0.5)  # type: ignore[arg-type]
             nursery.cancel_scope.cancel()
         return killed
 
@@ -217,7 +218,8 @@ class Kitchen:
         endpoint = self.node.missions.exports[b"kitchen/log"].endpoint
         assert endpoint is not None
         began = trio.current_time()
-        killed = await self.node.missions.settle([endpoint], within_s)
+        calls = {endpoint: range(1, 1_000)}  # all that were ever made
+        killed = await self.node.missions.settle(calls, within_s)
         print(f"settled after {(trio.current_time() - began) * 1000:.1f} ms, killed {killed}")
         return killed
 

@@ -6,7 +6,7 @@ from drupelet.errors import RemoteError, error_from_fields
 from drupelet.wire import frames
 from drupelet.wire.bodies import Incoming
 from drupelet.wire.codec import dumps, loads
-from drupelet.wire.frames import FLAG_MORE, FrameReader
+from drupelet.wire.frames import FLAG_LEASE, FLAG_MORE, FrameReader
 
 
 def call(ident: int, target: str, *args: object, flags: int = 0, digest: bytes = b"") -> bytes:
@@ -24,6 +24,16 @@ def cast(target: str, *args: object) -> bytes:
     return frames.frame(frames.CAST, 0, frames.call_body(target.encode(), dumps(list(args))))
 
 
+def leased(ident: int, target: str, *args: object) -> bytes:
+    """A stranger's call: the daemon wants to know when nothing of it runs."""
+    return call(ident, target, *args, flags=FLAG_LEASE)
+
+
+def leased_cast(ident: int, target: str, *args: object) -> bytes:
+    body = frames.call_body(target.encode(), dumps(list(args)), flags=FLAG_LEASE)
+    return frames.frame(frames.CAST, ident, body)
+
+
 class Answers:
     """Collects the frames that a worker sends."""
 
@@ -32,6 +42,7 @@ class Answers:
         self.errors: dict[int, RemoteError] = {}
         self.control: list[tuple[int, bytes]] = []
         self.credits: list[bytes] = []
+        self.closed: list[int] = []  # streams that were refused, calls of which nothing runs
         self._reader = FrameReader()
         self._bodies: dict[int, Incoming] = {}
 
@@ -54,6 +65,9 @@ class Answers:
                     self.values[ident] = loads(whole)
             else:
                 self.control.append((kind, body))
+                if kind == frames.CLOSE:
+                    assert ident not in self.closed
+                    self.closed.append(ident)
 
 
 def cancel(ident: int) -> bytes:

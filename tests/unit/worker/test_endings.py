@@ -81,3 +81,31 @@ def test_as_many_endings_as_there_may_be_calls() -> None:
         assert settled == []
         endings.ended(number)
     assert settled == [2]
+
+
+def test_a_question_about_some_calls() -> None:
+    endings, settled = make()
+    endings.cancelled("a", 2)
+    endings.cancelled("b", 4)
+    endings.cancelled("c", 4)
+    endings.cancelled("b", 6)  # said twice: it is the first one's
+    assert endings.ask(10, {4}) and endings.ask(12, {6, 8}) and endings.ask(14, set())
+    assert settled == [12, 14]
+    endings.cancelled("d", 4)  # later
+    endings.ended("b")
+    assert settled == [12, 14]
+    endings.ended("c")
+    assert settled == [12, 14, 10]
+    assert endings.ask(16, {2}) and endings.ask(18, {2})
+    endings.forget(16)
+    endings.ended("a")
+    assert settled == [12, 14, 10, 18]
+
+
+def test_both_kinds_of_questions_count() -> None:
+    endings, _ = make()
+    endings.cancelled("a", 2)
+    for number in range(SETTLES_MAX):
+        assert endings.ask(number, {2} if number % 2 else None)
+    assert not endings.ask(1_000, {2})
+    assert not endings.ask(1_000)

@@ -16,7 +16,7 @@ from drupelet.wire import frames
 from drupelet.wire.frames import FrameReader
 from drupelet.worker.loops import needs_tasks, run_plain, run_tasks
 from drupelet.worker.targets import Target
-from tests.unit.worker.calls import Answers, call, cancel, cast, settle
+from tests.unit.worker.calls import Answers, call, cancel, cast, leased, leased_cast, settle
 
 
 def echo(value: object) -> object:
@@ -38,6 +38,13 @@ class Daemon:
             assert data
             self.answers.receive(data)
         return self.answers
+
+    async def closed(self, *idents: int) -> None:
+        """Until nothing of these calls runs."""
+        while not set(idents).issubset(self.answers.closed):
+            data = await self.sock.receive_some(65_536)
+            assert data
+            self.answers.receive(data)
 
 
 @asynccontextmanager
@@ -425,4 +432,83 @@ async def test_the_question_after_the_move_to_the_other_loop() -> None:
             await work.begun.wait()
             answers = await Daemon(stream).ask(cancel(2), settle(4), count=1)
             assert answers.values == {4: True}
+            await stream.aclose()
+
+
+# -- strangers' calls: told when nothing of them runs
+
+
+async def test_each_kind_of_call_is_over_behind_its_answer() -> None:
+    async def later() -> str:
+        await trio.lowlevel.checkpoint()
+        return "later"
+
+    async def crash() -> None:
+        raise ValueError
+
+    targets = {
+        "later": Target("later", later), "crash": Target("crash", crash),
+        "thread": Target("thread", lambda: "thread", where="thread"),
+    }  # fmt: skip
+    async with open_tasks(**targets) as daemon:
+        await daemon.sock.send_all(
+            leased(2, "m/later") + leased(4, "m/crash") + leased(6, "m/thread")
+            + leased_cast(8, "m/later") + leased_cast(10, "m/thread") + leased_cast(12, "m/crash")
+        )  # fmt: skip
+        await daemon.closed(2, 4, 6, 8, 10, 12)
+        assert daemon.answers.values == {2: "later", 6: "thread"}
+        assert list(daemon.answers.errors) == [4]
+
+
+async def test_a_stranger_s_cast_is_cancelled_like_a_call() -> None:
+    work = Work()
+    targets = {"tick": Target("tick", work.tick), "clean_up": Target("clean_up", work.clean_up)}
+    async with open_tasks(**targets) as daemon:
+        await daemon.sock.send_all(leased_cast(2, "m/tick", 1) + leased_cast(4, "m/clean_up"))
+        await work.begun.wait()
+        await daemon.ask(cancel(2), cancel(4), call(8, "/settle", [2]), count=1)
+        await daemon.closed(2)
+        count = len(work.order)
+        assert daemon.answers.closed == [2]
+        work.shielded.set()
+        await daemon.closed(4)
+        assert work.order[count:] == ["cleaned up"]
+
+
+async def test_a_thread_goes_on_by_the_right_of_a_call_that_was_given_up() -> None:
+    work = Work()
+    targets = {
+        "compute": Target("compute", work.compute, where="thread"),
+        "note": Target("note", work.note),
+    }
+    async with open_tasks(**targets) as daemon:
+        await daemon.sock.send_all(leased(2, "m/compute", 0))
+        await work.begun.wait()
+        await daemon.ask(cancel(2), call(4, "m/note", "x"), count=1)
+        assert daemon.answers.closed == []
+        await daemon.sock.send_all(cancel(2))  # the right is taken back, too
+        work.doors[0].set()
+        await daemon.closed(2)
+        assert work.order[-1] == "ends 0"
+
+
+async def test_leases_move_to_the_other_loop() -> None:
+    work = Work()
+    ours, theirs = socket.socketpair()
+    table = {b"m/tick": Target("tick", work.tick), b"m/note": Target("note", work.note)}
+    reader = FrameReader()
+    with trio.fail_after(10), theirs:
+        ours.sendall(leased(2, "m/note", 2) + leased(4, "m/tick", 4) + leased(6, "m/tick", 6))
+        ours.sendall(cancel(4) + leased_cast(8, "m/tick", 8))
+        handover = run_plain(theirs, table, reader)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(run_tasks, theirs, table, reader, handover)
+            await work.begun.wait()
+            daemon = Daemon(stream)
+            await daemon.closed(2, 4)
+            assert daemon.answers.closed == [2, 4]
+            await daemon.sock.send_all(cancel(6) + cancel(8))
+            await daemon.closed(6, 8)
+            assert set(work.order) - {2} <= {6, 8}
             await stream.aclose()

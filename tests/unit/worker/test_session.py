@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drupelet.errors import RemoteError, RemoteProtocolError
+from drupelet.lease import lease_var
 from drupelet.wire import frames, limits
 from drupelet.wire.bodies import Outgoing
 from drupelet.wire.codec import dumps
@@ -16,7 +17,16 @@ from drupelet.worker import session as session_module
 from drupelet.worker.arguments import compile_checks
 from drupelet.worker.session import FLUSH_BYTES, Session
 from drupelet.worker.targets import TASK, Target
-from tests.unit.worker.calls import Answers, call, cancel, cast, raw_call, settle
+from tests.unit.worker.calls import (
+    Answers,
+    call,
+    cancel,
+    cast,
+    leased,
+    leased_cast,
+    raw_call,
+    settle,
+)
 
 
 class Rig:
@@ -408,3 +418,83 @@ def test_a_call_that_is_cancelled_while_calls_are_held_never_begins() -> None:
     assert ran == [6, 0, 12]
     assert [ident for ident, _, _ in rig.spawned] == [2]
     assert set(rig.send(settle(14)).values) == {6, 10, 12, 14}
+
+
+# -- strangers' calls: told when nothing of them runs
+
+
+def test_a_plain_function_is_over_behind_its_answer() -> None:
+    seen: list[int] = []
+    rig = Rig(work=lambda number: seen.append(number), crash=lambda: 1 / 0)
+    answers = rig.send(leased(2, "m/work", 1), leased(4, "m/crash"), call(6, "m/work", 2))
+    assert (answers.values, answers.closed) == ({2: None, 6: None}, [2, 4])
+    assert answers.errors[4].kind == "ZeroDivisionError"
+    rig.send(leased_cast(8, "m/work", 3), leased_cast(10, "m/no_such"), leased(12, "m/no_such"))
+    assert (seen, answers.closed) == ([1, 2, 3], [2, 4, 8, 10, 12])
+    assert answers.errors[12].kind == "undef"
+    rig.send(leased(14, "m/work", 1, 2), cancel(14), cancel(2))
+    assert (answers.errors[14].kind, answers.closed[-1]) == ("badarg", 14)
+
+
+def test_its_value_is_sent_before_it_is_over() -> None:
+    rig = Rig(large=lambda: bytes(400_000))
+    answers = rig.send(leased(2, "m/large"), leased(4, "m/large"))
+    assert answers.closed == []
+    rig.send(frames.frame(frames.CREDIT, 2, frames.U32.pack(1_000_000)))
+    assert (answers.values[2], answers.closed) == (bytes(400_000), [2])
+    rig.send(cancel(4))  # it is revoked: the rest never leaves
+    assert answers.closed == [2, 4]
+    rig.send(frames.frame(frames.CREDIT, 4, frames.U32.pack(1_000_000)))
+    assert 4 not in answers.values
+
+
+def test_its_arguments_may_come_in_pieces_or_not_at_all() -> None:
+    rig = Rig(size=len)
+    pieces = Outgoing(2, dumps([bytes(100_000)]))
+    first = dumps([bytes(100_000)])[: limits.FRAGMENT_BYTES_MAX]
+    flags = frames.FLAG_LEASE | frames.FLAG_MORE
+    answers = rig.send(
+        raw_call(2, "m/size", first, flags=flags), raw_call(4, "m/size", first, flags=flags)
+    )
+    assert answers.closed == []
+    rig.send(cancel(4), *pieces.take())
+    assert (answers.values, answers.closed) == ({2: 100_000}, [4, 2])
+
+
+def test_one_that_is_cancelled_while_calls_are_held_is_over_when_they_are_released() -> None:
+    seen: list[int] = []
+    rig = Rig(work=seen.append)
+    rig.session.hold()
+    rig.send(leased(2, "m/work", 1), leased_cast(4, "m/work", 2), leased(6, "m/work", 3))
+    answers = rig.send(cancel(2), cancel(4))
+    rig.session.release()
+    rig.flush()
+    assert (seen, sorted(answers.closed)) == ([3], [2, 4, 6])
+
+
+def test_leases_at_the_maximum_and_one_above() -> None:
+    rig = Rig(later=later)
+
+    def spawn(ident: int, target: Target, args: list[object]) -> None:
+        lease = lease_var.get()
+        assert lease is not None
+        lease.add(ident, lambda: None)
+
+    rig.session.take_over(rig.flush, spawn)
+    count = limits.LEASES_MAX
+    answers = rig.send(*(leased_cast(2 * n + 2, "m/later", 0) for n in range(count)))
+    assert answers.closed == []
+    rig.send(leased(100_000, "m/later", 0))
+    assert answers.errors[100_000].kind == "overloaded"
+    assert answers.closed == [100_000]
+
+
+def test_the_question_about_some_calls_does_not_wait_for_others() -> None:
+    rig = Rig()
+    rig.session.endings.cancelled("a member's thread", 2)
+    rig.session.endings.cancelled("a stranger's thread", 4)
+    answers = rig.send(call(10, "/settle", [4, 6]), call(12, "/settle", [6]))
+    assert list(answers.values) == [12]
+    rig.session.endings.ended("a stranger's thread")
+    rig.flush()
+    assert answers.values == {12: True, 10: True}
