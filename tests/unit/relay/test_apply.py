@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -40,6 +43,7 @@ from drupelet.wire.limits import (
     APPLY_BODY_BYTES_MAX,
     APPLY_WAITING_MAX,
     APPLY_WAITING_PER_HOLDER_MAX,
+    GRANT_BYTES_MAX,
 )
 from tests.unit.relay.curl import Curl, Said
 from tests.unit.relay.nodes import (
@@ -264,6 +268,23 @@ async def test_who_may_not(tmp_path: Path) -> None:
         said = await curl.put(signed(light, grant))
         assert (said.status, said.kind) == (403, "Revoked")
         assert "signature" in said.headers
+
+
+async def test_the_largest_grant_and_one_above(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, curl, light, grant):
+        most = replace(grant, data=bytes(GRANT_BYTES_MAX))
+        said = await curl.put(signed(light, most))
+        assert said.status == 403 and "drupelet-grant" in said.why  # it was read
+        said = await curl.put(signed(light, replace(grant, data=bytes(GRANT_BYTES_MAX + 3))))
+        assert said.status == 401 and "too long" in said.why
+
+
+def test_a_relay_without_puts_pays_nothing_for_them() -> None:
+    code = "import drupelet.relay.web, sys; print([*sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = {name.partition(".")[0] for name in ast.literal_eval(done.stdout)}
+    assert "starlette" in modules
+    assert not modules & {"cryptography", "http_message_signatures", "http_sf"}
 
 
 async def test_a_narrowed_grant_is_shown_by_its_chain(tmp_path: Path) -> None:
