@@ -201,6 +201,25 @@ async def test_it_stops_in_order_while_nodes_are_connected(tmp_path: Path) -> No
                 await alice.closed.wait()
 
 
+def test_systemd_hears_when_it_serves_lives_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(20)
+        with relay(tmp_path) as (process, _):
+            assert manager.recv(4_096) == f"READY=1\nSTATUS={NAME}: 0 accounts".encode()
+            assert [manager.recv(4_096) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+            process.send_signal(signal.SIGTERM)
+            said = b""
+            while said != b"STOPPING=1":
+                said = manager.recv(4_096)
+            assert process.wait(20) == 0
+
+
 def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -34,8 +34,8 @@ ROOMS: dict[str, set[str]] = {
     "net_kernel": {"errors", "client", "process"},  # joins the two: adr/0010
     # grants from a program, by its runtime or a client: adr/0015
     "missions": {"errors", "wire", "client", "process"},
-    # a program of its own, on another machine: adr/0016
-    "relay": {"errors", "wire", "core", "toml_text", "config_values"},
+    # a program of its own, on another machine: adr/0016; its identity, systemd: adr/0019
+    "relay": {"errors", "wire", "core", "store", "net", "toml_text", "config_values"},
     "simulator": {"errors", "wire", "core"},
     # several nodes in one trio loop, for programs: adr/0013
     "ladder": {"errors", "wire", "core", "process", "mission"},
@@ -66,6 +66,7 @@ LIBRARIES: dict[str, set[str]] = {
         "wsproto",
         "http_message_signatures",  # adr/0020
         "cryptography",
+        "h11",  # Hypercorn's own; the client's half of it: adr/0019
     },  # the only place for HTTP so far: an extra
     "cli": {"trio", "segno"},
 }
@@ -102,6 +103,7 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "relay": {"buckets"},
     "http_calls": {"asked", "requests"},
     "relay_choice": {"backoff"},
+    "relay_peers": {"relay"},
     "requests": {"asked", "freshness", "grants", "once"},
     "processes": {"lines", "signals"},
     "proxies": {"holdings"},

@@ -29,7 +29,7 @@ from typing import Final
 
 from drupelet.core.buckets import Bucket
 from drupelet.errors import RemoteProtocolError
-from drupelet.wire.announcements import Announcement, holder_digest, holds
+from drupelet.wire.announcements import Announcement, encode_shown, holder_digest, holds
 from drupelet.wire.grants import decode_grant
 from drupelet.wire.limits import (
     MAILBOX_BYTES_MAX,
@@ -44,6 +44,7 @@ from drupelet.wire.relay import RelayRefused
 ANNOUNCED_S: Final = 30.0
 MESSAGE_OVERHEAD_BYTES: Final = 128  # what a message costs beside its body
 _PAGE: Final = 64  # nodes in one answer of the catalogue
+_SWEEP_S: Final = 1.0  # how long what a peer has announced may lie here when it is over
 _SWEEP: Final = 2_048  # buckets, before those that have rested are forgotten
 
 
@@ -194,49 +195,142 @@ class _Live:
     until: float
 
 
-class Catalogue:
-    """The nodes that have announced themselves in this run of the relay."""
+class _Nodes:
+    """Those that have announced themselves in one run of a relay: this one, or another."""
 
     def __init__(self, run: bytes) -> None:
         self.run = run
-        self._live: dict[bytes, _Live] = {}  # the first to end is the first here
+        self.live: dict[bytes, _Live] = {}
         self._sequences: dict[bytes, int] = {}  # at most one for each account that there was
 
-    def __len__(self) -> int:
-        return len(self._live)
-
-    def announce(self, asker: bytes, announcement: Announcement, now: float) -> None:
-        """Show it for ANNOUNCED_S. `asker`: who brought it. Raises: `RelayRefused`."""
-        self.expire(now)
+    def announce(self, announcement: Announcement, until: float) -> None:
+        """Keep it. Raises: `RelayRefused`."""
         beacon = announcement.beacon
-        if beacon.key != asker:
-            raise RelayRefused("denied", "an announcement of another node")
-        if beacon.run != self.run or beacon.sequence <= self._sequences.get(asker, 0):
-            raise RelayRefused("replayed", f"last: {self._sequences.get(asker, 0)}")
-        live = self._live.get(asker)
+        last = self._sequences.get(beacon.key, 0)
+        if beacon.run != self.run or beacon.sequence <= last:
+            raise RelayRefused("replayed", f"last: {last}")
+        live = self.live.get(beacon.key)
         if announcement.offers is not None:
             offers = announcement.offers
         elif live is not None and live.offers_hash == beacon.offers_hash:
             offers = live.offers
         else:
             raise RelayRefused("offers_wanted")
-        self._sequences[asker] = beacon.sequence
-        self._live.pop(asker, None)
-        self._live[asker] = _Live(
-            beacon.data, beacon.name, offers, beacon.offers_hash, now + ANNOUNCED_S
-        )
-
-    def withdraw(self, key: bytes) -> None:
-        """It goes, or is no longer welcome."""
-        self._live.pop(key, None)
+        self._sequences[beacon.key] = beacon.sequence
+        self.live.pop(beacon.key, None)
+        self.live[beacon.key] = _Live(beacon.data, beacon.name, offers, beacon.offers_hash, until)
 
     def expire(self, now: float) -> None:
         """Forget those whose time is over."""
-        while self._live:
-            key, live = next(iter(self._live.items()))
+        for key in [key for key, live in self.live.items() if now >= live.until]:
+            del self.live[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """An announcement to this relay, for another one. `data`: as nodes send it."""
+
+    data: bytes
+    offers_hash: bytes
+    age_s: float
+
+
+class Catalogue:
+    """The nodes that have announced themselves in this run of the relay, and those of its peers.
+
+    A node that is at both is shown as it announced itself last.
+    """
+
+    def __init__(self, run: bytes) -> None:
+        self._own = _Nodes(run)
+        self._theirs: dict[bytes, _Nodes] = {}  # by the relay's key
+        self._swept_at = -_SWEEP_S
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    @property
+    def run(self) -> bytes:
+        """What announcements must name."""
+        return self._own.run
+
+    def announce(self, asker: bytes, announcement: Announcement, now: float) -> None:
+        """Show it for ANNOUNCED_S. `asker`: who brought it. Raises: `RelayRefused`."""
+        self.expire(now)
+        if announcement.beacon.key != asker:
+            raise RelayRefused("denied", "an announcement of another node")
+        self._own.announce(announcement, now + ANNOUNCED_S)
+
+    def withdraw(self, key: bytes) -> None:
+        """It goes."""
+        self._own.live.pop(key, None)
+
+    def forget(self, key: bytes) -> None:
+        """It is no longer welcome, wherever it is."""
+        for nodes in (self._own, *self._theirs.values()):
+            nodes.live.pop(key, None)
+
+    def expire(self, now: float) -> None:
+        """Forget those whose time is over."""
+        while self._own.live:  # the first to end is the first here
+            key, live = next(iter(self._own.live.items()))
             if live.until > now:
-                return
-            del self._live[key]
+                break
+            del self._own.live[key]
+        if now >= self._swept_at + _SWEEP_S:
+            self._swept_at = now
+            for nodes in self._theirs.values():
+                nodes.expire(now)
+
+    # -- the peers'
+
+    def begin(self, peer: bytes, run: bytes) -> None:
+        """The relay `peer` is there, and its nodes' announcements name that run.
+
+        Raises: `RelayRefused`.
+        """
+        if run == self.run:
+            raise RelayRefused("denied", "that run is mine")
+        known = self._theirs.get(peer)
+        if known is None or known.run != run:
+            self._theirs[peer] = _Nodes(run)
+
+    def announce_from(
+        self, peer: bytes, announcement: Announcement, age_s: float, now: float
+    ) -> None:
+        """A node has announced itself there, that long ago. Raises: `RelayRefused`."""
+        self.expire(now)
+        self._theirs[peer].announce(announcement, now + ANNOUNCED_S - max(age_s, 0.0))
+
+    def withdraw_from(self, peer: bytes, key: bytes) -> None:
+        """It is out of the peer's catalogue."""
+        self._theirs[peer].live.pop(key, None)
+
+    def own_keys(self) -> list[bytes]:
+        """Who has announced himself here."""
+        return list(self._own.live)
+
+    def own(self, key: bytes, offers_hash: bytes, now: float) -> Shown | None:
+        """What `key` announced here, for a peer that has the offers of that hash."""
+        live = self._own.live.get(key)
+        if live is None or now >= live.until:
+            return None
+        offers = None if live.offers_hash == offers_hash else live.offers
+        data = encode_shown(live.beacon, offers)
+        age_s = now - (live.until - ANNOUNCED_S)
+        return Shown(data=data, offers_hash=live.offers_hash, age_s=age_s)
+
+    # -- who asks
+
+    def keys(self) -> set[bytes]:
+        """Who is shown, here and at the peers."""
+        keys = set(self._own.live)
+        return keys.union(*(nodes.live for nodes in self._theirs.values()))
+
+    def _shown(self, key: bytes, now: float) -> _Live | None:
+        found = [nodes.live.get(key) for nodes in (self._own, *self._theirs.values())]
+        live = [one for one in found if one is not None and one.until > now]
+        return max(live, key=lambda one: one.until, default=None)
 
     def seen_by(
         self, asker: bytes, after: bytes, now: float
@@ -244,10 +338,10 @@ class Catalogue:
         """(key, name, beacon, missions that the asker's key matches), by key, from `after` on."""
         self.expire(now)
         found = []
-        for key in sorted(key for key in self._live if key > after):
-            live = self._live[key]
-            missions = self._matching(key, live, asker)
-            if missions:
+        for key in sorted(key for key in self.keys() if key > after):
+            live = self._shown(key, now)
+            missions = self._matching(key, live, asker) if live else []
+            if live and missions:
                 found.append((key, live.name, live.beacon, missions))
                 if len(found) == _PAGE:
                     break
@@ -261,7 +355,7 @@ class Catalogue:
         Raises: `RelayRefused`.
         """
         self.expire(now)
-        live = self._live.get(node)
+        live = self._shown(node, now)
         missions = self._matching(node, live, asker) if live else []
         if grant:
             try:
@@ -277,7 +371,8 @@ class Catalogue:
     def called(self, name: str, now: float) -> list[bytes]:
         """The keys of those that call themselves so: anybody with an account may."""
         self.expire(now)
-        return [key for key, live in self._live.items() if live.name == name]
+        found = [(key, self._shown(key, now)) for key in sorted(self.keys())]
+        return [key for key, live in found if live is not None and live.name == name]
 
     @staticmethod
     def _matching(node: bytes, live: _Live, asker: bytes) -> list[str]:

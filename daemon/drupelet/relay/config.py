@@ -9,6 +9,8 @@
     behind_proxy = false                 # a proxy does TLS, and its X-Forwarded-For is believed
     connections_per_address = 256        # at once; behind a proxy there is no such limit
     sends_per_second = 50                # of one account; four times that at once
+    # relays that this one keeps in step with; each names the other (`drupelet-relay key`)
+    peers = [{ url = "https://relay2.example.org", key = "...", ca_file = "relay2.pem" }]
 
 Decides which keys there are, and that a relay speaks TLS unless it listens on this machine only.
 Paths are relative to the file's directory. Errors name file, line and key.
@@ -24,13 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from drupelet.config_values import BadValue, Check, boolean, list_of, path_of, show
+from drupelet.config_values import BadValue, Check, boolean, list_of, path_of, relay_url, show
 from drupelet.errors import ConfigError
 from drupelet.toml_text import locate, parse_toml, raise_all, read_text, suggest
+from drupelet.wire.keys import key_from_text
 from drupelet.wire.limits import (
     HOST_CHARS_MAX,
     RELAY_CONNECTIONS_MAX,
     RELAY_CONNECTIONS_PER_ADDRESS_MAX,
+    RELAY_PEERS_MAX,
     RELAY_SENDS_PER_SECOND,
     RELAY_SENDS_PER_SECOND_MAX,
 )
@@ -38,8 +42,19 @@ from drupelet.wire.limits import (
 STATE_DIR: Final = Path("/var/lib/drupelet-relay")
 _LISTEN: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+)):([0-9]{1,5})\Z")
 _NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:-]*[A-Za-z0-9_])?\Z")
+_PEER_EXAMPLE: Final = 'write { url = "https://relay2.example.org", key = "..." }'
 _LISTEN_MOST: Final = 16
 _NAMES_MOST: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """Another relay. `accounts`: whether its word on accounts counts here."""
+
+    url: str
+    key: bytes
+    ca_file: Path | None = None
+    accounts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +69,7 @@ class RelayConfig:
     behind_proxy: bool = False
     connections_per_address: int = RELAY_CONNECTIONS_PER_ADDRESS_MAX
     sends_per_second: int = RELAY_SENDS_PER_SECOND
+    peers: tuple[PeerConfig, ...] = ()
 
 
 def _name(value: object, base: Path) -> str:
@@ -84,6 +100,42 @@ def _number(most: int, of: str) -> Check:
     return check
 
 
+def _url(value: object, base: Path) -> str:
+    url = relay_url(value, base)
+    if not url:
+        raise BadValue("has no address", 'write url = "https://relay2.example.org"')
+    return url
+
+
+def _key(value: object, base: Path) -> bytes:
+    try:
+        return key_from_text(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise BadValue(
+            f"{show(value)}: {error}", "write what `drupelet-relay key` prints there"
+        ) from None
+
+
+_PEER_CHECKS: Final[dict[str, Check]] = {
+    "url": _url,
+    "key": _key,
+    "ca_file": path_of,
+    "accounts": boolean,
+}
+
+
+def _peer(value: object, base: Path) -> PeerConfig:
+    if not isinstance(value, dict):
+        raise BadValue(f"{show(value)} is no table", _PEER_EXAMPLE)
+    for name in value.keys() - _PEER_CHECKS.keys():
+        raise BadValue(f"has an unknown {show(name)}", suggest(name, _PEER_CHECKS))
+    for name in ("url", "key"):
+        if name not in value:
+            raise BadValue(f"has an entry without {name}", _PEER_EXAMPLE)
+    found: dict[str, Any] = {name: _PEER_CHECKS[name](one, base) for name, one in value.items()}
+    return PeerConfig(**found)
+
+
 _CHECKS: Final[dict[str, Check]] = {
     "names": list_of(_name, _NAMES_MOST, '["relay.example.org"]', count_min=1),
     "listen": list_of(_listen, _LISTEN_MOST, '["0.0.0.0:443"]', count_min=1),
@@ -92,6 +144,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "tls_key": path_of,
     "behind_proxy": boolean,
     "connections_per_address": _number(RELAY_CONNECTIONS_MAX, "connections"),
+    "peers": list_of(_peer, RELAY_PEERS_MAX, f"[{_PEER_EXAMPLE}]"),
     "sends_per_second": _number(RELAY_SENDS_PER_SECOND_MAX, "messages"),
 }
 
@@ -131,6 +184,8 @@ def parse(text: str, file: str) -> RelayConfig:
         wrong("is missing", 'add names = ["the host that nodes call it by"]', "relay", "names")
         raise_all(problems)
     config = RelayConfig(**found)
+    if len({peer.key for peer in config.peers}) < len(config.peers):
+        wrong("has one key twice", "each relay has a key of its own", "relay", "peers")
     if (config.tls_certificate is None) != (config.tls_key is None):
         wrong("stands alone", "give both tls_certificate and tls_key", "relay", "tls_certificate")
     if config.tls_certificate is None and not config.behind_proxy:

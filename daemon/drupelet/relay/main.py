@@ -2,9 +2,10 @@
 
     drupelet-relay --config FILE                    serve, in the foreground
     drupelet-relay --config FILE invite [--uses N]  a code that lets so many nodes in
-    drupelet-relay --config FILE accounts           who is in, who waits, who is denied
+    drupelet-relay --config FILE accounts           who is in, who waits, who is denied; its peers
     drupelet-relay --config FILE approve WHO        WHO: a key, an email address, or "all"
     drupelet-relay --config FILE deny WHO
+    drupelet-relay --config FILE key                this relay's key, for the peers of another
 
 Decides flags, what is printed, and exit codes: 0 done, 1 failed, 2 usage, 78 bad configuration. The
 verbs write the file that a running relay serves from; it hears of it within a second.
@@ -16,10 +17,12 @@ import argparse
 import base64
 import logging
 import os
+import random
 import resource
 import signal
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -27,6 +30,7 @@ from typing import Final
 import trio
 
 from drupelet.core.relay import Account, Standing, sends
+from drupelet.core.relay_peers import Peers
 from drupelet.errors import (
     EXIT_BAD_CONFIGURATION,
     EXIT_DONE,
@@ -35,11 +39,15 @@ from drupelet.errors import (
     ConfigError,
     DrupeletError,
 )
+from drupelet.net import notify
 from drupelet.relay.config import RelayConfig, load
+from drupelet.relay.serving import is_served, serving
 from drupelet.relay.store import Job, Store
+from drupelet.store.identity import Identity, load_or_make_identity
 from drupelet.wire.keys import key_from_text, key_to_text
 from drupelet.wire.relay import INVITE_BYTES
 
+NOT_RUNNING: Final = "not known: this relay does not run"
 _USES_TOP: Final = 1_000_000
 
 
@@ -57,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
                 return _judge(config, arguments.who, Standing.APPROVED)
             case "deny":
                 return _judge(config, arguments.who, Standing.DENIED)
+            case "key":
+                print(_identity(config).key_text)
+                return EXIT_DONE
         return _serve(config, arguments.log_level)
     except ConfigError as error:
         _note(str(error))
@@ -76,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     invite = verbs.add_parser("invite", help="print a code that lets nodes in")
     invite.add_argument("--uses", type=_uses, default=1, metavar="N", help="how many (1)")
-    verbs.add_parser("accounts", help="list all accounts")
+    verbs.add_parser("accounts", help="list all accounts, and how the other relays stand")
+    verbs.add_parser("key", help="print this relay's key, for the configuration of another")
     for verb, help_text in (("approve", "let a node in"), ("deny", "keep a node out")):
         judge = verbs.add_parser(verb, help=help_text)
         judge.add_argument("who", metavar="WHO", help='a key, an email address, or "all" waiting')
@@ -126,13 +138,24 @@ def _invite(config: RelayConfig, uses: int) -> int:
 
 
 def _accounts(config: RelayConfig) -> int:
-    store = Store(config.state_dir)
+    state = config.state_dir
+    store = Store(state)
     try:
         for account in store.accounts():
             print(_line(account))
+        told = {key: state for key, _, state in store.peers()} if is_served(state) else {}
+        for peer in config.peers:
+            standing = told.get(peer.key, NOT_RUNNING)
+            print("  ".join(["peer".ljust(8), key_to_text(peer.key), peer.url, standing]))
     finally:
         store.close()
     return EXIT_DONE
+
+
+def _identity(config: RelayConfig) -> Identity:
+    # Bound to no board: a relay moves to another machine by copying its state.
+    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return load_or_make_identity(config.state_dir, board_serial="")
 
 
 def _line(account: Account) -> str:
@@ -185,16 +208,17 @@ def _serve(config: RelayConfig, log_level: str) -> int:
     )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor for each connection
-    store = Store(config.state_dir)
+    identity = _identity(config)
+    if identity.public_key in [peer.key for peer in config.peers]:
+        raise ConfigError("relay.peers has this relay's own key", mend="give the other relay's")
     code = EXIT_DONE
     try:
-        trio.run(_run, config, store)
+        with serving(config.state_dir), closing(Store(config.state_dir)) as store:
+            trio.run(_run, config, store, identity)
     except* (OSError, DrupeletError) as group:  # a port that is taken, a disk that is full ...
         for error in _leaves(group):
             _note(str(error))
         code = EXIT_FAILED
-    finally:
-        store.close()
     return code
 
 
@@ -206,9 +230,10 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]
             yield error
 
 
-async def _run(config: RelayConfig, store: Store) -> None:
+async def _run(config: RelayConfig, store: Store, identity: Identity) -> None:
     # Starlette is only needed to serve: the owner's verbs are quicker without it.
     from drupelet.relay.listening import Server, open_listeners, tls_context
+    from drupelet.relay.peers import Peering
     from drupelet.relay.service import Relay
     from drupelet.relay.web import Web
     from drupelet.wire.limits import RELAY_CONNECTIONS_MAX
@@ -217,21 +242,34 @@ async def _run(config: RelayConfig, store: Store) -> None:
     if config.tls_certificate is not None and config.tls_key is not None:
         tls = tls_context(str(config.tls_certificate), str(config.tls_key))
     rates = {"send": sends(config.sends_per_second)}
-    relay = Relay(store, names=config.names, entropy=os.urandom, rates=rates)
-    web = Web(relay, entropy=os.urandom, behind_proxy=config.behind_proxy)
+    peers = Peers(peer.key for peer in config.peers)
+    relay = Relay(store, names=config.names, entropy=os.urandom, rates=rates, peers=peers)
+    peering = Peering(relay, config.peers, identity, entropy=os.urandom, random=random.random)
+    web = Web(relay, entropy=os.urandom, behind_proxy=config.behind_proxy, peering=peering)
     per_address = RELAY_CONNECTIONS_MAX if config.behind_proxy else config.connections_per_address
     server = Server(web.app, tls=tls, per_address_max=per_address)
     async with open_listeners(config.listen) as listeners, trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             nursery.start_soon(relay.run)
             nursery.start_soon(server.serve, listeners)
+            nursery.start_soon(peering.run)
             for listener in listeners:
                 host, port = listener.socket.getsockname()[:2]
                 shown = f"[{host}]" if ":" in host else host
                 print(f"listening on {shown}:{port}", flush=True)
+            notify.ready(f"{config.names[0]}: {len(relay.accounts)} accounts")
+            nursery.start_soon(_watchdog)
             async for _ in signals:
                 break
+        notify.stopping()
         nursery.cancel_scope.cancel()
+
+
+async def _watchdog() -> None:
+    interval_s = notify.watchdog_interval_s()
+    while interval_s is not None:
+        await trio.sleep(interval_s / 2)
+        notify.watchdog()
 
 
 if __name__ == "__main__":

@@ -7,46 +7,41 @@
     with relay.line(key) as line:                                 # what its mailbox holds
         messages = await line.next(); line.taken(number)
 
-Joins the decisions of `core/relay.py` with the store and with who is connected.
+Joins the decisions of `core/relay.py` with the store and with who is connected; `relay/mail.py` has
+the mailboxes, `relay/lines.py` the connections, `relay/peers.py` the other relays.
 
 Rules
 - `Send` is answered when its message is durable; the recipient's lines are woken by then.
 - An account that is no longer approved is cut off within CHANGES_S: its lines end, and its mailbox
   goes.
-- What two lines of one account get is the same; who takes it first, takes it from both.
+- Accounts change one after the other, on disk and then here.
+- An invite belongs to the relay that made it: one that we do not know is asked for at the peers,
+  which use it up. So it never lets in more than its number, wherever they register.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import trio
 
 from drupelet.core.plates import Plates
-from drupelet.core.relay import RATES, Account, Accounts, Allowances, Catalogue, Mailboxes, Rate
+from drupelet.core.relay import RATES, Account, Accounts, Allowances, Catalogue, Rate
+from drupelet.core.relay_peers import Peers
 from drupelet.errors import RemoteProtocolError
-from drupelet.relay.store import Gone, Message, Store, receipt_of
+from drupelet.relay.lines import Line, Lines
+from drupelet.relay.mail import Mail
+from drupelet.relay.store import Store
 from drupelet.relay.writing import Writer
 from drupelet.wire import relay as wire
 from drupelet.wire.announcements import RUN_BYTES, decode_announcement
 from drupelet.wire.ids import check_name
-from drupelet.wire.limits import (
-    RELAY_LINKS_MAX,
-    RELAY_LINKS_PER_ACCOUNT_MAX,
-    RELAY_MESSAGE_BYTES_MAX,
-    RELAY_WINDOW_MESSAGES,
-)
 from drupelet.wire.relay import (
-    APPLY,
     APPLY_KEY,
-    EXPIRED,
-    MESSAGE,
-    PAIRING,
-    RECEIPT,
     Ack,
     Announce,
     Find,
@@ -61,71 +56,19 @@ from drupelet.wire.relay import (
     Withdraw,
     check_proof,
 )
+from drupelet.wire.relay_peers import PeerRegister
+
+AskPeers: TypeAlias = Callable[[PeerRegister], Awaitable[Account]]
 
 CHANGES_S: Final = 1.0  # how long the owner's word takes to be heard
 TICK_S: Final = 600.0  # a write each, and messages that are over go
 PLATE_KEPT_S: Final = 600  # the longest that a code may be shown
-APPLY_KEPT_S: Final = 60  # a PUT: nobody waits longer
-PAIR_KEPT_S: Final = 60  # words of a pairing: nobody waits longer
-_LINE_BYTES: Final = RELAY_MESSAGE_BYTES_MAX  # read ahead for one line: one large message, or many
 
 log = logging.getLogger(__name__)
 
 
 def _nobody(node: bytes, re: bytes | None, body: bytes) -> None:
     """Nobody waits."""
-
-
-class Line:
-    """One connection of an account, as its mailbox sees it."""
-
-    def __init__(self, key: bytes, relay: Relay, after: int) -> None:
-        self.key = key
-        self.ended = False
-        self._relay = relay
-        self._after = after
-        self._under_way: list[int] = []
-        self._wake = trio.Event()
-        self._look = True
-
-    def wake(self) -> None:
-        """There may be something."""
-        self._look = True
-        self._wake.set()
-
-    def end(self) -> None:
-        """The account has another line instead, or is no more."""
-        self.ended = True
-        self._wake.set()
-
-    def taken(self, number: int) -> None:
-        """The node has all up to `number`: there is room under way."""
-        self._under_way = [sent for sent in self._under_way if sent > number]
-        self._wake.set()
-
-    async def now(self) -> list[Message]:
-        """What is there already, as far as there is room under way."""
-        room = RELAY_WINDOW_MESSAGES - len(self._under_way)
-        if not self._look or room <= 0 or self.ended:
-            return []
-        self._look = False
-        messages = await self._relay.read(self.key, self._after, room, _LINE_BYTES)
-        if messages:
-            self._look = True  # there may be more behind them
-            self._after = messages[-1].number
-            self._under_way += [message.number for message in messages]
-        return messages
-
-    async def next(self) -> list[Message]:
-        """Waits for messages. Empty: the line has ended."""
-        while not self.ended:
-            self._wake = trio.Event()
-            messages = await self.now()
-            if messages:
-                return messages
-            if not self.ended:
-                await self._wake.wait()
-        return []
 
 
 class Relay:
@@ -138,39 +81,37 @@ class Relay:
         names: Iterable[str],
         entropy: Callable[[int], bytes],
         rates: Mapping[str, Rate] = RATES,
+        peers: Peers | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.names = frozenset(names)
         self.writer = Writer(store)
-        self._store = store
-        self._accounts = Accounts(store.accounts())
-        self._catalogue = Catalogue(entropy(RUN_BYTES))
-        self._mailboxes = Mailboxes()
+        self.accounts = Accounts(store.accounts())
+        self.catalogue = Catalogue(entropy(RUN_BYTES))
+        self.peers = Peers() if peers is None else peers
+        self.on_news: Callable[[], None] = lambda: None  # for who tells the peers
+        self.ask_peers: AskPeers | None = None
+        self.mail = Mail(store, self.writer, self.accounts, self.counts, self._arrived)
+        self.lines = Lines(self.mail.read, came=self._came, left=self._left)
+        self.on_applied: Callable[[bytes, bytes | None, bytes], None] = _nobody
         self._plates = Plates()
         self._allowances = Allowances({**RATES, **rates})
-        self._lines: dict[bytes, list[Line]] = {}
-        self._line_count = 0
-        self._opened = trio.Event()  # a new one for each line
-        self.on_applied: Callable[[bytes, bytes | None, bytes], None] = _nobody
-        self._registering = trio.Lock()
-        self._started = trio.current_time()
-        for sender, recipient, size in store.waiting():
-            self._mailboxes.restore(sender, recipient, size)
+        self._changing = trio.Lock()
 
     @property
     def run_id(self) -> bytes:
         """What announcements must name."""
-        return self._catalogue.run
+        return self.catalogue.run
 
     def gauges(self) -> dict[str, int]:
         """What there is now."""
-        self._catalogue.expire(trio.current_time())
+        self.catalogue.expire(trio.current_time())
         return {
-            "accounts": len(self._accounts),
-            "announced_nodes": len(self._catalogue),
-            "lines": self._line_count,
+            "accounts": len(self.accounts),
+            "announced_nodes": len(self.catalogue),
+            "lines": len(self.lines),
             "plates": len(self._plates),
-            "waiting_messages": self._mailboxes.total,
+            "waiting_messages": self.mail.total,
         }
 
     # -- the tasks
@@ -190,34 +131,37 @@ class Relay:
 
     async def reload(self) -> None:
         """The owner has changed accounts."""
-        self._accounts.load(await self.writer.read(lambda store: store.accounts()))
-        unwelcome = {*self._lines, *self._mailboxes.recipients(), *self._plates.keys()}
-        for key in [key for key in unwelcome if not self._accounts.may_receive(key)]:
-            for line in self._lines.get(key, ()):
-                line.end()
-            self._catalogue.withdraw(key)
-            self._plates.take_back(key)
-            await self._clear(key)
+        async with self._changing:
+            self.accounts.load(await self.writer.read(lambda store: store.accounts()))
+        self.on_news()
+        await self._cut_off()
 
-    async def _clear(self, key: bytes) -> None:
-        self._release(await self.writer.write(lambda store: store.clear(key)))
+    async def _cut_off(self) -> None:
+        """Who has no account any more."""
+        seen = {*self.lines.keys(), *self.mail.recipients(), *self.catalogue.keys()}
+        for key in seen.union(self._plates.keys()):
+            if not self.accounts.may_receive(key):
+                self.lines.end(key)
+                self.catalogue.forget(key)
+                self._plates.take_back(key)
+                await self.mail.clear(key)
+
+    async def merge(self, accounts: Sequence[Account]) -> None:
+        """Accounts as a peer has them; those of lower rank than ours change nothing."""
+
+        def job(store: Store) -> list[Account]:
+            return [store.merge_account(account) for account in accounts]
+
+        async with self._changing:
+            for account in await self.writer.write(job):
+                self.accounts.put(account)
+        self.on_news()
+        await self._cut_off()
 
     async def _tick(self) -> None:
         while True:
-            await self.expire()
+            await self.mail.expire()
             await trio.sleep(TICK_S)
-
-    async def expire(self) -> None:
-        """Messages that are over go; their senders are told if they asked."""
-        served_s = self._served_s()
-        while gone := await self.writer.write(lambda store: store.expire(served_s)):
-            self._release(gone)
-            self.counts["messages_expired"] += len(gone)
-            await self._tell(gone, EXPIRED)
-        await self.writer.write(lambda store: store.tick(served_s))
-
-    def _served_s(self) -> int:
-        return self._store.served_s(trio.current_time() - self._started)
 
     # -- who comes in
 
@@ -232,7 +176,7 @@ class Relay:
                 self._allowances.charge(address.encode(), "login", now)
                 self._prove(key, signature, "login", audience, nonce)
                 self._allowances.charge(key, "session", now)
-                self._accounts.admit(key)
+                self.accounts.admit(key)
                 return key
             case Register(key=key, audience=audience, signature=signature):
                 self._allowances.charge(address.encode(), "register", now)
@@ -260,11 +204,22 @@ class Relay:
         email = message.email or ""
         if email and (email.count("@") != 1 or not email.isprintable() or " " in email):
             raise RelayRefused("malformed", "that is no email address")
-        invite, key = message.invite, message.key
-        async with self._registering:  # one at a time, so that the maxima hold
-            account = self._accounts.application(
-                key, message.name, email, invited=invite is not None
-            )
+        try:
+            await self.make_account(message.key, message.name, email, message.invite)
+        except RelayRefused as refusal:
+            if refusal.code != "bad_invite" or message.invite is None or self.ask_peers is None:
+                raise
+            asked = PeerRegister(key=message.key, name=message.name, code=message.invite)
+            await self.merge([await self.ask_peers(asked)])
+        self.counts["registrations"] += 1
+        self.accounts.admit(message.key)  # not_verified: the owner will look at it
+
+    async def make_account(
+        self, key: bytes, name: str, email: str, invite: bytes | None
+    ) -> Account:
+        """What `key` has now. Raises: `RelayRefused`: `bad_invite`: it is none of ours, ..."""
+        async with self._changing:  # one at a time, so that the maxima hold
+            account = self.accounts.application(key, name, email, invited=invite is not None)
 
             def job(store: Store) -> Account | str:
                 if invite is not None and not store.use_invite(invite):
@@ -274,45 +229,48 @@ class Relay:
             made = await self.writer.write(job)
             if isinstance(made, str):
                 raise RelayRefused(made)
-            self._accounts.put(made)
-        self.counts["registrations"] += 1
-        self._accounts.admit(key)  # not_verified: the owner will look at it
+            self.accounts.put(made)
+        self.on_news()
+        return made
 
     # -- what is asked
 
     async def answer(self, key: bytes, message: FromNode, address: str = "") -> Any:
         """The value of `Done`; `address`: where it came from. Raises: `RelayRefused`."""
         now = trio.current_time()
-        self._accounts.admit(key)
+        self.accounts.admit(key)
         match message:
             case Send(to=to, re=re, body=body):
                 self._allowances.charge(key, "send", now)
                 if to == APPLY_KEY:
                     self.on_applied(key, re, body)
                     return None
-                return await self._send(key, message, MESSAGE)
+                return await self.mail.send(key, message)
             case ShowPlate() | FindPlate() | Pair():
                 return await self._of_pairing(key, message, address, now)
             case Ack(number=number):
-                return await self._take(key, number)
+                await self.mail.take(key, number)
+                return self.lines.taken(key, number)
             case Announce(announcement=data):
                 self._allowances.charge(key, "announce", now)
                 try:
                     announcement = decode_announcement(data)
                 except RemoteProtocolError as error:
                     raise RelayRefused("malformed", str(error)[:200]) from None
-                self._catalogue.announce(key, announcement, now)
+                self.catalogue.announce(key, announcement, now)
                 self.counts["announcements"] += 1
-                return None
+                self.peers.announced(key)
+                return self.on_news()
             case Withdraw():
-                self._catalogue.withdraw(key)
-                return None
+                self.catalogue.withdraw(key)
+                self.peers.withdrawn(key)
+                return self.on_news()
             case wire.Catalogue(after=after):
                 self._allowances.charge(key, "ask", now)
-                return [list(entry) for entry in self._catalogue.seen_by(key, after, now)]
+                return [list(entry) for entry in self.catalogue.seen_by(key, after, now)]
             case Find(node=node, grant=grant):
                 self._allowances.charge(key, "ask", now)
-                return list(self._catalogue.find(key, node, grant, now))
+                return list(self.catalogue.find(key, node, grant, now))
         raise RelayRefused("malformed", "logged in already")
 
     async def _of_pairing(
@@ -327,7 +285,7 @@ class Relay:
                 self.counts["plates_shown"] += 1
             case FindPlate(plate=plate):
                 self._charge_plate(key, address, now)
-                found = self._accounts.admit(self._plates.find(plate, now))
+                found = self.accounts.admit(self._plates.find(plate, now))
                 return [found.key, found.name]
             case Pair():
                 self._allowances.charge(key, "send", now)
@@ -336,7 +294,7 @@ class Relay:
                 except RelayRefused:
                     self._charge_plate(key, address, now)  # this, too, is a try of a plate
                     raise
-                await self._send(key, message, PAIRING)
+                await self.mail.send(key, message)
         return None
 
     def _charge_plate(self, key: bytes, address: str, now: float) -> None:
@@ -344,42 +302,6 @@ class Relay:
         self._allowances.charge(key, "plate", now)
         self._allowances.charge(address.encode(), "plates", now)
         self.counts["plates_looked_up"] += 1
-
-    async def _send(self, key: bytes, said: Send | Pair, kind: int) -> None:
-        if not self._accounts.may_receive(said.to):
-            raise RelayRefused("not_found")
-        size = len(said.body)
-        self._mailboxes.admit(key, said.to, size)
-        message = Message(
-            recipient=said.to,
-            sender=key,
-            kind=kind,
-            id=said.id,
-            re=said.re,
-            receipt=isinstance(said, Send) and said.receipt,
-            until=self._served_s() + (said.kept_s if isinstance(said, Send) else PAIR_KEPT_S),
-            body=said.body,
-        )
-        counted = True
-        try:
-            # Shielded: when a sender hangs up, the count must still agree with the disk.
-            with trio.CancelScope(shield=True):
-                counted = await self.writer.write(lambda store: store.add(message))
-        except RelayRefused:
-            counted = False
-            raise
-        finally:
-            if not counted:
-                self._mailboxes.release(key, said.to, size)
-        if counted:
-            self.counts["messages_accepted"] += 1
-            self.counts["bytes_accepted"] += size
-            log.debug(
-                "accepted id=%s re=%s from=%s to=%s bytes=%d",
-                *(said.id.hex(), said.re.hex() if said.re is not None else "none"),
-                *(key.hex()[:16], said.to.hex()[:16], size),
-            )
-            self._wake(said.to)
 
     # -- calls by HTTP (apply.py)
 
@@ -390,60 +312,23 @@ class Relay:
     def seen(self, node: bytes | str, holder: bytes, grant: bytes) -> list[bytes]:
         """The nodes of that key, or name, that this holder of a grant may see."""
         now = trio.current_time()
-        keys = self._catalogue.called(node, now) if isinstance(node, str) else [node]
+        keys = self.catalogue.called(node, now) if isinstance(node, str) else [node]
         found = []
         for key in keys:
             with suppress(RelayRefused):
-                self._catalogue.find(holder, key, grant, now)
+                self.catalogue.find(holder, key, grant, now)
                 found.append(key)
         return found
 
     async def is_here(self, key: bytes, wait_s: float) -> bool:
         """Whether it has a line, now or soon: who polls has none in between."""
         with trio.move_on_after(wait_s):
-            while key not in self._lines:
-                await self._opened.wait()
-        return key in self._lines
+            await self.lines.wait_open(key)
+        return key in self.lines
 
     async def hand_on(self, to: bytes, ident: bytes, body: bytes) -> None:
         """A PUT, for a node that is here. Raises: `RelayRefused`."""
-        put = Send(ref=0, to=to, id=ident, re=None, kept_s=APPLY_KEPT_S, receipt=False, body=body)
-        await self._send(APPLY_KEY, put, APPLY)
-
-    async def _take(self, key: bytes, number: int) -> None:
-        with trio.CancelScope(shield=True):
-            gone = await self.writer.write(lambda store: store.take(key, number))
-            self._release(gone)
-            self.counts["messages_taken"] += len(gone)
-            log.debug("taken by=%s up_to=%d messages=%d", key.hex()[:16], number, len(gone))
-            for line in self._lines.get(key, ()):
-                line.taken(number)
-            await self._tell(gone, RECEIPT)
-
-    async def _tell(self, gone: list[Gone], kind: int) -> None:
-        """Receipts, where they were asked for and there is room."""
-        served_s = self._served_s()
-        receipts = []
-        for one in gone:
-            receipt = receipt_of(one, kind, served_s)
-            if receipt is None or not self._accounts.may_receive(receipt.recipient):
-                continue
-            if self._mailboxes.has_room(receipt.sender, receipt.recipient, 0):
-                receipts.append(receipt)
-        if not receipts:
-            return
-
-        def job(store: Store) -> list[bool]:
-            return [store.add(receipt) for receipt in receipts]
-
-        for receipt, added in zip(receipts, await self.writer.write(job), strict=True):
-            if not added:
-                self._mailboxes.release(receipt.sender, receipt.recipient, 0)
-            self._wake(receipt.recipient)
-
-    def _release(self, gone: list[Gone]) -> None:
-        for one in gone:
-            self._mailboxes.release(one.sender, one.recipient, one.size)
+        await self.mail.put(to, ident, body)
 
     # -- lines
 
@@ -453,44 +338,19 @@ class Relay:
 
         Raises: `RelayRefused`.
         """
-        self._accounts.admit(key)
-        if self._line_count >= RELAY_LINKS_MAX:
-            raise RelayRefused("busy", "too many nodes", 5.0)
-        lines = self._lines.setdefault(key, [])
-        if len(lines) >= RELAY_LINKS_PER_ACCOUNT_MAX:
-            lines[0].end()
-            self._forget(lines[0])
-            lines = self._lines.setdefault(key, [])
-        line = Line(key, self, after)
-        lines.append(line)
-        self._line_count += 1
-        self._opened.set()
-        self._opened = trio.Event()
-        try:
+        self.accounts.admit(key)
+        with self.lines.open(key, after) as line:
             yield line
-        finally:
-            self._forget(line)
 
-    def _forget(self, line: Line) -> None:
-        lines = self._lines.get(line.key, [])
-        if line in lines:
-            lines.remove(line)
-            self._line_count -= 1
-        if not lines:
-            self._lines.pop(line.key, None)
+    def _came(self, key: bytes) -> None:
+        self.peers.came(key)
+        self.on_news()
 
-    def _wake(self, key: bytes) -> None:
-        for line in self._lines.get(key, ()):
-            line.wake()
+    def _left(self, key: bytes) -> None:
+        self.peers.left(key, trio.current_time())
+        self.on_news()
 
-    async def read(self, key: bytes, after: int, count: int, size: int) -> list[Message]:
-        """Messages for `key`; broken ones go."""
-        messages, broken = await self.writer.read(lambda store: store.read(key, after, count, size))
-        if broken:
-            log.warning("%d messages on the disk do not hold; they are dropped", len(broken))
-            self.counts["messages_corrupt"] += len(broken)
-            self._release(await self.writer.write(lambda store: store.drop(key, broken)))
-        self.counts["messages_delivered"] += len(messages)
-        for message in messages:
-            log.debug("delivered id=%s to=%s", message.id.hex(), key.hex()[:16])
-        return messages
+    def _arrived(self, to: bytes, from_here: bool) -> None:
+        self.lines.wake(to)
+        if from_here and self.peers.wanted(to):
+            self.on_news()

@@ -54,6 +54,9 @@ CREATE TABLE IF NOT EXISTS messages (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS messages_in_order ON messages (recipient, number);
 CREATE INDEX IF NOT EXISTS messages_by_end ON messages (until);
+CREATE TABLE IF NOT EXISTS peers (
+    key BLOB PRIMARY KEY, url TEXT NOT NULL, state TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER NOT NULL)
 STRICT, WITHOUT ROWID;
 """
@@ -266,12 +269,11 @@ class Store:
         where = "recipient = ? AND number <= ?"
         return self._delete(where, (recipient, number))
 
-    def drop(self, recipient: bytes, numbers: Iterable[int]) -> list[Gone]:
-        """Broken messages."""
+    def drop(self, numbers: Iterable[int]) -> list[Gone]:
+        """Messages that are broken, or lie elsewhere now."""
         gone: list[Gone] = []
         for number in numbers:
-            gone += self._delete("recipient = ? AND number = ?", (recipient, number))
-        self.corrupt += len(gone)
+            gone += self._delete("number = ?", (number,))
         return gone
 
     def expire(self, served_s: int) -> list[Gone]:
@@ -294,6 +296,17 @@ class Store:
             arguments,
         ).fetchall()
         return [Gone(s, r, kind, ident, bool(rec), size) for s, r, kind, ident, rec, size in rows]
+
+    # -- other relays, for the owner to see
+
+    def put_peers(self, peers: Iterable[tuple[bytes, str, str]]) -> None:
+        """(key, address, how it stands) of each, instead of those before."""
+        self._writer.execute("DELETE FROM peers")
+        self._writer.executemany("INSERT INTO peers VALUES (?, ?, ?)", peers)
+
+    def peers(self) -> list[tuple[bytes, str, str]]:
+        """The same, as a relay has written it down that serves or served."""
+        return [tuple(row) for row in self._read("SELECT key, url, state FROM peers ORDER BY url")]
 
     # -- time
 

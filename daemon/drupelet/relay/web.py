@@ -7,6 +7,7 @@
 | `POST /v1/say` | one message, answered by `Done` or `Refused` |
 | `GET /v1/messages?after=N&wait_s=25` | long poll: a CBOR array of encoded `Deliver`, maybe empty |
 | `PUT /apply/NODE/MISSION/FUNCTION` | a call of somebody without an account: apply.py |
+| `POST /v1/peer/login`, `POST /v1/peer` | another relay: messages of wire/relay_peers.py |
 | `GET /metrics`, `GET /healthz` | Prometheus' text; `ok` |
 
 Decides what a connection may do before and after its login. By HTTP, `Login` needs the header
@@ -38,10 +39,17 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from drupelet.errors import RemoteProtocolError
 from drupelet.relay.apply import METHODS, Apply
 from drupelet.relay.bodies import read_body
-from drupelet.relay.service import Line, Relay
+from drupelet.relay.lines import Line
+from drupelet.relay.peers import Peering
+from drupelet.relay.service import Relay
 from drupelet.relay.store import Message
 from drupelet.wire.codec import dumps
-from drupelet.wire.limits import RELAY_FRAME_BYTES_MAX, RELAY_NONCES_MAX, RELAY_SESSIONS_MAX
+from drupelet.wire.limits import (
+    RELAY_FRAME_BYTES_MAX,
+    RELAY_NONCES_MAX,
+    RELAY_PEER_BATCH_BYTES_MAX,
+    RELAY_SESSIONS_MAX,
+)
 from drupelet.wire.relay import (
     NONCE_BYTES,
     SESSION_BYTES,
@@ -57,7 +65,9 @@ from drupelet.wire.relay import (
     RelayRefused,
     decode_from_node,
     encode,
+    refused,
 )
+from drupelet.wire.relay_peers import decode_login
 
 LOGIN_S: Final = 10.0
 LOGIN_TRIES: Final = 3  # a registration, and the login after it, and one to spare
@@ -101,14 +111,20 @@ class Web:
     """The ASGI application is `app`."""
 
     def __init__(
-        self, relay: Relay, *, entropy: Callable[[int], bytes], behind_proxy: bool = False
+        self,
+        relay: Relay,
+        *,
+        entropy: Callable[[int], bytes],
+        behind_proxy: bool = False,
+        peering: Peering | None = None,
     ) -> None:
         self._relay = relay
+        self._peering = peering
+        self._apply = Apply(relay, entropy=entropy)
         self._entropy = entropy
         self._behind_proxy = behind_proxy
         self._nonces = Expiring(NONCE_S, RELAY_NONCES_MAX)
         self._sessions = Expiring(SESSION_S, RELAY_SESSIONS_MAX)
-        self._apply = Apply(relay, entropy=entropy)
         self.app = Starlette(
             routes=[
                 WebSocketRoute("/v1/link", self._link),
@@ -116,6 +132,8 @@ class Web:
                 Route("/v1/say", self._say, methods=["POST"]),
                 Route("/v1/messages", self._messages, methods=["GET"]),
                 Route("/apply/{rest:path}", self._put, methods=METHODS),
+                Route("/v1/peer/login", self._peer_login, methods=["POST"]),
+                Route("/v1/peer", self._peer, methods=["POST"]),
                 Route("/metrics", self._metrics, methods=["GET"]),
                 Route("/healthz", self._healthz, methods=["GET"]),
             ]
@@ -139,7 +157,7 @@ class Web:
                 with self._relay.line(key) as line:
                     await self._serve(socket, key, line)
         except RelayRefused as refusal:
-            await socket.send_bytes(encode(_refused(0, refusal)))
+            await socket.send_bytes(encode(refused(0, refusal)))
             await socket.close(_CLOSE_REFUSED)
         except RemoteProtocolError:
             await socket.close(_CLOSE_MALFORMED)
@@ -157,7 +175,7 @@ class Web:
                 try:
                     key = await self._relay.enter(message, nonce, self._address(socket))
                 except RelayRefused as refusal:
-                    await socket.send_bytes(encode(_refused(ref, refusal)))
+                    await socket.send_bytes(encode(refused(ref, refusal)))
                     continue
                 await socket.send_bytes(encode(Done(ref=ref, value=None)))
                 if isinstance(message, Login):
@@ -190,7 +208,7 @@ class Web:
             return Done(ref=message.ref, value=await self._relay.answer(key, message, address))
         except RelayRefused as refusal:
             self._relay.counts[f"refused_{refusal.code}"] += 1
-            return _refused(message.ref, refusal)
+            return refused(message.ref, refusal)
 
     # -- HTTP
 
@@ -206,31 +224,34 @@ class Web:
         try:
             message = decode_from_node(await read_body(request, RELAY_FRAME_BYTES_MAX))
         except RemoteProtocolError as error:
-            return _reply(_refused(0, RelayRefused("malformed", str(error)[:200])))
+            return _reply(refused(0, RelayRefused("malformed", str(error)[:200])))
         if isinstance(message, Login | Register):
             return _reply(await self._enter_by_http(request, message))
         key = self._session(request)
         if key is None:
-            return _reply(_refused(message.ref, RelayRefused("denied", "log in again")), 401)
+            return _reply(refused(message.ref, RelayRefused("denied", "log in again")), 401)
         return _reply(await self._answer(key, message, self._address(request)))
 
     async def _enter_by_http(self, request: Request, message: Login | Register) -> FromRelay:
-        nonce = _hexadecimal(request.headers.get("drupelet-nonce", ""))
         try:
-            if self._nonces.take(nonce) is None:
-                raise RelayRefused("denied", "that nonce was used, or is too old")
+            nonce = self._take_nonce(request)
             key = await self._relay.enter(message, nonce, self._address(request))
         except RelayRefused as refusal:
-            return _refused(message.ref, refusal)
+            return refused(message.ref, refusal)
         if isinstance(message, Register):
             return Done(ref=message.ref, value=None)
         session = self._entropy(SESSION_BYTES)
         self._sessions.put(session, key)
         return Done(ref=message.ref, value=session)
 
+    def _take_nonce(self, request: Request) -> bytes:
+        nonce = _hexadecimal(request.headers.get("drupelet-nonce", ""))
+        if self._nonces.take(nonce) is None:
+            raise RelayRefused("denied", "that nonce was used, or is too old")
+        return nonce
+
     def _session(self, request: Request) -> bytes | None:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        session = _hexadecimal(token) if scheme.lower() == "bearer" else b""
+        session = _bearer(request)
         key = self._sessions.take(session)
         if key is not None:
             self._sessions.put(session, key)  # used: its time begins anew
@@ -239,14 +260,14 @@ class Web:
     async def _messages(self, request: Request) -> Response:
         key = self._session(request)
         if key is None:
-            return _reply(_refused(0, RelayRefused("denied", "log in again")), 401)
+            return _reply(refused(0, RelayRefused("denied", "log in again")), 401)
         try:
             after = int(request.query_params.get("after", "0")[:19])
             wait_s = min(float(request.query_params.get("wait_s", "25")[:8]), POLL_S)
             if not 0 <= after < 2**63 or not wait_s >= 0:
                 raise ValueError
         except ValueError:
-            return _reply(_refused(0, RelayRefused("malformed", "after and wait_s are numbers")))
+            return _reply(refused(0, RelayRefused("malformed", "after and wait_s are numbers")))
         messages: list[Message] = []
         try:
             with self._relay.line(key, after) as line:
@@ -255,12 +276,40 @@ class Web:
                     with trio.move_on_after(wait_s):
                         messages = await line.next()
         except RelayRefused as refusal:
-            return _reply(_refused(0, refusal))
+            return _reply(refused(0, refusal))
         content = dumps([encode(_deliver_of(message)) for message in messages])
         return Response(content, media_type=_CBOR)
 
     async def _put(self, request: Request) -> Response:
         return await self._apply.put(request, self._address(request))
+
+    # -- another relay
+
+    async def _peer_login(self, request: Request) -> Response:
+        try:
+            self._relay.charge(self._address(request).encode(), "login")
+            login = decode_login(await read_body(request, RELAY_FRAME_BYTES_MAX))
+            nonce = self._take_nonce(request)
+            if self._peering is None:
+                raise RelayRefused("denied", "this relay has no peers")
+            value = self._peering.welcome(login, nonce).value()
+        except RelayRefused as refusal:
+            return _reply(refused(0, refusal))
+        except RemoteProtocolError as error:
+            return _reply(refused(0, RelayRefused("malformed", str(error)[:200])))
+        return _reply(Done(ref=0, value=value))
+
+    async def _peer(self, request: Request) -> Response:
+        try:
+            if self._peering is None:
+                raise RelayRefused("denied", "this relay has no peers")
+            body = await read_body(request, RELAY_PEER_BATCH_BYTES_MAX)
+            answer = await self._peering.hear(_bearer(request), body)
+        except RelayRefused as refusal:
+            return _reply(refused(0, refusal))
+        except RemoteProtocolError as error:
+            return _reply(refused(0, RelayRefused("malformed", str(error)[:200])))
+        return Response(answer, media_type=_CBOR)
 
     async def _metrics(self, request: Request) -> Response:
         relay = self._relay
@@ -299,6 +348,11 @@ async def _receive(socket: WebSocket) -> bytes:
     return data
 
 
+def _bearer(request: Request) -> bytes:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return _hexadecimal(token) if scheme.lower() == "bearer" else b""
+
+
 def _deliver_of(message: Message) -> Deliver:
     return Deliver(
         number=message.number,
@@ -307,13 +361,6 @@ def _deliver_of(message: Message) -> Deliver:
         id=message.id,
         re=message.re,
         body=message.body,
-    )
-
-
-def _refused(ref: int, refusal: RelayRefused) -> Refused:
-    retry_after_ms = int(refusal.retry_after_s * 1_000 + 0.999)
-    return Refused(
-        ref=ref, code=refusal.code, text=refusal.text[:200], retry_after_ms=retry_after_ms
     )
 
 

@@ -99,11 +99,11 @@ def encode_offers(node: bytes, holders: Mapping[str, tuple[bytes, ...]]) -> byte
 
     Raises: `ValueError` for too many.
     """
-    parts: list[object] = []
+    offers = {}
     for mission in sorted(holders):
         digests = sorted({holder_digest(node, holder) for holder in holders[mission]})
-        parts += [mission, b"".join(digests)]
-    data = dumps(parts)
+        offers[mission] = b"".join(digests)
+    data = _encode_offers(offers)
     try:
         _decode_offers(data)
     except RemoteProtocolError as error:
@@ -130,6 +130,16 @@ def encode_announcement(
     data = dumps([signed.content, signed.signature, offers if with_offers else None])
     decode_announcement(data)
     return data
+
+
+def encode_shown(beacon: bytes, offers: Mapping[str, bytes] | None) -> bytes:
+    """The announcement that had that beacon and those offers, for another relay."""
+    match loads_canonical(beacon):
+        case [bytes(content), bytes(signature)]:
+            return dumps(
+                [content, signature, _encode_offers(offers) if offers is not None else None]
+            )
+    raise AssertionError("not a beacon that was decoded here")
 
 
 def decode_announcement(data: bytes) -> Announcement:
@@ -192,6 +202,10 @@ def _beacon(content: bytes, signature: bytes) -> Beacon:
         offers_hash=offers_hash,
         data=dumps([content, signature]),
     )
+
+
+def _encode_offers(offers: Mapping[str, bytes]) -> bytes:
+    return dumps([part for pair in offers.items() for part in pair])
 
 
 def _decode_offers(data: bytes) -> dict[str, bytes]:

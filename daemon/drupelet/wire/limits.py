@@ -149,6 +149,10 @@ RELAY_LINKS_PER_ACCOUNT_MAX: Final = 4  # a node that changes networks; the olde
 RELAY_WRITES_MAX: Final = 1_024  # that wait for the disk; beyond it: busy
 RELAY_PLATES_MAX: Final = 256  # codes that are shown at one time, at one relay; one an account
 RELAY_NONCES_MAX: Final = 4_096  # given out for HTTP logins and not yet used; the oldest goes first
+RELAY_PEERS_MAX: Final = 4  # relays that one keeps in step with
+RELAY_PEER_BATCH_MESSAGES: Final = 256  # said to one at once; a request has at least one message
+RELAY_PEER_BATCH_BYTES_MAX: Final = 2 * RELAY_FRAME_BYTES_MAX
+RELAY_PEER_QUESTIONS_MAX: Final = 64  # invites that a peer is asked about; beyond it: busy
 RELAY_SESSIONS_MAX: Final = 4_096  # HTTP sessions; the longest unused goes first
 
 # -- calls over HTTP (wire/http_calls.py, relay/apply.py)

@@ -89,6 +89,14 @@ class RelayRefused(DrupeletError):
         self.retry_after_s = retry_after_s
 
 
+def refused(ref: int, refusal: RelayRefused) -> Refused:
+    """The answer that says so."""
+    retry_after_ms = int(refusal.retry_after_s * 1_000 + 0.999)
+    return Refused(
+        ref=ref, code=refusal.code, text=refusal.text[:200], retry_after_ms=retry_after_ms
+    )
+
+
 # -- proofs
 
 

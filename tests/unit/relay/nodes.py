@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
@@ -151,9 +153,13 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(port: int, who: Node | None = None) -> AsyncIterator[Client]:
+async def connected(
+    port: int, who: Node | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Client]:
     """A client of `who`, logged in."""
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", port)
+    if tls is not None:
+        stream = trio.SSLStream(stream, tls, server_hostname=NAME, https_compatible=True)
     async with stream, trio.open_nursery() as nursery:
         socket = await wrap_client_stream(
             nursery, stream, "127.0.0.1", "/v1/link", max_message_size=RELAY_FRAME_BYTES_MAX
@@ -190,6 +196,24 @@ async def relay_at(
             nursery.start_soon(relay.run)
             nursery.start_soon(server.serve, listeners)
             yield relay, port
+            nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+def refused(code: str) -> pytest.RaisesExc[wire.RelayRefused]:
+    return pytest.raises(wire.RelayRefused, match=f"^{code}")
+
+
+@asynccontextmanager
+async def running(directory: Path, *nodes: Any, **options: Any) -> AsyncIterator[Relay]:
+    store = Store(directory)
+    try:
+        approved(store, *nodes)
+        relay = Relay(store, names=[NAME], entropy=os.urandom, **{"rates": FREE, **options})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay.run)
+            yield relay
             nursery.cancel_scope.cancel()
     finally:
         store.close()

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from drupelet.errors import ConfigError
-from drupelet.relay.config import RelayConfig, load, parse
+from drupelet.relay.config import PeerConfig, RelayConfig, load, parse
+from drupelet.wire.keys import key_to_text
+from drupelet.wire.limits import RELAY_PEERS_MAX
+from tests.unit.relay.nodes import ALICE, node
 
 GOOD = """[relay]
 names = ["relay.example.org"]
@@ -16,6 +19,14 @@ state_dir = "state"
 tls_certificate = "cert.pem"
 tls_key = "/keys/key.pem"
 """
+
+
+KEY = f'key = "{key_to_text(ALICE.key)}"'
+
+
+def with_peers(*tables: str) -> str:
+    listed = ", ".join(f"{{ {table} }}" for table in tables)
+    return f'[relay]\nnames = ["a"]\npeers = [{listed}]\n'
 
 
 def test_a_whole_file(tmp_path: Path) -> None:
@@ -56,6 +67,16 @@ def test_the_least_file() -> None:
         ('[relay]\nnames = ["a"]\nconnections_per_address = 5121\n', "use 1 to 5120"),
         ('[relay]\nnames = ["a"]\nconnections_per_address = true\n', "use 1 to 5120"),
         ('[relay]\nnames = ["a"]\nsends_per_second = 10001\n', "use 1 to 10000"),
+        ('[relay]\nnames = ["a"]\npeers = ["x"]\n', 'f:3: relay.peers: "x" is no table'),
+        (with_peers('url = "https://b"'), "entry without key"),
+        (with_peers('url = "https://b", key = "x"'), "drupelet-relay key"),
+        (with_peers(KEY), "entry without url"),
+        (with_peers(f'url = "", {KEY}'), "has no address"),
+        (with_peers(f'url = "http://b", {KEY}'), "has no TLS"),
+        (with_peers(f'url = "https://b", {KEY}, acounts = true'), 'did you mean "accounts"'),
+        (with_peers(f'url = "https://b", {KEY}, accounts = 1'), "true or false"),
+        (with_peers(f'url = "https://b", {KEY}', f'url = "https://c", {KEY}'), "one key twice"),
+        (with_peers(*(f'url = "https://{n}", {KEY}' for n in range(5))), "has 5 entries"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(text: str, words: str) -> None:
@@ -74,6 +95,17 @@ def test_the_most_messages_a_second() -> None:
     assert parse('[relay]\nnames = ["a"]\n', "f").sends_per_second == 50
     text = '[relay]\nnames = ["a"]\nsends_per_second = 10000\n'
     assert parse(text, "f").sends_per_second == 10_000
+
+
+def test_the_most_peers() -> None:
+    keys = [key_to_text(node(number).key) for number in range(1, RELAY_PEERS_MAX + 1)]
+    text = with_peers(*(f'url = "https://{key[:8]}", key = "{key}"' for key in keys))
+    assert len(parse(text, "f").peers) == RELAY_PEERS_MAX
+    table = f'[[relay.peers]]\nurl = "https://b"\n{KEY}\nca_file = "b.pem"\naccounts = false\n'
+    [peer] = parse(f'[relay]\nnames = ["a"]\n{table}', "/etc/f").peers
+    assert peer == PeerConfig(
+        url="https://b", key=ALICE.key, ca_file=Path("/etc/b.pem"), accounts=False
+    )
 
 
 def test_a_proxy_does_tls() -> None:

@@ -11,6 +11,7 @@ import pytest
 from drupelet.core.relay import Account, Standing
 from drupelet.relay import main as program
 from drupelet.relay.main import invite_code, invite_text, main
+from drupelet.relay.serving import serving
 from drupelet.relay.store import Store
 from drupelet.wire.keys import key_to_text
 from tests.unit.relay.nodes import ALICE, BOB, TRUDY
@@ -103,9 +104,34 @@ def test_mistakes_are_told(
 def test_a_port_that_is_taken_is_told(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def taken(config: object, store: object) -> None:
+    async def taken(*_: object) -> None:
         raise OSError("address in use")
 
     monkeypatch.setattr(program, "_run", taken)
     code, _, err = run()
     assert code == 1 and "address in use" in err
+
+
+def test_the_key_of_this_relay_for_another(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, out, _ = run("key")
+    assert code == 0 and run("key")[1] == out
+    assert (tmp_path / "state" / "node.key").stat().st_mode & 0o777 == 0o600
+    own, other = out.strip(), key_to_text(ALICE.key)
+    file = tmp_path / "relay.toml"
+    before = file.read_text()
+    file.write_text(f'{before}peers = [{{ url = "https://b", key = "{other}" }}]\n')
+    listed = f"peer      {other}  https://b  {program.NOT_RUNNING}\n"
+    assert run("accounts") == (0, listed, "")
+    store = Store(tmp_path / "state")
+    store.commit([lambda store: store.put_peers([(ALICE.key, "https://b", "in step")])])
+    store.close()
+    assert run("accounts") == (0, listed, "")  # of a former life
+    with serving(tmp_path / "state"):
+        assert run("accounts")[1] == f"peer      {other}  https://b  in step\n"
+        code, _, err = run()
+        assert code == 1 and "another drupelet-relay serves" in err
+    file.write_text(f'{before}peers = [{{ url = "https://b", key = "{own}" }}]\n')
+    code, _, err = run()
+    assert code == 78 and "own key" in err

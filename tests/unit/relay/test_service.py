@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +13,23 @@ import trio.testing
 
 from drupelet.core.relay import Account, Standing
 from drupelet.relay.service import CHANGES_S, Relay
-from drupelet.relay.store import FILE_NAME, Store
+from drupelet.relay.store import Store
 from drupelet.wire import relay as wire
-from drupelet.wire.limits import (
-    MAILBOX_KEPT_S,
-    MAILBOX_MESSAGES_MAX,
-    RELAY_LINKS_PER_ACCOUNT_MAX,
-    RELAY_WINDOW_MESSAGES,
-)
 from drupelet.wire.relay import RelayRefused
-from tests.unit.relay.nodes import ALICE, BOB, FREE, NAME, TRUDY, approved, node, send
+from tests.unit.relay.nodes import (
+    ALICE,
+    BOB,
+    NAME,
+    TRUDY,
+    approved,
+    node,
+    refused,
+    running,
+    send,
+)
 
 NONCE = b"n" * 32
 CODE = b"i" * 16
-
-
-def refused(code: str) -> pytest.RaisesExc[RelayRefused]:
-    return pytest.raises(RelayRefused, match=f"^{code}")
-
-
-@asynccontextmanager
-async def running(directory: Path, *nodes: Any, **options: Any) -> AsyncIterator[Relay]:
-    store = Store(directory)
-    try:
-        approved(store, *nodes)
-        relay = Relay(store, names=[NAME], entropy=os.urandom, **{"rates": FREE, **options})
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(relay.run)
-            yield relay
-            nursery.cancel_scope.cancel()
-    finally:
-        store.close()
 
 
 async def enter(relay: Relay, message: Any) -> bytes:
@@ -120,146 +103,6 @@ async def test_the_owners_word_is_heard_while_it_runs(tmp_path: Path) -> None:
             await relay.answer(ALICE.key, send(BOB))
         await relay.reload()
         assert relay.gauges()["waiting_messages"] == 0
-
-
-# -- mailboxes
-
-
-async def test_a_message_waits_on_the_disk_for_a_node_that_is_not_there(tmp_path: Path) -> None:
-    async with running(tmp_path, ALICE, BOB) as relay:
-        await relay.answer(ALICE.key, send(BOB, b"one"))
-    async with running(tmp_path) as relay:  # another life
-        assert relay.gauges()["waiting_messages"] == 1
-        await relay.answer(ALICE.key, send(BOB, b"two"))
-        with relay.line(BOB.key) as line:
-            messages: list[Any] = []
-            while len(messages) < 2:
-                messages += await line.next()
-            assert [message.body for message in messages] == [b"one", b"two"]
-            await relay.answer(BOB.key, wire.Ack(ref=0, number=messages[0].number))
-        with relay.line(BOB.key) as line:  # what was not acknowledged comes again
-            assert [message.body for message in await line.next()] == [b"two"]
-
-
-async def test_who_debugs_sees_each_message_by_its_ids_and_nothing_in_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("DEBUG", "drupelet.relay.service")
-    async with running(tmp_path, ALICE, BOB) as relay:
-        message = send(BOB, b"canary")
-        await relay.answer(ALICE.key, message)
-        with relay.line(BOB.key) as line:
-            (delivered,) = await line.next()
-        await relay.answer(BOB.key, wire.Ack(ref=0, number=delivered.number))
-    ident, to = message.id.hex(), BOB.key.hex()[:16]
-    assert caplog.messages == [
-        f"accepted id={ident} re=none from={ALICE.key.hex()[:16]} to={to} bytes=6",
-        f"delivered id={ident} to={to}",
-        f"taken by={to} up_to={delivered.number} messages=1",
-    ]
-
-
-async def test_the_same_message_twice_is_one(tmp_path: Path) -> None:
-    async with running(tmp_path, ALICE, BOB) as relay:
-        message = send(BOB)
-        await relay.answer(ALICE.key, message)
-        await relay.answer(ALICE.key, message)
-        assert relay.gauges()["waiting_messages"] == 1
-
-
-async def test_a_full_mailbox_refuses_and_one_that_was_emptied_does_not(tmp_path: Path) -> None:
-    async with running(tmp_path, ALICE, BOB) as relay:
-        for _ in range(MAILBOX_MESSAGES_MAX // 2):
-            await relay.answer(ALICE.key, send(BOB, b""))
-        with refused("mailbox_full"):
-            await relay.answer(ALICE.key, send(BOB, b""))
-        await relay.answer(BOB.key, wire.Ack(ref=0, number=2**40))
-        await relay.answer(ALICE.key, send(BOB, b""))
-
-
-async def test_no_more_than_a_window_is_under_way(tmp_path: Path) -> None:
-    async with running(tmp_path, ALICE, BOB) as relay:
-        for _ in range(RELAY_WINDOW_MESSAGES + 10):
-            await relay.answer(ALICE.key, send(BOB, b""))
-        with relay.line(BOB.key) as line:
-            first = await line.next()
-            assert len(first) == RELAY_WINDOW_MESSAGES
-            with trio.move_on_after(0.05) as scope:
-                await line.next()
-            assert scope.cancelled_caught
-            await relay.answer(BOB.key, wire.Ack(ref=0, number=first[3].number))
-            assert len(await line.next()) == 4
-
-
-async def test_receipts_for_who_asks_when_taken_and_when_over(tmp_path: Path) -> None:
-    async with running(tmp_path, ALICE, BOB) as relay:
-        taken, over = send(BOB, receipt=True), send(BOB, receipt=True, kept_s=1)
-        await relay.answer(ALICE.key, taken)
-        await relay.answer(BOB.key, wire.Ack(ref=0, number=2**40))
-        await relay.answer(ALICE.key, over)
-        relay._started -= 5  # five seconds later
-        await relay.expire()
-        with relay.line(ALICE.key) as line:
-            got: list[Any] = []
-            while len(got) < 2:
-                got += await line.next()
-        assert [(one.kind, one.re, one.sender) for one in got] == [
-            (wire.RECEIPT, taken.id, BOB.key),
-            (wire.EXPIRED, over.id, BOB.key),
-        ]
-        relay._started -= MAILBOX_KEPT_S + 1
-        await relay.expire()
-        assert relay.gauges()["waiting_messages"] == 0  # receipts do not wait for ever either
-
-
-async def test_a_broken_message_is_dropped_and_counted(tmp_path: Path) -> None:
-    async with running(tmp_path, ALICE, BOB) as relay:
-        await relay.answer(ALICE.key, send(BOB, b"one"))
-        await relay.answer(ALICE.key, send(BOB, b"two"))
-        with sqlite3.connect(tmp_path / FILE_NAME) as other:
-            other.execute("UPDATE messages SET body = x'00' WHERE number = 1")
-        other.close()
-        with relay.line(BOB.key) as line:
-            assert [message.body for message in await line.next()] == [b"two"]
-        assert relay.counts["messages_corrupt"] == 1
-        assert relay.gauges()["waiting_messages"] == 1
-
-
-async def test_a_sender_who_hangs_up_leaves_the_counts_right(tmp_path: Path) -> None:
-    async with running(tmp_path, ALICE, BOB) as relay:
-        for _ in range(5):
-            with trio.CancelScope() as scope:
-                scope.cancel()
-                await relay.answer(ALICE.key, send(BOB))
-        waiting = await relay.writer.read(lambda store: list(store.waiting()))
-        assert relay.gauges()["waiting_messages"] == len(waiting) == 5
-
-
-# -- lines
-
-
-async def test_the_oldest_of_too_many_lines_ends(tmp_path: Path) -> None:
-    async with running(tmp_path, ALICE) as relay:
-        lines = [relay.line(ALICE.key) for _ in range(RELAY_LINKS_PER_ACCOUNT_MAX + 1)]
-        opened = [line.__enter__() for line in lines]
-        assert [line.ended for line in opened] == [True] + [False] * RELAY_LINKS_PER_ACCOUNT_MAX
-        assert await opened[0].next() == []
-        assert relay.gauges()["lines"] == RELAY_LINKS_PER_ACCOUNT_MAX
-        for line in lines:
-            line.__exit__(None, None, None)
-        assert relay.gauges()["lines"] == 0
-
-
-async def test_lines_at_the_maximum_and_one_above(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("drupelet.relay.service.RELAY_LINKS_MAX", 1)
-    async with running(tmp_path, ALICE, BOB) as relay:
-        with relay.line(ALICE.key):
-            with refused("busy"), relay.line(BOB.key):
-                pass
-        with relay.line(BOB.key):
-            pass
 
 
 # -- the catalogue

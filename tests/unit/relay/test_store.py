@@ -105,8 +105,8 @@ def test_a_flipped_bit_is_found(store: Store, tmp_path: Path) -> None:
     other.close()
     found, broken = store.read(A, 0, 10, 100)
     assert [one.id[-1] for one in found] == [1, 3]
-    [gone] = store.commit([lambda store: store.drop(A, broken)])
-    assert len(gone) == 1 and store.corrupt == 1 and ids(store) == [1, 3]
+    [gone] = store.commit([lambda store: store.drop(broken)])
+    assert len(gone) == 1 and ids(store) == [1, 3]
 
 
 def test_accounts_are_kept_and_a_denied_one_stays_denied(tmp_path: Path) -> None:
@@ -156,6 +156,14 @@ def test_the_file_of_a_relay_that_stood_alone_is_taken_over(tmp_path: Path) -> N
         store = Store(tmp_path)
         assert store.accounts() == [account]
         store.close()
+
+
+def test_how_the_peers_stand(store: Store) -> None:
+    assert store.peers() == []
+    both = [(A, "https://a", "in step"), (B, "https://b", "away: x")]
+    store.commit([lambda store: store.put_peers(both)])
+    store.commit([lambda store: store.put_peers(both[1:])])
+    assert store.peers() == both[1:]
 
 
 def test_an_invite_is_used_up(store: Store, tmp_path: Path) -> None:
