@@ -11,7 +11,9 @@ Rules
 - A replay is refused (409), not answered again: who asks twice over HTTP is not known to be the one
   who asked first. A call that must be asked for again has an Idempotency-Key.
 - The relay may deliver one PUT twice, under one id: that is no replay, and is answered once.
-- Everything is answered and the answer signed, also a refusal: a relay cannot make one up.
+- Everything is answered and the answer signed, also a refusal: a relay cannot make one up. That
+  nobody signed a PUT is said to no PUT in particular (its `signature` is taken to be "unsigned"): a
+  relay that alters a copy must not get a word on the one that was signed, and perhaps runs.
 
 Rejected: looking at `created` (a node may have no clock: the token says how old a PUT is).
 """
@@ -19,7 +21,7 @@ Rejected: looking at `created` (a node may have no clock: the token says how old
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -130,6 +132,8 @@ class HttpCalls:
             node, mission, function = split_path(applied.put.path)
             grant = read_bytes_field(applied.put.grant)
         except RemoteProtocolError as error:
+            nobody = replace(applied, put=replace(applied.put, signature=UNSIGNED))
+            asked = _Waiting(nobody, ident, b"", b"")
             return self._refused(asked, RemoteError(UNSIGNED, str(error)))
         if node not in self._names:
             return self._refused(asked, NoConnection("no_such_node"))
