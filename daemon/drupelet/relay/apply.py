@@ -70,6 +70,7 @@ from drupelet.wire.http_signatures import (
     TAG,
     OpenedPut,
     SignedPut,
+    headers_of,
     is_value,
     open_put,
     read_bytes_field,
@@ -190,7 +191,7 @@ class Apply:
             check_body(applied)
         except RemoteProtocolError as error:
             raise _unsigned(f"{error}; {_HINT}") from None
-        message = _Message(METHOD, f"https://relay.invalid{put.path}", _headers(put))
+        message = _Message(METHOD, f"https://relay.invalid{put.path}", headers_of(put))
         try:
             self._verifier.verify(
                 message, max_age=None, expect_tag=TAG, require_components=COVERED, body=applied.body
@@ -356,19 +357,6 @@ def _one(request: Request, name: str, status: int = 401, most: int = _FIELD_CHAR
 def _wants_cbor(request: Request) -> bool:
     accepted = request.headers.get("accept", "")
     return CBOR in accepted and JSON not in accepted
-
-
-def _headers(put: SignedPut) -> dict[str, str]:
-    found = {
-        "content-type": put.content_type,
-        "content-digest": put.content_digest,
-        "drupelet-grant": put.grant,
-        "signature-input": put.signature_input,
-        "signature": put.signature,
-    }
-    if put.idempotency_key is not None:
-        found[ONCE_FIELD] = put.idempotency_key
-    return found
 
 
 def _granted(put: SignedPut, opened: OpenedPut, target: tuple[str, str, str]) -> Grant:

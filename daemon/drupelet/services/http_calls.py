@@ -41,6 +41,7 @@ from drupelet.wire.http_signatures import (
     SignedPut,
     bytes_field,
     digest_of,
+    headers_of,
     sign_put,
 )
 from drupelet.wire.keys import key_or_id, key_to_text
@@ -142,15 +143,3 @@ class HttpCallService:
             holder = key_to_text(file.grant.holder)
             raise RemoteError("bad_grant", f"it is for the key {holder}, which is not this node's")
         return file
-
-
-def headers_of(put: SignedPut) -> dict[str, str]:
-    """The header fields of a signed PUT."""
-    found = {
-        "Content-Type": put.content_type,
-        "Content-Digest": put.content_digest,
-        "Drupelet-Grant": put.grant,
-    }
-    if put.idempotency_key is not None:
-        found["Idempotency-Key"] = put.idempotency_key
-    return {**found, "Signature-Input": put.signature_input, "Signature": put.signature}

@@ -173,6 +173,18 @@ def verify_put(opened: OpenedPut) -> None:
     sodium.verify(opened.key, opened.base, opened.signature)
 
 
+def headers_of(put: SignedPut) -> dict[str, str]:
+    """The header fields of a signed PUT."""
+    found = {
+        "Content-Type": put.content_type,
+        "Content-Digest": put.content_digest,
+        "Drupelet-Grant": put.grant,
+    }
+    if put.idempotency_key is not None:
+        found["Idempotency-Key"] = put.idempotency_key
+    return {**found, "Signature-Input": put.signature_input, "Signature": put.signature}
+
+
 # -- answers
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import trio
 
-from drupelet.services.http_calls import headers_of
-from drupelet.wire.http_signatures import SignedPut
+from drupelet.wire.http_signatures import SignedPut, headers_of
 
 
 @dataclass

@@ -24,7 +24,6 @@ from drupelet.core.requests import Answer, Callee, Run
 from drupelet.errors import CallError, RemoteError
 from drupelet.relay import apply
 from drupelet.relay.service import Relay
-from drupelet.services.http_calls import headers_of
 from drupelet.wire import relay as wire
 from drupelet.wire.announcements import encode_announcement, encode_offers
 from drupelet.wire.codec import dumps, loads
@@ -35,6 +34,7 @@ from drupelet.wire.http_signatures import (
     bytes_field,
     check_digest,
     digest_of,
+    headers_of,
     sign_put,
     verify_answer,
 )

@@ -96,7 +96,7 @@ async def test_what_is_revoked_while_it_runs_is_told(
         later = await signed(bob, "temp")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            while not alice.grants.strangers._running:
+            while not len(alice.holdings):
                 await trio.testing.wait_all_tasks_blocked(0.01)
             await alice.grants.revoke(ident)
         assert [(each.status, each.kind) for each in answers] == [(403, "Revoked")]

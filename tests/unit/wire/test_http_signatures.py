@@ -25,6 +25,7 @@ from drupelet.wire.http_signatures import (
     bytes_field,
     check_digest,
     digest_of,
+    headers_of,
     open_put,
     read_bytes_field,
     sign_answer,
@@ -105,16 +106,7 @@ class Response:
 
 
 def as_request(put: SignedPut) -> Request:
-    headers = {
-        "Content-Type": put.content_type,
-        "Content-Digest": put.content_digest,
-        "Drupelet-Grant": put.grant,
-        "Signature-Input": put.signature_input,
-        "Signature": put.signature,
-    }
-    if put.idempotency_key is not None:
-        headers["Idempotency-Key"] = put.idempotency_key
-    return Request(f"https://relay.example.org{put.path}", headers)
+    return Request(f"https://relay.example.org{put.path}", headers_of(put))
 
 
 def theirs() -> Any:
