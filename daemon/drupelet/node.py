@@ -57,6 +57,7 @@ from drupelet.services.relayed_calls import RelayedCalls
 from drupelet.services.relayed_pairing import RelayedPairing
 from drupelet.services.stranger_calls import StrangerCalls
 from drupelet.services.system import MEMBERS, System
+from drupelet.services.telling import Telling
 from drupelet.store.audit import AuditLog
 from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
 from drupelet.store.grants import GrantStore
@@ -130,6 +131,10 @@ class Node:
         )
         self.grants = self._make_grants()
         self.links.strangers = self.grants
+        self.telling = Telling(
+            self.calls, lambda: self.grants.revoked_by(self.identity.public_key)
+        )
+        self.links.listen(self.telling.on_node)
         self.once = self._make_once()
         self.relayed = self._make_relayed()
         self.outbox = self._make_outbox()
@@ -429,6 +434,7 @@ class Node:
         self.http_calls.register(self.missions)
         self.grants.restore()
         self._nursery.start_soon(self.grants.run)
+        self._nursery.start_soon(self.telling.run)
         self.once.register()
         self.once.restore()
         self._nursery.start_soon(self.once.run)

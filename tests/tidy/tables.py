@@ -101,6 +101,7 @@ CORE_SIBLINGS: dict[str, set[str]] = {
     "guests": {"admission"},
     "grants": {"buckets", "holdings"},
     "relay": {"buckets"},
+    "revocations": {"grants"},
     "http_calls": {"asked", "requests"},
     "relay_choice": {"backoff"},
     "relay_peers": {"relay"},

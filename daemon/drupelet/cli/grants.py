@@ -95,8 +95,8 @@ def revoke(request: Request) -> int:
     untold = sorted(str(name) for name, told in members.items() if told is not True)
     if untold:
         output.note(
-            f"not told: {output.plain(untold, None)}; what they let in of these grants "
-            "ends when they hear of it"
+            f"not told yet: {output.plain(untold, None)}; what they let in of these grants "
+            "ends when they are linked with this node again"
         )
     return EXIT_DONE
 

@@ -11,6 +11,7 @@ it revokes. The calls of who holds a grant: `services/stranger_calls.py`.
 | `list` | operator | what was issued, and what was accepted |
 | `revoke` | operator | by id, key or mission |
 | `merge` | members | a member revoked |
+| `told`, `catch_up` | members | what a member revoked before (services/telling.py) |
 
 Rules
 - Durable before it is answered: a file is handed out, and a revocation is confirmed, when it is on
@@ -32,6 +33,7 @@ from typing import Any, Final
 
 import trio
 
+from drupelet.core import revocations
 from drupelet.core.grants import Issued, Revocation
 from drupelet.errors import (
     CallError,
@@ -62,6 +64,7 @@ RIGHTS_PER_LINK_MAX: Final = 16
 CALL_S_MAX: Final = 3_600.0
 SETTLE_S: Final = 0.08  # 100 ms for everything
 MERGE_S: Final = 2.0
+NAMED_MAX: Final = 4  # ids and keys in one entry of the log
 STRANGERS: Final = frozenset({"stranger"})
 
 
@@ -111,7 +114,12 @@ class GrantService:
         }
         self._missions.add_system("grants", functions, OPERATOR)
         members = frozenset({"member"})
-        self._missions.add_system("grants", {"merge": self.merge}, members, with_endpoint=True)
+        told: dict[str, Callable[..., object]] = {
+            "merge": self.merge,
+            "told": self.told,
+            "catch_up": self.catch_up,
+        }
+        self._missions.add_system("grants", told, members, with_endpoint=True)
         self.strangers.register()
 
     def restore(self) -> None:
@@ -274,7 +282,7 @@ class GrantService:
         _log.info("revoked what=%s calls=%d", what, len(revocation.tickets))
         for each in self._in_force():
             before.pop(each.data, None)
-        return await self._carry_out(revocation, list(before.values()), tell=True)
+        return await self._carry_out([revocation], list(before.values()), tell=True)
 
     # -- for members
 
@@ -289,15 +297,41 @@ class GrantService:
                 issuer=endpoint.key, ids=frozenset(ids), keys=frozenset(keys), sequence=sequence
             )
         )
-        await self._carry_out(revocation, [], tell=False)
+        await self._carry_out([revocation], [], tell=False)
         return True
+
+    def told(self, endpoint: Endpoint, digest: bytes) -> bool:
+        """Whether this node knows all that a member revoked, of which this is the digest."""
+        return revocations.digest(self.revoked_by(endpoint.key)) == digest
+
+    async def catch_up(self, endpoint: Endpoint, piece: list[Any]) -> bool:
+        """A part of what a member revoked; some of it may be known."""
+        if endpoint.key == self._key:
+            raise RemoteError("badarg", "a node knows what it revoked itself")
+        merged: list[Revocation] = []
+        try:
+            for each in revocations.from_piece(endpoint.key, piece):
+                merged.append(self.grants.merge(each))
+        finally:
+            if merged:
+                await self._carry_out(merged, [], tell=False)
+        return True
+
+    def revoked_by(self, key: bytes) -> list[Revocation]:
+        """What that member revoked, or this node itself."""
+        return [each for each in self._revoked if each.issuer == key]
 
     # -- carrying out
 
     async def _carry_out(
-        self, revocation: Revocation, gone: list[Issued], *, tell: bool
+        self, told_of: list[Revocation], gone: list[Issued], *, tell: bool
     ) -> dict[str, object]:
-        calls = self.strangers.withdraw(revocation.tickets)
+        # First of all: a member that comes up from now on is told of it (services/telling.py).
+        plain = [replace(each, tickets=()) for each in told_of]
+        self._revoked = list(dict.fromkeys([*self._revoked, *plain]))
+        tickets = {ticket: None for each in told_of for ticket in each.tickets}
+        calls = self.strangers.withdraw(tickets)
+        failure: RemoteError | None = None
         told: dict[str, object] = {}
         killed: list[str] = []
 
@@ -309,16 +343,23 @@ class GrantService:
 
         async def announce() -> None:
             if tell:
-                told.update(await self._announce(revocation))
+                told.update(await self._announce(told_of[0]))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(settle)
             nursery.start_soon(announce)
             async with self._lock:
-                self._revoked = [*dict.fromkeys([*self._revoked, replace(revocation, tickets=())])]
-                await self._save()
-        ids, keys = sorted(revocation.ids), sorted(revocation.keys)
-        what = " ".join([*(each.hex() for each in ids), *(key_to_text(each) for each in keys)])
+                try:
+                    await self._save()
+                except RemoteError as error:
+                    failure = error
+        if failure is not None:
+            raise failure
+        ids = sorted(ident for each in told_of for ident in each.ids)
+        keys = sorted(key for each in told_of for key in each.keys)
+        names = [*(each.hex() for each in ids), *(key_to_text(each) for each in keys)]
+        more = [f"and {len(names) - NAMED_MAX} more"] if len(names) > NAMED_MAX else []
+        what = " ".join([*names[:NAMED_MAX], *more])
         missions = {self.grants.grant_of(each).mission for each in gone}
         for mission in sorted(missions.union(call.grant.mission for call in calls)) or [""]:
             self._audit.note("revoked", mission=mission, note=what, count=max(len(calls), 1))
@@ -330,7 +371,8 @@ class GrantService:
         assert directory is not None
         names = directory.connected()
         answers = await self._calls.multicall(names, "grants", "merge", *args, timeout=MERGE_S)
-        return {name: answer is True for name, answer in answers.items()}
+        away = dict.fromkeys(self._members(), False)
+        return {**away, **{name: answer is True for name, answer in answers.items()}}
 
     async def _save(self) -> None:
         """Under the lock. Raises: `RemoteError`; nothing is promised then."""

@@ -300,7 +300,7 @@ def test_revoking_says_what_ended_and_who_does_not_know(
 ) -> None:
     code, out, err = run("revoke", "light")
     assert (code, out) == (0, "revoked; 2 calls were under way\nended and started anew: light\n")
-    assert err.startswith("not told: sam; ")
+    assert err.startswith("not told yet: sam; ")
     assert json.loads(run("--json", "revoke", "light")[1])["calls"] == 2
     assert asked == [("revoke", "light")] * 2
 
