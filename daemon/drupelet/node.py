@@ -53,6 +53,7 @@ from drupelet.services.portmap import PortMapper
 from drupelet.services.processes import Processes
 from drupelet.services.proxies import ProxyService
 from drupelet.services.relay_link import RelayLink
+from drupelet.services.relay_mission import RelayMission
 from drupelet.services.relayed_calls import RelayedCalls
 from drupelet.services.relayed_pairing import RelayedPairing
 from drupelet.services.stranger_calls import StrangerCalls
@@ -420,6 +421,7 @@ class Node:
             link_port=self.port,
             set_cookie=self.set_cookie,
             clones=clones,
+            relay=self.relay,
         ).register()
         self.processes.register(self.missions)
         self.proxies.register()
@@ -428,6 +430,7 @@ class Node:
         self.code.register()
         self.code.restore()
         self.audit.register(self.missions)
+        RelayMission(self.relay, self.grants.accepted).register(self.missions)
         self._nursery.start_soon(self.audit.run)
         self.grants.register()
         self.pairing.register(self.missions)

@@ -29,7 +29,6 @@ from drupelet.wire.limits import GRANT_FILE_CHARS_MAX
 GRANTS_S: Final = 30.0  # revoking waits for what ends slowly; the others take as long as a disk
 _STANDARD: Final = "-"  # input or output
 _NUMBER_DIGITS_MAX: Final = 9
-_LEFT: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 def grant(request: Request) -> int:
@@ -275,18 +274,10 @@ def _show(heading: str, rows: list[object]) -> None:
         match row:
             case {"id": str(ident), "sentence": str(sentence), **rest}:
                 left = rest.get("left_s")
-                ends = f" ({_span(left)} left)" if isinstance(left, int | float) else ""
+                ends = f" ({output.span(left)} left)" if isinstance(left, int | float) else ""
                 output.line(f"  {output.plain(ident)}  {output.plain(sentence, None)}{ends}")
             case _:
                 raise RemoteProtocolError("malformed answer of grants/list")
-
-
-def _span(span_s: float) -> str:
-    for seconds, noun in _LEFT:
-        count = int(span_s // seconds)
-        if count:
-            return f"{count} {noun}{'s' if count > 1 else ''}"
-    return "less than a second"
 
 
 def _ask(request: Request, function: str, *arguments: object) -> object:

@@ -29,6 +29,7 @@ from drupelet.errors import (
     Timeout,
 )
 
+_SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 COLUMN_CHARS_MAX: Final = 60  # a table's column; a longer text is cut with an ellipsis
 WRITE_CHARS_MAX: Final = 65_536  # PYTHONUNBUFFERED loses what a write(2) does not take whole
 
@@ -140,6 +141,15 @@ def plain(value: object, chars_max: int | None = COLUMN_CHARS_MAX) -> str:
 
 
 # -- failures
+
+
+def span(span_s: float) -> str:
+    """A time for a person: whole days, hours, minutes or seconds."""
+    for seconds, noun in _SPANS:
+        count = int(span_s // seconds)
+        if count:
+            return f"{count} {noun}{'s' if count > 1 else ''}"
+    return "less than a second"
 
 
 def failure(error: Exception, *, json: bool) -> int:

@@ -67,7 +67,8 @@ _VERBS: Final = (
         (_TIMEOUT,),
         ("drupelet why bilbo", "drupelet why bilbo kvs store"),
         "It tries, in order: name, mapper, port, key, member, call, mission, function, code;\n"
-        "of a node that granted you something: name, port, grant.\n"
+        "of a node that granted you something: name, port, grant; through a relay: relay and\n"
+        "announced before it.\n"
         "Exit code 0 when nothing is broken.",
     ),
     Verb(
@@ -263,6 +264,15 @@ _VERBS: Final = (
         examples=("drupelet revoke 0123456789abcdef0123456789abcdef", "drupelet revoke light"),
         notes="What was handed on from it ends too. Done means that nothing of it can run any\n"
         "more, also after a restart. A key: all that was granted to it up to now.",
+    ),
+    Verb(
+        "relay",
+        "Show the connection to the relay, or who is there with something for this node.",
+        "relay:relay",
+        (Argument("catalogue", "list the nodes that this node's key matches", False),),
+        examples=("drupelet relay", "drupelet relay catalogue", "drupelet --json relay"),
+        notes="Exit code 5 when the relay has not let this node in; `mend` says what to do then.\n"
+        "MISSIONS is the relay's word, GRANTED what this node holds a grant of.",
     ),
     Verb(
         "log",

@@ -95,6 +95,12 @@ class Accepted:
         key = self.owner(node)
         return [file.grant for file in self.files() if file.grant.issuer == key]
 
+    def relays(self, node: str) -> tuple[str, ...]:
+        """What its files name."""
+        key = self.owner(node)
+        files = [file for file in self.files() if file.grant.issuer == key]
+        return tuple(dict.fromkeys(url for file in files for url in file.relays))
+
     def endpoint(self, node: str) -> Endpoint | None:
         """The open link to that node, if there is one."""
         key = self.owner(node)

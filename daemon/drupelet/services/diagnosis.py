@@ -2,7 +2,8 @@
 
 Decides by trying, in the order in which a call would: name, mapper, port, key (the handshake:
 cookie, version, membership, name), mission, function, code; for a node that granted this one
-something: name, port, grant. A step that holds is shown too, so that a learner sees how a call
+something: name, port, grant; where no link comes up and both have a relay: name, port, relay,
+announced, grant. A step that holds is shown too, so that a learner sees how a call
 finds its way. The clock is always shown as irrelevant: people suspect it
 first, and nothing here reads it.
 
@@ -32,6 +33,7 @@ from drupelet.net import epmd
 from drupelet.services.calls import Calls
 from drupelet.services.links import Links
 from drupelet.services.missions import Missions
+from drupelet.services.relay_link import RelayLink, shown_of
 from drupelet.services.stranger_links import Strangers
 from drupelet.wire.grants import Grant, describe
 
@@ -72,6 +74,10 @@ MENDS: Final[dict[str, str]] = {
     "expired": "ask the owner of {node} for a new grant",
     "not_granted": "ask the owner of {node} for a grant of it; `drupelet grants` lists what this "
     "node has",
+    "no_relay": "let it be reached at its port, or set [relay] url here to one of its relays",
+    "relay_down": "`drupelet relay` shows what is the matter, and what to do",
+    "not_announced": "it is switched off, or not connected to the relay (`drupelet relay` there "
+    "tells), or it took its grant back",
     "down": "it was silent for 5 s: stopped, hung, or the network is cut; it is dialled again "
     "for ever",
 }
@@ -111,11 +117,19 @@ class Diagnosis:
 class Why:
     """Walks the steps for one node."""
 
-    def __init__(self, links: Links, calls: Calls, missions: Missions, mapper_port: int) -> None:
+    def __init__(
+        self,
+        links: Links,
+        calls: Calls,
+        missions: Missions,
+        mapper_port: int,
+        relay: RelayLink | None = None,
+    ) -> None:
         self._links = links
         self._calls = calls
         self._missions = missions
         self._mapper_port = mapper_port
+        self._relay = relay
 
     async def why(
         self, node: str, mission: str | None = None, function: str | None = None
@@ -151,12 +165,19 @@ class Why:
         try:
             dead = await strangers.dead(node)
         except NoConnection as error:
-            return walk.broken("port", error.reason)
+            return self._no_way(walk, strangers, error.reason)
         except Revoked as error:
             return walk.broken("grant", error.word, str(error))
         except NotPermitted:
             return walk.broken("grant", "not_granted", f"{node} does not take what was granted")
-        walk.good("port", "it answers, and its key is right")
+        endpoint = strangers.endpoint(node)
+        if endpoint is None or endpoint.direct:
+            walk.good("port", "it answers, and its key is right")
+        else:
+            walk.good("port", "no link comes up; it is called through the relay")
+            broken = await self._through_relay(walk, held[0])
+            if broken is not None:
+                return broken
         if mission is None:
             return walk.done()
         fitting = [each for each in held if each.mission == mission]
@@ -176,6 +197,32 @@ class Why:
         names_of = {fitting[0].issuer: node, fitting[0].holder: "this node"}
         walk.good("grant", describe(fitting[0], names_of))
         return walk.done()
+
+    def _no_way(self, walk: Diagnosis, strangers: Strangers, reason: str) -> dict[str, object]:
+        """No link comes up, and no relay carries its calls."""
+        relays = strangers.relays(walk.node)
+        if not relays:
+            return walk.broken("port", reason)
+        walk.good("port", f"no link comes up: {REASONS.get(reason, reason)}")
+        here = self._relay.url if self._relay is not None else "none"
+        detail = f"{walk.node} is at {', '.join(relays)}; this node's relay: {here}"
+        return walk.broken("relay", "no_relay", detail)
+
+    async def _through_relay(self, walk: Diagnosis, grant: Grant) -> dict[str, object] | None:
+        """The broken step, or None."""
+        assert self._relay is not None  # else there is no such endpoint
+        status = self._relay.status()
+        if status["state"] != "up":
+            return walk.broken("relay", "relay_down", f"{self._relay.url}: {status['why']}")
+        walk.good("relay", f"{self._relay.url} lets this node in, by {status['way']}")
+        try:
+            await self._relay.beacon(grant.issuer, shown_of(grant))
+        except NoConnection as error:
+            if error.reason != "no_such_node":
+                return walk.broken("relay", "relay_down", f"{self._relay.url} does not answer")
+            return walk.broken("announced", "not_announced", f"{walk.node} is not there for us")
+        walk.good("announced", f"{walk.node} is there for this node's key")
+        return None
 
     async def _reach(self, walk: Diagnosis, node: str) -> dict[str, object] | None:
         candidates = await self._candidates(walk, node)

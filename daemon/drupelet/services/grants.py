@@ -162,6 +162,10 @@ class GrantService:
         """The grants that we hold of that node."""
         return self.accepted.held(node)
 
+    def relays(self, node: str) -> tuple[str, ...]:
+        """Where that node is to be found besides."""
+        return self.accepted.relays(node)
+
     async def dead(self, node: str) -> dict[bytes, CallError]:
         """Those of them that it does not take any more."""
         return await self.accepted.dead(node)

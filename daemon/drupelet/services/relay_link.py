@@ -37,6 +37,7 @@ from drupelet.toml_text import printable
 from drupelet.wire import relay as wire
 from drupelet.wire import sodium
 from drupelet.wire.announcements import Beacon, decode_beacon
+from drupelet.wire.grants import Grant
 from drupelet.wire.keys import key_to_text
 from drupelet.wire.limits import RELAY_ASKED_MAX, RELAY_CALLS_MAX, RELAY_CATALOGUE_MAX
 
@@ -412,6 +413,11 @@ class RelayLink:
         raise NoConnection("no_route")
 
 
+def shown_of(grant: Grant) -> bytes:
+    """What a relay must see of a grant to tell where its node is: it knows first holders."""
+    return grant.data if grant.bearer or len(grant.links) > 1 else b""
+
+
 def _open(by: By, place: Place) -> AbstractAsyncContextManager[RelayWay]:
     """Each way's libraries are loaded where it is used: 1 MB each."""
     if by is By.WEBSOCKET:
@@ -442,4 +448,4 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-__all__ = ["RelayLink", "Seen"]
+__all__ = ["RelayLink", "Seen", "shown_of"]

@@ -37,7 +37,7 @@ from drupelet.services.deadlines import Deadlines
 from drupelet.services.ends import End
 from drupelet.services.once import OnceService
 from drupelet.services.once import Outcome as Told
-from drupelet.services.relay_link import RelayLink
+from drupelet.services.relay_link import RelayLink, shown_of
 from drupelet.services.stranger_calls import CALL_S_MAX, StrangerCalls
 from drupelet.services.waiters import Admitted
 from drupelet.wire import relay as wire
@@ -294,7 +294,7 @@ class RelayedCalls:
 
     async def look(self, callee: bytes, target: str) -> None:
         """Whether the relay knows where it is. Raises: `NoConnection`, `NotPermitted`."""
-        await self._link.beacon(callee, _shown(self._file_for(callee, target)))
+        await self._link.beacon(callee, shown_of(self._file_for(callee, target).grant))
 
     async def _request(
         self, callee: bytes, target: str, args: bytes, deadline: float, key: bytes | None
@@ -303,7 +303,7 @@ class RelayedCalls:
         deadline = min(deadline, trio.current_time() + CALL_S_MAX)
         file = self._file_for(callee, target)
         with trio.CancelScope(deadline=deadline) as finding:
-            beacon = await self._link.beacon(callee, _shown(file))
+            beacon = await self._link.beacon(callee, shown_of(file.grant))
         if finding.cancelled_caught:
             raise Timeout(maybe_ran=False)
         wanted = Wanted(
@@ -332,7 +332,7 @@ class RelayedCalls:
                 look_at = trio.current_time() + (_LOOK_S if key is not None else inf)
                 with trio.CancelScope(deadline=min(deadline, look_at)):
                     await done.wait()
-                if not outcomes and await self._has_started_anew(wanted, _shown(file)):
+                if not outcomes and await self._has_started_anew(wanted, shown_of(file.grant)):
                     return None
             if not outcomes:
                 for outcome in self.caller.handle_timer(trio.current_time()):
@@ -393,12 +393,6 @@ class RelayedCalls:
             if file.grant.allows(function):
                 return file
         raise NotPermitted
-
-
-def _shown(file: GrantFile) -> bytes:
-    """What the relay must see of a grant to tell where its node is: it knows first holders."""
-    grant = file.grant
-    return grant.data if grant.bearer or len(grant.links) > 1 else b""
 
 
 __all__ = ["RelayEnd", "RelayedCalls"]

@@ -51,6 +51,10 @@ class Strangers(Protocol):
         """The grants that we hold of a node of that name."""
         ...
 
+    def relays(self, node: str) -> tuple[str, ...]:
+        """Where that node is to be found besides, by the files of those grants."""
+        ...
+
     async def dead(self, node: str) -> dict[bytes, CallError]:
         """Those of them, by id, that it does not take any more. Raises: as `connect`, `Revoked`."""
         ...

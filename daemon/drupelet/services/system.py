@@ -25,6 +25,7 @@ from drupelet.services.endpoint import Endpoint
 from drupelet.services.links import Links, NodeEvent
 from drupelet.services.missions import Missions
 from drupelet.services.portmap import PortMapper
+from drupelet.services.relay_link import RelayLink
 from drupelet.services.streams import Stream
 from drupelet.wire.codec import dumps
 from drupelet.wire.keys import key_to_text
@@ -49,6 +50,7 @@ class System:
         link_port: int,
         set_cookie: Callable[[str], Awaitable[None]],
         clones: CloneWatch | None = None,
+        relay: RelayLink | None = None,
     ) -> None:
         self._links = links
         self._calls = calls
@@ -60,7 +62,7 @@ class System:
         self._set_cookie = set_cookie
         self._clones = clones
         self._started = trio.current_time()
-        self._why = Why(links, calls, missions, mapper_port)
+        self._why = Why(links, calls, missions, mapper_port, relay)
 
     def register(self) -> None:
         """Put the mission and the event stream into the whitelist."""

@@ -287,14 +287,6 @@ def test_an_empty_list_says_how_to_make_one(daemon: FakeDaemon, run: Run) -> Non
     assert (code, out, "drupelet grant MISSION" in err) == (0, "", True)
 
 
-@pytest.mark.parametrize(
-    ("left_s", "shown"),
-    [(0.5, "less than a second"), (1.0, "1 second"), (7_300.0, "2 hours"), (86_400.0, "1 day")],
-)
-def test_what_is_left(left_s: float, shown: str) -> None:
-    assert grants._span(left_s) == shown
-
-
 def test_revoking_says_what_ended_and_who_does_not_know(
     asked: list[tuple[object, ...]], run: Run
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drupelet.cli.output import explain, mend
+from drupelet.cli.output import explain, mend, span
 from drupelet.errors import NotPermitted, RemoteError
 from tests.unit.cli.conftest import FAILURES, Run, fail_with, program
 from tests.unit.client.fake_daemon import FakeDaemon
@@ -98,3 +98,11 @@ def test_a_kind_is_not_told_twice() -> None:
         "drupelet: k.py:4: file_wont_compile: no ':'"
     )
     assert explain(RemoteError("badarg", "f(x)"))[0] == "drupelet: badarg: f(x)"
+
+
+@pytest.mark.parametrize(
+    ("left_s", "shown"),
+    [(0.5, "less than a second"), (1.0, "1 second"), (7_300.0, "2 hours"), (86_400.0, "1 day")],
+)
+def test_what_is_left(left_s: float, shown: str) -> None:
+    assert span(left_s) == shown

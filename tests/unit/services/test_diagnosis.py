@@ -20,6 +20,7 @@ from drupelet.services.diagnosis import MENDS, Diagnosis
 from drupelet.wire.epmd import MapperEntry
 from drupelet.wire.grant_files import GrantFile, encode_grant_file
 from drupelet.wire.grants import Terms, issue
+from tests.unit.services import relayed
 from tests.unit.services.nodes import make_config, open_small_node, wait_up
 
 
@@ -272,3 +273,34 @@ async def test_a_node_that_granted_something(tmp_path: Path) -> None:
     async with open_small_node(tmp_path, "bob", cookie="b") as bob:
         found = await why(bob, "alice")
         assert (found["step"], found["reason"]) == ("port", "port_closed")
+
+
+async def test_a_node_that_only_a_relay_reaches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with relayed.nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
+        await relayed.give(alice, bob, bob, functions=["temp"])
+        await relayed.announced(bob)
+        found = await why(bob, "alice", "light", "temp")
+        assert found["ok"] and steps(found) == ["name", "port", "relay", "announced", "grant"]
+        assert "by websocket" in str(found["steps"])
+        assert bob.relay is not None
+        await alice.stop()  # out of the catalogue
+        bob.relay.forget_beacon(alice.key)
+        found = await why(bob, "alice", "light", "temp")
+        assert (found["step"], found["reason"]) == ("announced", "not_announced")
+        assert "switched off" in found["mend"]
+        monkeypatch.setattr(bob.relay, "_state", "not_verified")
+        monkeypatch.setattr(bob.relay, "_why", "not_verified: wait")
+        found = await why(bob, "alice")
+        assert (found["step"], found["reason"]) == ("relay", "relay_down")
+        assert "not_verified: wait" in found["detail"] and "`drupelet relay`" in found["mend"]
+        bob.grants.accepted.keep(
+            replace(each, relays=("https://other.example.org",))
+            for each in bob.grants.accepted.files()
+        )
+        bob.grants.accepted._endpoints.clear()
+        found = await why(bob, "alice")
+        assert (found["step"], found["reason"]) == ("relay", "no_relay")
+        assert "alice is at https://other.example.org" in found["detail"]
+        assert bob.relay.url in found["detail"] and "[relay] url" in found["mend"]

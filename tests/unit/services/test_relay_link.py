@@ -227,12 +227,12 @@ async def test_an_address_waits_for_the_owner_and_is_let_in(
             status = bob.relay.status()
             assert status["why"] == "not_verified: the owner of the relay has not approved it yet"
             assert "drupelet-relay approve bob@example.org" in str(status["mend"])
-            [account] = [each for each in relay._accounts._accounts.values() if each.email]
+            [account] = [each for each in relay.accounts._accounts.values() if each.email]
             assert (account.key, account.email) == (bob.key, "bob@example.org")
-            relay._accounts.put(replace(account, standing=Standing.APPROVED))
+            relay.accounts.put(replace(account, standing=Standing.APPROVED))
             while bob.relay.status()["state"] != "up":
                 await trio.testing.wait_all_tasks_blocked(0.01)
-            relay._accounts.put(replace(account, standing=Standing.DENIED))
+            relay.accounts.put(replace(account, standing=Standing.DENIED))
             bob.relay._carrying.cancel()
             while bob.relay.status()["state"] != "denied":
                 await trio.testing.wait_all_tasks_blocked(0.01)
