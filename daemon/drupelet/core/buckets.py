@@ -7,8 +7,7 @@ nanoseconds) and each nanosecond brings `count`, so nothing is ever rounded, how
     bucket = Bucket(10, 60, burst=20, now=now)      # 10 a minute, 20 at once after a rest
     wait_s = bucket.wait_s(now)                     # 0.0: one may go
     bucket.take()
-
-Looking and taking are two steps, since a call is charged to several buckets or to none.
+    wait_s = charge(buckets, now)                   # both, with all of them or with none
 
 References: the leaky bucket as a meter (Turner, 1986); ATM's generic cell rate algorithm is the
 same with the roles of time and tokens exchanged.
@@ -17,6 +16,7 @@ Rejected: floating point (0.1 s steps do not add up to 1 s); windows (twice the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 _NS: Final = 1_000_000_000
@@ -53,3 +53,27 @@ class Bucket:
         """Whether it is full: one that is forgotten and made anew would be the same."""
         self.wait_s(now)
         return self._level == self._capacity
+
+
+def charge(buckets: Iterable[Bucket], now: float) -> float:
+    """Take from each, or from none: the seconds until all could give. 0.0: they gave.
+
+    The same as `wait_s` and `take` of each, in one loop: it is run for every stranger's call.
+    """
+    at = int(now * _NS)
+    wait_ns = 0
+    for bucket in buckets:
+        level = bucket._level
+        if at > bucket._at:
+            level += (at - bucket._at) * bucket._gain
+            if level > bucket._capacity:
+                level = bucket._capacity
+            bucket._level = level
+            bucket._at = at
+        if level < bucket._cost:
+            wait_ns = max(wait_ns, -((level - bucket._cost) // bucket._gain))
+    if wait_ns:
+        return wait_ns / _NS
+    for bucket in buckets:
+        bucket._level -= bucket._cost
+    return 0.0

@@ -45,7 +45,7 @@ from hashlib import blake2b
 from math import inf
 from typing import Final
 
-from drupelet.core.buckets import Bucket
+from drupelet.core.buckets import Bucket, charge
 from drupelet.core.holdings import Holdings
 from drupelet.errors import NotPermitted, RateLimited, RemoteError, RemoteProtocolError, Revoked
 from drupelet.wire.grants import Grant, Terms, decode_grant
@@ -94,14 +94,6 @@ class Revocation:
     tickets: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Right:
-    """A grant that was presented by somebody who may use it. `caller`: the key it is charged to."""
-
-    grant: Grant
-    caller: bytes
-
-
 @dataclass(slots=True)
 class _Link:
     """What is counted of one link."""
@@ -110,6 +102,21 @@ class _Link:
     bucket: Bucket | None
     concurrent: int | None
     running: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Right:
+    """A grant that was presented by somebody who may use it. `caller`: the key it is charged to.
+
+    What `Grants` looked up for it stays with it, until anything is forgotten or revoked there.
+    """
+
+    grant: Grant
+    caller: bytes
+    looked_up: int = field(default=-1, compare=False, repr=False)  # at which `Grants._changes`
+    until: float = field(default=0.0, compare=False, repr=False)
+    links: tuple[_Link, ...] = field(default=(), compare=False, repr=False)
+    buckets: tuple[Bucket, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -134,6 +141,7 @@ class Grants:
         self._is_member = is_member
         self._quota = quota
         self._sequence = 0
+        self._changes = 0  # times that something was revoked, or forgotten before its time
         self._checked: dict[bytes, Grant] = {}  # by the hash of their bytes; the oldest first
         self._roots: dict[bytes, _Root] = {}
         self._revoked_ids: set[bytes] = set()
@@ -227,39 +235,49 @@ class Grants:
 
         Raises: `NotPermitted`, `Revoked`, `RateLimited`.
         """
-        links = self._check_force(right, now)
-        grant = right.grant
-        if not grant.allows(function):
+        if right.looked_up != self._changes or right.until <= now:
+            self._look_up(right, now)
+        grant, links, caller = right.grant, right.links, right.caller
+        terms = grant.terms
+        if terms.functions is not None and function not in terms.functions:
             self._refused += 1
             raise NotPermitted
-        size_max = grant.terms.bytes
-        if size_max is not None and size > size_max:
+        if terms.bytes is not None and size > terms.bytes:
             self._refused += 1
-            raise NotPermitted(f"{size} bytes of arguments; the grant allows {size_max}")
-        buckets = [
-            self._caller(right.caller, now),
-            *(link.bucket for link in links if link.bucket is not None),
-            self._mission(grant.mission, now),
-            self._whole_node(now),
-        ]
-        wait_s = max(bucket.wait_s(now) for bucket in buckets)
+            raise NotPermitted(f"{size} bytes of arguments; the grant allows {terms.bytes}")
+        self._callers[caller] = self._callers.pop(caller)  # the longest unused first
+        wait_s = FULL_S if self.holdings.full else 0.0
+        if not wait_s and len(self._running) >= self._quota.concurrent:
+            wait_s = BUSY_S
         for link in links:
             if link.concurrent is not None and len(link.running) >= link.concurrent:
                 wait_s = max(wait_s, BUSY_S)
-        if len(self._running) >= self._quota.concurrent:
-            wait_s = max(wait_s, BUSY_S)
-        if self.holdings.full:
-            wait_s = max(wait_s, FULL_S)
+        if wait_s:
+            wait_s = max(wait_s, *(bucket.wait_s(now) for bucket in right.buckets))
+        else:
+            wait_s = charge(right.buckets, now)
         if wait_s:
             self._refused += 1
             raise RateLimited(wait_s)
-        for bucket in buckets:
-            bucket.take()
         ticket = self.holdings.hold(grant)
         self._running[ticket] = links
         for link in links:
             link.running.add(ticket)
         return ticket
+
+    def _look_up(self, right: Right, now: float) -> None:
+        """What is counted of it. Raises: `Revoked`, `RateLimited`."""
+        links = self._check_force(right, now)
+        counted = [link.bucket for link in links if link.bucket is not None]
+        right.buckets = (
+            self._caller(right.caller, now),
+            *counted,
+            self._mission(right.grant.mission, now),
+            self._whole_node(now),
+        )
+        right.links = links
+        right.until = min(link.deadline for link in links)
+        right.looked_up = self._changes
 
     def finish(self, ticket: int) -> None:
         """The call ended, however: it counts no more. A second time does nothing.
@@ -329,6 +347,7 @@ class Grants:
 
     def _merge(self, revocation: Revocation) -> Revocation:
         """One of ours, or that was kept, or a member's: it counts from now on."""
+        self._changes += 1
         self._revoked_ids |= revocation.ids
         for key in revocation.keys:
             place = (revocation.issuer, key)
@@ -406,6 +425,7 @@ class Grants:
         for ident, link in root.links.items():
             rested = link.bucket is None or link.bucket.rested(now)
             if ident != first and rested and not link.running and link.deadline == inf:
+                self._changes += 1
                 del root.links[ident]
                 return
         raise RateLimited(FULL_S)
@@ -415,6 +435,7 @@ class Grants:
         if bucket is None:
             if len(self._callers) >= GRANT_CALLERS_MAX:
                 del self._callers[next(iter(self._callers))]
+                self._changes += 1
             bucket = _bucket(self._quota.caller_rate, now)
         self._callers[key] = bucket
         return bucket

@@ -129,22 +129,22 @@ class Grant:
     sequence: int
     links: tuple[Link, ...]
 
-    @property
+    @cached_property
     def issuer(self) -> bytes:
         """The key of the mission's owner."""
         return self.links[0].signer
 
-    @property
+    @cached_property
     def holder(self) -> bytes:
         """The key that may use it."""
         return self.links[-1].holder
 
-    @property
+    @cached_property
     def id(self) -> bytes:
         """The last link's: 16 bytes."""
         return self.links[-1].id
 
-    @property
+    @cached_property
     def id_text(self) -> str:
         """The id as people see it."""
         return self.id.hex()

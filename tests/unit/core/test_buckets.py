@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drupelet.core.buckets import Bucket
+from drupelet.core.buckets import Bucket, charge
 
 
 def run(bucket: Bucket, times: list[float]) -> int:
@@ -87,3 +87,24 @@ def test_rested() -> None:
     bucket.take()
     assert not bucket.rested(0.25)
     assert bucket.rested(0.5)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(1, 60), st.integers(1, 20)), min_size=1),
+    st.lists(st.floats(0.0, 5.0), max_size=60),
+)
+def test_charging_is_looking_at_each_and_taking_from_all(
+    rates: list[tuple[int, int, int]], steps: list[float]
+) -> None:
+    now = 0.0
+    one, other = (
+        [Bucket(count, period, burst=burst, now=now) for count, period, burst in rates]
+        for _ in range(2)
+    )
+    for step in steps:
+        now += step
+        wait_s = max(bucket.wait_s(now) for bucket in one)
+        if not wait_s:
+            for bucket in one:
+                bucket.take()
+        assert charge(other, now) == wait_s

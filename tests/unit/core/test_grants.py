@@ -11,7 +11,7 @@ from drupelet.core import grants as core
 from drupelet.core.grants import Grants, Issued, Quota, Right
 from drupelet.errors import NotPermitted, RateLimited, RemoteError, Revoked
 from drupelet.wire import sodium
-from drupelet.wire.grants import Grant, Terms, issue, narrow
+from drupelet.wire.grants import Grant, Link, Terms, issue, narrow
 
 ALICE, ANNE, BOB, CHARLIE, DAVE, EVE = (bytes([number]) * 32 for number in range(1, 7))
 KEY = {seed: sodium.ed25519_public(seed) for seed in (ALICE, ANNE, BOB, CHARLIE, DAVE, EVE)}
@@ -474,3 +474,39 @@ def test_any_history_keeps_the_promises(seed: int) -> None:
 
 def is_dead(grant: Grant, ids: set[bytes], keys: dict[bytes, int]) -> bool:
     return any(link.id in ids or keys.get(link.holder, 0) >= grant.sequence for link in grant.links)
+
+
+def pairs(right: Right) -> list[tuple[Link, core._Link]]:
+    return list(zip(right.grant.links, right.links, strict=True))
+
+
+@pytest.mark.parametrize(("callers", "links"), [(2, 100), (100, 2), (2, 2)])
+def test_what_was_looked_up_for_a_right_is_what_a_new_one_would_find(
+    monkeypatch: pytest.MonkeyPatch, callers: int, links: int
+) -> None:
+    monkeypatch.setattr(core, "GRANT_CALLERS_MAX", callers)
+    monkeypatch.setattr(core, "GRANTS_NARROWED_MAX", links)
+    node = Node(Quota(caller_rate=(5, 1)))
+    root = node.grant(Terms(delegable=2, expires_s=50), holder=ANNE)
+    dice = random.Random(5)
+    rights = []
+    for holder in (BOB, CHARLIE, DAVE, EVE):
+        made = hand_on(root, ANNE, holder, Terms(delegable=1))
+        rights.append((node.right(made, holder), made, holder))
+    refused = 0
+    for step in range(2_000):
+        now = step / 40
+        right, made, holder = dice.choice(rights)
+        for each in (right, node.right(made, holder, now)):
+            try:
+                node.grants.finish(node.grants.admit(each, "boil", 0, now))
+            except RateLimited:
+                refused += 1
+        for each, _, _ in rights:
+            if each.looked_up == node.grants._changes:
+                known = node.grants._roots[root.id].links
+                assert all(known[link.id] is its for link, its in pairs(each))
+                assert node.grants._callers[each.caller] is each.buckets[0]
+    assert refused > 100
+    with pytest.raises(Revoked):
+        node.grants.admit(rights[0][0], "boil", 0, 50.0)
