@@ -14,6 +14,7 @@ A relay (`Relay`) is the real program with a certificate of a test's own authori
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import itertools
 import json
@@ -23,9 +24,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -278,6 +279,27 @@ class Relay:
         """A verb of its owner's; what it prints."""
         command = [sys.executable, "-m", "drupelet.relay.main", "--config", str(self.file)]
         return run(*command, *words).strip()
+
+    @contextmanager
+    def behind_middlebox(self) -> Iterator[Relay]:
+        """The same relay for nodes that reach it through a proxy which WebSockets do not pass."""
+        shown = copy.copy(self)
+        shown.port = self.port + 1
+        shown.url = f"https://{self.host}:{shown.port}"
+        files = (str(self.directory / name) for name in ("cert.pem", "key.pem"))
+        words = (self.host, str(shown.port), str(self.port), *files)
+        with subprocess.Popen(
+            [*self._prefix, sys.executable, "-m", "tests.netns.middlebox", *words],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None and process.stdout.readline()
+            try:
+                yield shown
+            finally:
+                process.kill()
 
     def memory(self) -> bytes:
         """All that it has in its memory now, as far as it may be written."""
