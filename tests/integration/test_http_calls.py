@@ -23,6 +23,7 @@ from drupelet.wire.grant_files import GrantFile, decode_grant_file
 from drupelet.wire.http_signatures import COVERED
 from drupelet.wire.keys import key_from_text, key_to_text
 from tests.integration.cluster import Cluster, RealNode, free_port
+from tests.integration.relays import two_relays
 from tests.integration.test_grants import done, failed, grant, key_of, start
 from tests.integration.test_relay import drupelet_relay
 from tests.integration.test_relayed_calls import at_relay, relay
@@ -253,3 +254,34 @@ def test_another_implementation_and_a_file_are_enough(
     done(alice, "revoke", ident)
     _, said = put(time.time())
     assert said.status in (403, 404)
+
+
+def test_a_node_at_the_other_of_two_relays(cluster: Cluster, tmp_path: Path) -> None:
+    alice, bob = start(cluster, "alice", "bob")
+    (tmp_path / "relays").mkdir()
+    with two_relays(tmp_path / "relays") as (first, second):
+        for one, urls in ((alice, (second.url, first.url)), (bob, (first.url, second.url))):
+            one.stop()
+            folder = one.directory / "conf.d"
+            folder.mkdir()
+            invite = first.run("invite").strip()
+            (folder / "relay.toml").write_text(
+                f'[relay]\nurl = {json.dumps(urls)}\ninvite = "{invite}"\n'
+            )
+            one.start()
+        _, file = grant(alice, "--to", key_of(bob), "--only", "temp")
+        done(bob, "accept", file)
+        signed(bob, "alice", "light", "temp")
+        until = time.monotonic() + LIMIT_S
+        while True:  # until the one knows that she is at the other
+            made = signed(bob, "alice", "light", "temp")
+            assert made["url"].startswith(first.url)
+            said = send(made)
+            if said.status == 307:
+                break
+            assert said.status in (404, 502) and time.monotonic() < until
+        assert said.headers["location"].startswith(second.url)
+        line = bob.run("sign", "alice", "light", "temp", "5").stdout
+        shell = ["bash", "-c", line.replace("curl", "curl -s", 1)]
+        result = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=True)
+        assert result.stdout == "25\n"

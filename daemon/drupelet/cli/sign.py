@@ -44,7 +44,7 @@ def sign(request: Request) -> int:
     if request.json:
         output.document({"method": method, "url": url, "headers": headers, "body": body})
         return EXIT_DONE
-    words = ["curl", "-X", method, url]
+    words = ["curl", "-X", method, url, "-L"]
     for name, value in headers.items():
         words += ["-H", f"{name}: {value}"]
     words += ["--data-binary", body]

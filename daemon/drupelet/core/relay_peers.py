@@ -212,6 +212,11 @@ class Peers:
                 return True
         return False
 
+    def at(self, key: bytes) -> bytes | None:
+        """The peer that has that node, as far as it said; the first of the configuration."""
+        having = (peer.key for peer in self._peers.values() if key in peer.present)
+        return next(having, None)
+
     def handle_timer(self, now: float) -> list[bytes]:
         """Who is gone; their mail may be `wanted` elsewhere."""
         gone = self.presence.handle_timer(now)

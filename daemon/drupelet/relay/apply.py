@@ -15,6 +15,7 @@ Rules
   clock and look at the token in the nonce instead.
 - What a node answers carries its signature. A refusal without one is the relay's word.
 - A PUT waits at most APPLY_S_MAX; so many at once, of them so many of one holder.
+- A node that is at a peer is asked there: 307, for the host is not signed (`curl -L` follows).
 - Nothing is said again by itself: a PUT runs once or is refused.
 
 References: RFC 9421 (5.1 Accept-Signature), RFC 9530, RFC 7240 (Prefer: wait), RFC 9110.
@@ -110,9 +111,12 @@ _TEACH: Final = {
 class Refused(Exception):
     """The relay's word: a status, and why."""
 
-    def __init__(self, status: int, error: CallError, message: str = "") -> None:
+    def __init__(
+        self, status: int, error: CallError, message: str = "", location: str = ""
+    ) -> None:
         self.status = status
         self.error = error
+        self.location = location
         self.message = message  # in place of the error's own words
 
 
@@ -258,6 +262,11 @@ class Apply:
         waiting = self._waiting[ident] = _Waiting(node, trio.Event())
         self._holders[holder] += 1
         try:
+            elsewhere = self._relay.elsewhere(node)
+            if elsewhere:
+                place = elsewhere + applied.put.path
+                what = f"the node is at another relay, which takes this as it is: {place} (curl -L)"
+                raise Refused(307, RemoteError("elsewhere", what), location=place)
             if not await self._relay.is_here(node, HERE_S):
                 raise Refused(502, NoConnection("no_route"), _AWAY)
             try:
@@ -398,6 +407,8 @@ def _from_relay(refused: Refused) -> Response:
         headers["allow"] = METHOD
     if isinstance(refused.error, RateLimited):
         headers["retry-after"] = str(max(1, int(refused.error.retry_after_s + 0.999)))
+    elif refused.location:
+        headers["location"] = refused.location
     elif refused.status == 503:
         headers["retry-after"] = "1"
     document = error_document(refused.error)

@@ -136,6 +136,7 @@ class Peering:
         self._due = trio.Event()
         self._stands = trio.Event()  # otherwise than before, perhaps
         relay.on_news = self._news
+        relay.peer_urls = {config.key: config.url for config in configs}
         if any(config.accounts for config in configs):
             relay.ask_peers = self.ask
 

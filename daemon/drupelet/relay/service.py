@@ -91,6 +91,7 @@ class Relay:
         self.peers = Peers() if peers is None else peers
         self.on_news: Callable[[], None] = lambda: None  # for who tells the peers
         self.ask_peers: AskPeers | None = None
+        self.peer_urls: Mapping[bytes, str] = {}
         self.mail = Mail(store, self.writer, self.accounts, self.counts, self._arrived)
         self.lines = Lines(self.mail.read, came=self._came, left=self._left)
         self.on_applied: Callable[[bytes, bytes | None, bytes], None] = _nobody
@@ -325,6 +326,11 @@ class Relay:
         with trio.move_on_after(wait_s):
             await self.lines.wait_open(key)
         return key in self.lines
+
+    def elsewhere(self, key: bytes) -> str:
+        """The address of the relay that has it, when it is not here; or ""."""
+        peer = None if key in self.lines else self.peers.at(key)
+        return self.peer_urls.get(peer, "") if peer is not None else ""
 
     async def hand_on(self, to: bytes, ident: bytes, body: bytes) -> None:
         """A PUT, for a node that is here. Raises: `RelayRefused`."""

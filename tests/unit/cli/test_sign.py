@@ -45,9 +45,9 @@ def test_the_line_is_one_that_bash_takes_apart_again(
         ["bash", "-c", f"printf '%s\\0' {out}"], capture_output=True, text=True, check=True
     ).stdout.split("\0")[:-1]
     assert seen == shlex.split(out)
-    assert seen[:4] == ["curl", "-X", "PUT", URL] and seen[-2] == "--data-binary"
-    assert set(seen[4:-2:2]) == {"-H"}
-    assert set(seen[5:-2:2]) == {f"{name}: {value}" for name, value in HEADERS.items()}
+    assert seen[:5] == ["curl", "-X", "PUT", URL, "-L"] and seen[-2] == "--data-binary"
+    assert set(seen[5:-2:2]) == {"-H"}
+    assert set(seen[6:-2:2]) == {f"{name}: {value}" for name, value in HEADERS.items()}
     value = [5, 'it\'s $HOME `x` "q" ä\n', {"$bytes": "AA=="}, "!x"]
     assert json.loads(seen[-1]) == value
     [(node, mission, function, body, text, once)] = asked

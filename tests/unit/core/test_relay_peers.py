@@ -281,6 +281,19 @@ def test_mail_goes_where_its_recipient_is() -> None:
     assert peers.next_mail(B) is None and not peers.wanted(NODE)
 
 
+def test_at_which_peer_a_node_is() -> None:
+    peers = Peers([A, B])
+    assert peers.at(NODE) is None
+    here(peers, B, NODE)
+    assert peers.at(NODE) == B and peers.at(OTHER) is None
+    here(peers, A, NODE)
+    assert peers.at(NODE) == A  # at two: the first
+    peers.hear_gone(A, [NODE])
+    assert peers.at(NODE) == B
+    peers.handle_timer(AWAY_S + 1.0)  # it fell silent: its word counts no more
+    assert peers.at(NODE) is None
+
+
 def test_a_link_that_breaks_leaves_the_mail_to_another() -> None:
     peers = Peers([A, B])
     linked(peers, A, B)

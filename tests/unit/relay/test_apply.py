@@ -20,6 +20,7 @@ import trio.testing
 from drupelet.core.grants import Grants
 from drupelet.core.http_calls import HttpCalls
 from drupelet.core.relay import Rate
+from drupelet.core.relay_peers import Peers
 from drupelet.core.requests import Answer, Callee, Run
 from drupelet.errors import CallError, RemoteError
 from drupelet.relay import apply
@@ -367,6 +368,28 @@ async def test_a_node_that_polls_is_waited_for(
                         await trio.testing.wait_all_tasks_blocked(0.01)
                 serving.cancel_scope.cancel()
             assert answers[0].status == 200
+
+
+async def test_a_node_at_another_relay_is_asked_there(tmp_path: Path) -> None:
+    async with running(tmp_path / "there") as (_, there, light, grant):
+        async with relay_at(tmp_path / "here", ALICE, rates=FREELY) as (relay, port):
+            async with connected(port, ALICE) as client:
+                await light.announce(client, BOB)
+                relay.peer_urls = {TRUDY.key: f"http://127.0.0.1:{there.port}"}
+                relay.peers = Peers([TRUDY.key])
+                relay.peers[TRUDY.key].present.add(ALICE.key)
+                async with trio.open_nursery() as nursery:  # here she is served here
+                    nursery.start_soon(light.serve, client)
+                    assert (await Curl(port).put(signed(light, grant))).status == 200
+                    nursery.cancel_scope.cancel()
+            with trio.fail_after(10):
+                while relay.gauges()["lines"]:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            put = signed(light, grant)
+            said = await Curl(port).put(put)
+            assert (said.status, said.kind) == (307, "elsewhere")
+            assert said.headers["location"] == f"http://127.0.0.1:{there.port}{put.path}"
+            assert (await there.put(put)).status == 200  # the same, as it is
 
 
 async def test_two_of_one_name(tmp_path: Path) -> None:
