@@ -236,7 +236,7 @@ Alter = Callable[[bytes, wire.Pair], list[tuple[bytes, wire.Pair]]]
 def hostile(monkeypatch: pytest.MonkeyPatch, relay: Relay, alter: Alter) -> list[bytes]:
     """It passes on what `alter` makes of each word; all that it has seen."""
     seen_there: list[bytes] = []
-    send = relay._send
+    send = relay.mail._send
 
     async def altered(key: bytes, said: Any, kind: int) -> None:
         if kind != wire.PAIRING:
@@ -246,7 +246,7 @@ def hostile(monkeypatch: pytest.MonkeyPatch, relay: Relay, alter: Alter) -> list
             await send(sender, word, kind)
         return None
 
-    monkeypatch.setattr(relay, "_send", altered)
+    monkeypatch.setattr(relay.mail, "_send", altered)
     return seen_there
 
 
@@ -280,7 +280,7 @@ async def test_a_relay_in_the_middle_burns_the_code_and_learns_nothing(
             if isinstance(message, wire.FindPlate):
                 return [eve.key, "alice"]
             if isinstance(message, wire.Pair) and key == bob.key:
-                return await relay._send(key, message, wire.PAIRING)
+                return await relay.mail._send(key, message, wire.PAIRING)
             return await answer_of(key, message, address)
 
         monkeypatch.setattr(relay, "answer", lies)
