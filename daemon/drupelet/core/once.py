@@ -7,6 +7,7 @@ come through a relay (`core/requests.py`) and calls on links (`services/once.py`
     table.begin(holder, key, content, now)    # a OnceRecord: run it; an Ended; None: it runs now
     table.end(place, value, error, now)       # it has ended: the record to keep
     table.forget(place)                       # it never began
+    table.done(place, now)                    # its holder never sends it again
 
 Rules
 - A key belongs to its holder: who holds the grant, or the member. Nobody sees another's.
@@ -16,6 +17,8 @@ Rules
 - One key has one content. The same key with other arguments is a mistake and is told as one.
 - ONCE_KEPT_S after it began a key is forgotten, and counts as new. Until then no table forgets to
   make room: it refuses.
+- A holder's node that never sends a key again says so (`done`): then it goes after DONE_KEPT_S, when
+  nothing that was sent before can be fresh any more (`core/freshness.py`). So casts do not fill it.
 - When records were lost (`doubt`), keys that are not known are refused: they may have run.
 
 Reference: the `Idempotency-Key` header's draft for one key with two contents.
@@ -28,6 +31,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
+from math import inf
 from typing import Final
 
 from drupelet.errors import CallError, RateLimited, RemoteError, Timeout, error_to_fields
@@ -40,6 +44,7 @@ from drupelet.wire.limits import (
 )
 
 ONCE_KEPT_S: Final = float(MAILBOX_KEPT_S)  # so long a request may lie at a relay
+DONE_KEPT_S: Final = 150.0  # two windows of tokens are 120 s; a link is dead after 5
 FULL_S: Final = 1.0
 CONTENT_BYTES: Final = 16
 _ENTRY_BYTES: Final = 256  # of a record, beside its bytes
@@ -89,6 +94,7 @@ class OnceTable:
         self._bytes = 0
         self._of: Counter[bytes] = Counter()
         self._doubt_until = 0.0
+        self._next_at = inf  # when the first may be too old
 
     def __len__(self) -> int:
         return len(self._once)
@@ -138,11 +144,26 @@ class OnceTable:
         if not self._of[place[0]]:
             del self._of[place[0]]
 
+    def done(self, place: Place, now: float) -> OnceRecord | None:
+        """Its holder never sends it again: the record to keep, if there is one that ended."""
+        once = self._once.get(place)
+        if once is None or once.running:
+            return None
+        self._bytes -= once.size
+        once.value, once.error = None, encoded(Timeout(maybe_ran=True))  # nobody asks for it
+        self._bytes += once.size
+        once.until = min(once.until, now + DONE_KEPT_S)
+        self._next_at = min(self._next_at, once.until)
+        return self._record(place, once, now)
+
     def handle_timer(self, now: float) -> None:
         """Forget what is too old."""
+        if now < self._next_at:
+            return
         for place, once in list(self._once.items()):
             if once.until <= now and not once.running:
                 self.forget(place)
+        self._next_at = min((once.until for once in self._once.values()), default=inf)
 
     def restore(self, records: Iterable[OnceRecord], now: float) -> None:
         """After a start: what was kept. Of two records of a key the later counts."""
@@ -180,6 +201,7 @@ class OnceTable:
 
     def _add(self, place: Place, once: _Once) -> None:
         self._once[place] = once
+        self._next_at = min(self._next_at, once.until)
         self._bytes += once.size
         self._of[place[0]] += 1
 
@@ -194,4 +216,13 @@ def encoded(error: CallError) -> bytes:
     return dumps(error_to_fields(error))
 
 
-__all__ = ["FULL_S", "ONCE_KEPT_S", "Ended", "OnceRecord", "OnceTable", "content_of", "encoded"]
+__all__ = [
+    "DONE_KEPT_S",
+    "FULL_S",
+    "ONCE_KEPT_S",
+    "Ended",
+    "OnceRecord",
+    "OnceTable",
+    "content_of",
+    "encoded",
+]

@@ -54,7 +54,8 @@ from drupelet.errors import (
     error_from_fields,
 )
 from drupelet.wire import sodium
-from drupelet.wire.codec import loads_canonical
+from drupelet.wire.codec import dumps, loads_canonical
+from drupelet.wire.idempotency import DONE_TARGET, done_keys
 from drupelet.wire.limits import (
     RELAY_CALLS_MAX,
     REPLIES_KEPT_BYTES_MAX,
@@ -150,6 +151,7 @@ class Callee:
         self._waiting: dict[Place, list[Asked]] = {}  # for a run, on whatever way it came
         self.dropped_count = 0
         self.on_refused: Callable[[bytes, str, CallError], None] = _nobody  # key, target, why
+        self.on_done: Callable[[list[OnceRecord]], None] = _nobody_keeps
         self.boot_key = sodium.x25519_public(self._private)
 
     @property
@@ -216,6 +218,8 @@ class Callee:
         try:
             if failure is not None or right is None:
                 raise failure or NotPermitted()
+            if request.target == DONE_TARGET:
+                return self._keep(asked, self._done(asked, request, right.caller, now), now)
             return self._admitted(asked, request, right, now)
         except CallError as error:
             self.on_refused(signer.key, request.target, error)
@@ -308,6 +312,16 @@ class Callee:
         waiting.append(asked)
         return None
 
+    def _done(self, asked: Asked, request: Asking, holder: bytes, now: float) -> Answer | None:
+        """It never sends these keys again. Raises: `CallError`."""
+        try:
+            keys = done_keys(request.arguments)
+        except RemoteProtocolError as error:
+            raise RemoteError("badarg", str(error)) from None
+        records = [self.once.done((holder, key), now) for key in keys]
+        self.on_done([each for each in records if each is not None])
+        return self._reply(asked, value=dumps(True))
+
     # -- replies
 
     def _reply(
@@ -331,6 +345,10 @@ class Callee:
 
     def _forget_reply(self, name: bytes) -> None:
         self._reply_bytes -= len(self._replies.pop(name)[1]) + _ENTRY_BYTES
+
+
+def _nobody_keeps(records: list[OnceRecord]) -> None:
+    """That a key is done is worth a record, and no more."""
 
 
 def _nobody(key: bytes, target: str, error: CallError) -> None:

@@ -47,7 +47,7 @@ from drupelet.services.inline import (
 from drupelet.services.missions import Export
 from drupelet.services.sending import too_large
 from drupelet.services.streams import Stream
-from drupelet.services.whitelist import worker_of
+from drupelet.services.whitelist import STRANGERS_OWN, worker_of
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.frames import (
@@ -69,10 +69,6 @@ from drupelet.wire.limits import (
 TIMEOUT_S = 5.0  # OTP's gen_server:call default
 _TIMEOUT_MS_MAX = 2**32 - 1
 _LOCAL_RINGS = frozenset({"operator", "worker", "confined"})  # their targets begin with a node
-# What a stranger may ask of the daemon itself; every other target is a granted function's.
-_STRANGERS_OWN = frozenset(
-    {b"grants/present", b"once/call", b"pair/look", b"pair/start", b"pair/step", b"pair/done"}
-)
 _CONFINED = "this mission has cluster = false in its file in missions.d: it may call nothing"
 _PREFIXES_MAX = 256  # prepared call headers that are kept
 
@@ -291,7 +287,7 @@ class Calls:
         if (
             endpoint.ring == "stranger"
             and self.strangers is not None
-            and target not in _STRANGERS_OWN
+            and target not in STRANGERS_OWN
         ):
             self.strangers.on_call(endpoint, ident, target, flags, timeout_ms, body[start:])
             return
@@ -439,18 +435,16 @@ class Calls:
                 return
             body = frames.call_body(target, call.args)
             if node and node != self.own_name:
-                name = _text(node)
-                try:
-                    if self.keeper is not None and self.keeper.takes(
-                        name, _text(target), call.args
-                    ):
-                        return
-                except CallError:
-                    self.refused_count += 1
-                    return
-                self._nursery.start_soon(self.cast_on, name, body)
+                self._keep_or_send(_text(node), _text(target), call.args, body)
                 return
         self.run_cast(body, endpoint.ring)
+
+    def _keep_or_send(self, node: str, target: str, args: bytes, body: bytes) -> None:
+        try:
+            if self.keeper is None or not self.keeper.takes(node, target, args):
+                self._nursery.start_soon(self.cast_on, node, body)
+        except CallError:
+            self.refused_count += 1
 
     async def cast_on(self, node: str, body: bytes) -> None:
         """Send a cast to another node, when it can be connected."""

@@ -6,6 +6,7 @@ before its outcome is told, and passes the call on.
 | function | who | |
 |---|---|---|
 | `call` | members, strangers | `call(key, target, arguments, holder)`: `[value, error]` |
+| `done` | members, strangers | `done([key, ...], holder)`: the caller never sends these again |
 
 `key` is 16 bytes, `target` "mission/function", `arguments` an encoded array, `holder` (may be left
 out) whose grant it is by: the caller names the same each time. Of what is answered one is null
@@ -49,7 +50,14 @@ from drupelet.core.once import (
     encoded,
 )
 from drupelet.core.requests import WAITING_MAX
-from drupelet.errors import CallError, RateLimited, RemoteError, Revoked
+from drupelet.errors import (
+    CallError,
+    NotPermitted,
+    RateLimited,
+    RemoteError,
+    RemoteProtocolError,
+    Revoked,
+)
 from drupelet.services.calls import Calls
 from drupelet.services.committing import Committing
 from drupelet.services.deadlines import Deadlines
@@ -60,12 +68,13 @@ from drupelet.services.stranger_calls import CALL_S_MAX, StrangerCalls
 from drupelet.services.waiters import Admitted
 from drupelet.services.whitelist import worker_of
 from drupelet.store.once import OnceStore
+from drupelet.wire.codec import dumps
 from drupelet.wire.frames import CALL_HEADER
+from drupelet.wire.idempotency import KEY_BYTES, done_keys
 from drupelet.wire.limits import TARGET_BYTES_MAX
 
 _log = logging.getLogger("drupelet.once")
 
-KEY_BYTES: Final = 16
 OTHERS: Final = frozenset({"member", "stranger"})
 
 Outcome = tuple[bytes | None, bytes | None]  # encoded value, encoded error
@@ -110,7 +119,8 @@ class OnceService:
 
     def register(self) -> None:
         """Put the mission into the whitelist."""
-        self._missions.add_system("once", {"call": self.call}, OTHERS, with_endpoint=True)
+        functions: dict[str, Callable[..., object]] = {"call": self.call, "done": self.done}
+        self._missions.add_system("once", functions, OTHERS, with_endpoint=True)
 
     def restore(self) -> None:
         """What was kept, before the first link."""
@@ -182,6 +192,27 @@ class OnceService:
         free = functools.partial(strangers.grants.finish, ticket)
         return [*await self._once(place, content_of(target, arguments), start, free)]
 
+    def done(self, endpoint: Endpoint, keys: list[bytes], holder: bytes | None = None) -> bool:
+        """Keys of that holder that are never sent again. Raises: `CallError`."""
+        if endpoint.ring != "stranger":
+            holder = endpoint.key
+        elif holder not in self._strangers.holders(endpoint):
+            raise NotPermitted
+        assert holder is not None
+        now = trio.current_time()
+        try:
+            known = done_keys(dumps([keys]))
+        except RemoteProtocolError as error:
+            raise RemoteError("badarg", str(error)) from None
+        records = [self.table.done((holder, key), now) for key in known]
+        self.on_done([each for each in records if each is not None])
+        return True
+
+    def on_done(self, records: list[OnceRecord]) -> None:
+        """Keep these; when that is lost, the keys stay for their time."""
+        for record in records:
+            self._committing.put(record, _if_lost_it_stays)
+
     async def member_call(
         self, holder: bytes, ring: str, key: bytes, target: str, arguments: bytes
     ) -> Outcome:
@@ -212,8 +243,10 @@ class OnceService:
         self, place: Place, content: bytes, start: Start, free: Callable[[], None]
     ) -> Outcome:
         """Run it, wait for it, or give its outcome. `free`: it is not going to run (again)."""
+        now = trio.current_time()
+        self.table.handle_timer(now)
         try:
-            begun = self.table.begin(*place, content, trio.current_time())
+            begun = self.table.begin(*place, content, now)
             waiting = self._waiting.setdefault(place, [])
             if len(waiting) >= WAITING_MAX:
                 raise RateLimited(FULL_S)
@@ -337,6 +370,10 @@ def _not_durable(failure: OSError) -> RemoteError:
         "not_durable",
         f"the node's disk does not keep idempotency keys now ({what}): the call did not run",
     )
+
+
+def _if_lost_it_stays(failure: OSError | None) -> None:
+    """That a key is done."""
 
 
 def _nobody(place: Place, outcome: Outcome) -> None:

@@ -16,6 +16,8 @@ Rules
   there is one, else through the relay; at most ONCE_KEPT_S. Casts to one node start in their order
   as long as none has to be sent again, WINDOW of them at the same time.
 - Told that a cast has no right, or that it raised, this node's log says so: nobody waits for it.
+- When a cast is done, and that is on disk, its callee is told that its key may go, if this node
+  made it: else a week of casts would fill the table there.
 - No pid travels in what is kept: its process may be gone by then.
 
 Owns: one task that writes, and one for each cast.
@@ -47,16 +49,18 @@ from drupelet.services.calls import Calls
 from drupelet.services.committing import Committing
 from drupelet.services.deadlines import Deadlines
 from drupelet.services.directory import Border
+from drupelet.services.done_keys import DoneKeys
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.ends import End
 from drupelet.services.missions import Missions
-from drupelet.services.once import KEY_BYTES, OnceService, Outcome
+from drupelet.services.once import OnceService, Outcome
 from drupelet.services.relayed_calls import RelayedCalls
 from drupelet.services.stranger_calls import CALL_S_MAX
 from drupelet.services.system import OPERATOR
 from drupelet.store.outbox import KeptCast, OutboxStore
 from drupelet.wire import frames
 from drupelet.wire.codec import dumps, loads, loads_canonical
+from drupelet.wire.idempotency import DONE_TARGET, KEY_BYTES
 from drupelet.wire.limits import OUTBOX_BYTES_MAX, OUTBOX_CASTS_MAX
 
 _log = logging.getLogger("drupelet.once")
@@ -67,7 +71,9 @@ FIRST_S: Final = 0.25
 LONGEST_S: Final = 10.0
 AGAIN_MAX: Final = 8  # times that a callee may say: not now, for reasons that may be for ever
 PROGRAMS: Final = frozenset({"operator", "worker"})
+DONE_S: Final = 10.0
 _CALL: Final = frames.call_body(b"once/call", b"")
+_DONE: Final = frames.call_body(DONE_TARGET.encode(), b"")
 _LATER: Final = ("not_durable", "damaged")  # the callee's disk: its owner mends it
 _NOT_NOW: Final = "mission_"  # its worker starts, or starts again
 
@@ -119,6 +125,10 @@ class OutboxService:
         self._granted_by = granted_by
         self._member = member
         self._end = End(calls, deadlines, lambda ident, outcome: None)
+        self._end_of_ours = End(
+            calls, deadlines, lambda ident, outcome: None, ring="member", key=key
+        )
+        self._done = DoneKeys(self._tell_done)
         self._committing = Committing(self._prepare, tick=store.tick, close=store.close)
         self._casts: dict[tuple[bytes, bytes], _Waits] = {}  # by callee and key
         self._bytes = 0
@@ -153,6 +163,7 @@ class OutboxService:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._committing.run)
+            nursery.start_soon(self._done.run)
             for waits in self._casts.values():
                 if waits.is_durable:
                     nursery.start_soon(self._carry, waits)
@@ -177,10 +188,11 @@ class OutboxService:
         backoff = self._new_backoff()
         deadline = min(trio.current_effective_deadline(), trio.current_time() + CALL_S_MAX)
         sent = False
+        holder = self._holder(self._granted_by(node), target)
         while True:
             try:
                 endpoint = await self._connect(node)
-                value = _value(await self._ask(endpoint, key, target, arguments, deadline))
+                value = _value(await self._ask(endpoint, key, target, arguments, deadline, holder))
                 stranger = endpoint.ring == "stranger"
                 return self._border.incoming(self._end, value) if stranger else value
             except NoConnection as error:
@@ -271,6 +283,7 @@ class OutboxService:
         callee = self._key if self._is_here(node) else self._granted_by(node) or self._member(node)
         if callee is None:
             raise NoConnection("no_such_node")
+        made = key is None
         key = key if key is not None else secrets.token_bytes(KEY_BYTES)
         known = self._casts.get((callee, key))
         if known is not None:
@@ -291,6 +304,8 @@ class OutboxService:
             target=target,
             arguments=arguments,
             left_s=ONCE_KEPT_S,
+            holder=self._holder(self._granted_by(node), target),
+            made=made,
         )
         return _Waits(cast, trio.current_time() + ONCE_KEPT_S)
 
@@ -342,7 +357,13 @@ class OutboxService:
         else:
             _log.debug("cast_ran node=%s target=%s", cast.name, cast.target)
         self._remove(waits)
-        self._committing.put(replace(cast, left_s=0.0), _if_lost_it_goes_again)
+
+        def written(error: OSError | None) -> None:
+            """If that is lost, it goes again: its key makes the second one harmless."""
+            if error is None and cast.made:
+                self._done.add(cast)
+
+        self._committing.put(replace(cast, left_s=0.0), written)
 
     async def _settled(self, line: _Line, waits: _Waits) -> CallError | None:
         """How it ended at its callee: None, well."""
@@ -356,7 +377,7 @@ class OutboxService:
                 waits.why = "sent"
                 deadline = trio.current_time() + ATTEMPT_S
                 _, fields = await self._ask(
-                    endpoint, cast.key, cast.target, cast.arguments, deadline
+                    endpoint, cast.key, cast.target, cast.arguments, deadline, cast.holder
                 )
                 error = error_from_fields(loads_canonical(fields)) if fields is not None else None
                 if error is None or endpoint.direct or not _may_change(error):
@@ -407,26 +428,50 @@ class OutboxService:
         return endpoint
 
     async def _ask(
-        self, endpoint: Endpoint, key: bytes, target: str, arguments: bytes, deadline: float
+        self,
+        endpoint: Endpoint,
+        key: bytes,
+        target: str,
+        arguments: bytes,
+        deadline: float,
+        holder: bytes,
     ) -> Outcome:
         """One try: how the run ended. Raises: `CallError`, which is of this try."""
         if endpoint is self._end:
             return await self._once.member_call(self._key, "member", key, target, arguments)
         if endpoint.direct:
-            holder = self._relayed.holder_for(endpoint.key, target)
-            body = await endpoint.call(_CALL, dumps([key, target, arguments, holder]), deadline)
+            args = dumps([key, target, arguments, holder or None])
+            body = await endpoint.call(_CALL, args, deadline)
             match loads(body[1:]):
                 case [bytes() | None as value, bytes() | None as error]:
                     return value, error
             raise RemoteProtocolError("malformed answer to a call with an idempotency key")
-        outcome = await self._relayed.request_once(endpoint.key, key, target, arguments, deadline)
+        outcome = await self._relayed.request_once(
+            endpoint.key, key, target, arguments, deadline, holder or None
+        )
         if isinstance(outcome.result, bytes):
             return outcome.result, None
         if not outcome.said:
             raise outcome.result
         return None, encoded(outcome.result)
 
+    async def _tell_done(self, cast: KeptCast, keys: list[bytes]) -> None:
+        """These keys are never sent again. Raises: `CallError`."""
+        deadline = trio.current_time() + DONE_S
+        if cast.callee == self._key:
+            self._once.done(self._end_of_ours, keys)
+            return
+        endpoint = await self._connect(cast.name, cast.callee)
+        if endpoint.direct:
+            await endpoint.call(_DONE, dumps([keys, cast.holder or None]), deadline)
+        else:
+            await self._relayed.done(cast.callee, keys, cast.target, cast.holder, deadline)
+
     # -- small things
+
+    def _holder(self, issuer: bytes | None, target: str) -> bytes:
+        """By whose grant we call there: it stays the same however often it is sent."""
+        return (self._relayed.holder_for(issuer, target) if issuer is not None else None) or b""
 
     def _is_here(self, node: str) -> bool:
         return node.encode() in (b"", self._calls.own_name)
@@ -458,10 +503,6 @@ def _value(outcome: Outcome) -> bytes:
     if error is not None or value is None:
         raise error_from_fields(loads_canonical(error or b""))
     return value
-
-
-def _if_lost_it_goes_again(failure: OSError | None) -> None:
-    """That a cast is done: its key makes the second one harmless."""
 
 
 __all__ = ["OutboxService"]

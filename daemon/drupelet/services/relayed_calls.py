@@ -41,8 +41,10 @@ from drupelet.services.relay_link import RelayLink, shown_of
 from drupelet.services.stranger_calls import CALL_S_MAX, StrangerCalls
 from drupelet.services.waiters import Admitted
 from drupelet.wire import relay as wire
+from drupelet.wire.codec import dumps
 from drupelet.wire.frames import split_call
 from drupelet.wire.grant_files import GrantFile
+from drupelet.wire.idempotency import DONE_TARGET
 from drupelet.wire.limits import RELAY_HOLDERS_MAX, RELAY_MISSIONS_MAX
 
 _LOOK_S: Final = 5.0  # so often a call with a key looks whether its callee has started anew
@@ -117,6 +119,7 @@ class RelayedCalls:
         entropy = secrets.token_bytes
         self.callee = Callee(seed, strangers.grants, entropy, trio.current_time(), once.table)
         self.callee.on_refused = self._refused
+        self.callee.on_done = once.on_done
         self.caller = Caller(entropy)
         self._waiting: dict[int, Callable[[Outcome], None]] = {}
         self._ends: dict[int, RelayEnd] = {}
@@ -274,34 +277,51 @@ class RelayedCalls:
 
     async def request(self, key: bytes, target: str, args: bytes, deadline: float) -> bytes:
         """A call through the relay: the encoded value. Raises: `CallError`."""
-        outcome = await self._request(key, target, args, deadline, None)
+        file = self._file_for(key, target)
+        outcome = await self._request(file, target, args, deadline, None)
         assert outcome is not None
         if isinstance(outcome.result, CallError):
             raise outcome.result
         return outcome.result
 
     async def request_once(
-        self, callee: bytes, key: bytes, target: str, args: bytes, deadline: float
+        self,
+        callee: bytes,
+        key: bytes,
+        target: str,
+        args: bytes,
+        deadline: float,
+        holder: bytes | None = None,
     ) -> Outcome:
-        """The same with an idempotency key: signed anew as often as the callee starts anew.
+        """The same with an idempotency key of `holder`: signed anew when the callee starts anew.
 
         Raises: `CallError` where nothing was sent; what became of it otherwise is in the outcome.
         """
         while True:
-            outcome = await self._request(callee, target, args, deadline, key)
+            file = self._file_for(callee, target, holder)
+            outcome = await self._request(file, target, args, deadline, key)
             if outcome is not None:
                 return outcome
+
+    async def done(
+        self, callee: bytes, keys: list[bytes], target: str, holder: bytes, deadline: float
+    ) -> None:
+        """Say that these keys of casts of `target` are never sent again. Raises: `CallError`."""
+        file = self._file_for(callee, target, holder)
+        outcome = await self._request(file, DONE_TARGET, dumps([keys]), deadline, None)
+        if outcome is not None and isinstance(outcome.result, CallError):
+            raise outcome.result
 
     async def look(self, callee: bytes, target: str) -> None:
         """Whether the relay knows where it is. Raises: `NoConnection`, `NotPermitted`."""
         await self._link.beacon(callee, shown_of(self._file_for(callee, target).grant))
 
     async def _request(
-        self, callee: bytes, target: str, args: bytes, deadline: float, key: bytes | None
+        self, file: GrantFile, target: str, args: bytes, deadline: float, key: bytes | None
     ) -> Outcome | None:
         """None: with a key, its callee has started anew. Raises: `CallError`; nothing was sent."""
+        callee = file.grant.issuer
         deadline = min(deadline, trio.current_time() + CALL_S_MAX)
-        file = self._file_for(callee, target)
         with trio.CancelScope(deadline=deadline) as finding:
             beacon = await self._link.beacon(callee, shown_of(file.grant))
         if finding.cancelled_caught:
@@ -381,8 +401,8 @@ class RelayedCalls:
         except NotPermitted:
             return None
 
-    def _file_for(self, key: bytes, target: str) -> GrantFile:
-        """The grant to show: one that allows the function, else one of the mission."""
+    def _file_for(self, key: bytes, target: str, holder: bytes | None = None) -> GrantFile:
+        """The grant to show: the first, of `holder` if one is named, that allows the function."""
         mission, _, function = target.partition("/")
         files = [
             file
@@ -390,7 +410,7 @@ class RelayedCalls:
             if file.grant.issuer == key and file.grant.mission == mission
         ]
         for file in files:
-            if file.grant.allows(function):
+            if file.grant.allows(function) and holder in (None, file.grant.holder):
                 return file
         raise NotPermitted
 

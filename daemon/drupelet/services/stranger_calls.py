@@ -89,6 +89,10 @@ class StrangerCalls:
         """Whether something was granted to who is on that link."""
         return endpoint in self._rights
 
+    def holders(self, endpoint: Endpoint) -> set[bytes]:
+        """Who holds the grants that were shown on that link."""
+        return {each.grant.holder for each in self._rights.get(endpoint, ())}
+
     @property
     def any_known(self) -> bool:
         """Whether there is a link of somebody to whom something was granted."""

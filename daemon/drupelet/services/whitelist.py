@@ -1,12 +1,25 @@
-"""The way from an entry of the whitelist to the worker that serves it."""
+"""What strangers may ask of the daemon itself; and from an entry of the whitelist to its worker."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, cast
 
 from drupelet.errors import NoConnection, RemoteError
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.missions import Export
+
+# Every other target of a stranger is a granted function's.
+STRANGERS_OWN: Final = frozenset(
+    {
+        b"grants/present",
+        b"once/call",
+        b"once/done",
+        b"pair/look",
+        b"pair/start",
+        b"pair/step",
+        b"pair/done",
+    }
+)
 
 
 def worker_of(export: Export, *, keyed: bool = False) -> Endpoint:
@@ -28,4 +41,4 @@ def worker_of(export: Export, *, keyed: bool = False) -> Endpoint:
     return worker
 
 
-__all__ = ["worker_of"]
+__all__ = ["STRANGERS_OWN", "worker_of"]

@@ -2,8 +2,8 @@
 
 Decides what the records of the file (`store/spans.py`) say:
 
-    key, callee, name, target, arguments     it waits
-    key, callee                              it is done
+    key, callee, name, target, arguments, holder, made     it waits
+    key, callee                                            it is done
 
 Rules
 - A cast is on disk before its caller is told. That it is done may be lost in a power cut: then it
@@ -23,8 +23,9 @@ from drupelet.store.spans import Span, Spans
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptCast:
-    """One cast. `key`: its idempotency key; `callee`: the node's key; `left_s`: so long it may wait
-    yet, 0: it is done."""
+    """One cast. `key`: its idempotency key, `made` by this node or said by a program; `callee`: the
+    node's key; `holder`: by whose grant, b"": a member's; `left_s`: so long it may wait yet, 0: it
+    is done."""
 
     key: bytes
     callee: bytes
@@ -32,6 +33,8 @@ class KeptCast:
     target: str
     arguments: bytes
     left_s: float
+    holder: bytes = b""
+    made: bool = False
 
 
 class OutboxStore:
@@ -52,7 +55,15 @@ class OutboxStore:
         lost = loaded.lost
         for span in loaded.spans:
             match span.fields:
-                case [bytes(key), bytes(callee), str(name), str(target), bytes(arguments)]:
+                case [
+                    bytes(key),
+                    bytes(callee),
+                    str(name),
+                    str(target),
+                    bytes(arguments),
+                    bytes(holder),
+                    bool(made),
+                ]:
                     casts[callee, key] = KeptCast(
                         key=key,
                         callee=callee,
@@ -60,6 +71,8 @@ class OutboxStore:
                         target=target,
                         arguments=arguments,
                         left_s=span.left_s,
+                        holder=holder,
+                        made=made,
                     )
                 case [bytes(key), bytes(callee)]:
                     casts.pop((callee, key), None)
@@ -87,7 +100,8 @@ class OutboxStore:
 def _span(cast: KeptCast) -> Span:
     if cast.left_s <= 0:
         return Span(0.0, [cast.key, cast.callee])
-    return Span(cast.left_s, [cast.key, cast.callee, cast.name, cast.target, cast.arguments])
+    fields = [cast.key, cast.callee, cast.name, cast.target, cast.arguments, cast.holder, cast.made]
+    return Span(cast.left_s, fields)
 
 
 __all__ = ["KeptCast", "OutboxStore"]

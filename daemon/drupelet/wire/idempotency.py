@@ -13,12 +13,13 @@ from typing import Final
 
 from drupelet.errors import NotSendable, RemoteProtocolError
 from drupelet.wire.codec import dumps, loads
-from drupelet.wire.limits import IDEMPOTENCY_KEY_BYTES_MAX
+from drupelet.wire.limits import DONE_KEYS_MAX, IDEMPOTENCY_KEY_BYTES_MAX
 
 KEY_BYTES: Final = 16
 MISSION: Final = "once"
 ASK: Final = "ask"
 POST: Final = "post"
+DONE_TARGET: Final = "once/done"
 
 IdempotencyKey = bytes | str
 
@@ -51,6 +52,15 @@ def question(
     return node, f"{mission}/{function}", known, dumps(list(args))
 
 
+def done_keys(arguments: bytes) -> list[bytes]:
+    """The keys that are never sent again: of `once/done`. Raises: `RemoteProtocolError`."""
+    match loads(arguments):
+        case [list(keys)] if len(keys) <= DONE_KEYS_MAX:
+            if all(type(each) is bytes and len(each) == KEY_BYTES for each in keys):
+                return keys
+    raise RemoteProtocolError(f"done([key, ...]): at most {DONE_KEYS_MAX} keys of 16 bytes")
+
+
 def value_of(answer: object) -> object:
     """What the function gave. Raises: `RemoteProtocolError`."""
     if not isinstance(answer, bytes):
@@ -60,10 +70,12 @@ def value_of(answer: object) -> object:
 
 __all__ = [
     "ASK",
+    "DONE_TARGET",
     "KEY_BYTES",
     "MISSION",
     "POST",
     "IdempotencyKey",
+    "done_keys",
     "key_bytes",
     "question",
     "value_of",

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from drupelet.core import once as core
-from drupelet.core.once import ONCE_KEPT_S, Ended, OnceRecord, OnceTable, content_of
+from drupelet.core.freshness import KEPT_MAX, TOKEN_S
+from drupelet.core.once import DONE_KEPT_S, ONCE_KEPT_S, Ended, OnceRecord, OnceTable, content_of
 from drupelet.errors import RateLimited, RemoteError, Timeout, error_from_fields
 from drupelet.wire.codec import dumps, loads
 
@@ -108,3 +109,36 @@ def test_bytes_at_the_maximum_and_one_above(monkeypatch: pytest.MonkeyPatch) -> 
     table.end((BOB, KEY), bytes(1_000 - core._ENTRY_BYTES), None, 0.0)
     with pytest.raises(RateLimited):
         table.begin(DAVE, KEY, BOIL, 0.0)
+
+
+def test_a_key_that_is_never_sent_again_goes_when_nothing_old_is_fresh_any_more() -> None:
+    assert DONE_KEPT_S > KEPT_MAX * TOKEN_S
+    table = OnceTable()
+    place = (BOB, KEY)
+    assert table.done(place, 0.0) is None  # it is not known
+    table.begin(BOB, KEY, BOIL, 0.0)
+    assert table.done(place, 1.0) is None  # it runs
+    table.end(place, bytes(1_000), None, 2.0)
+    record = table.done(place, 10.0)
+    assert record is not None and record.left_s == DONE_KEPT_S
+    assert record.outcome is not None and record.outcome[0] is None
+    table.handle_timer(10.0 + DONE_KEPT_S - 1)
+    assert isinstance(table.begin(BOB, KEY, BOIL, 11.0), Ended)  # a copy on its way
+    table.handle_timer(10.0 + DONE_KEPT_S)
+    assert len(table) == 0 and table._bytes == 0
+    table.begin(BOB, KEY, BOIL, 200.0)
+    table.end(place, b"", None, 200.0)
+    soon = table.done(place, 200.0 + ONCE_KEPT_S - 1)
+    assert soon is not None and soon.left_s == 1.0  # its time is over before
+
+
+def test_time_is_looked_at_only_when_something_may_be_over() -> None:
+    table = OnceTable()
+    for number in range(100):
+        table.begin(BOB, bytes([number]) * 16, BOIL, float(number))
+        table.end((BOB, bytes([number]) * 16), b"", None, float(number))
+    table.handle_timer(ONCE_KEPT_S - 1)
+    assert len(table) == 100
+    for number in range(100):
+        table.handle_timer(ONCE_KEPT_S + number)
+        assert len(table) == 99 - number

@@ -38,7 +38,8 @@ from drupelet.errors import (
 from drupelet.wire import sodium
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.grants import Grant, Terms, issue
-from drupelet.wire.limits import REPLY_VALUE_BYTES_MAX, REQUEST_BYTES_MAX
+from drupelet.wire.idempotency import DONE_TARGET
+from drupelet.wire.limits import DONE_KEYS_MAX, REPLY_VALUE_BYTES_MAX, REQUEST_BYTES_MAX
 from drupelet.wire.requests import Reply, encode_reply
 
 ALICE, ANNE, BOB, EVE = (bytes([number]) * 32 for number in range(1, 5))
@@ -358,6 +359,27 @@ def test_a_run_that_came_on_another_way_is_answered_here_too() -> None:
     table.end((KEY[BOB], b"2" * 16), bytes(REPLY_VALUE_BYTES_MAX + 1), None, 2.0)
     error = pair.error(pair.receive(pair.sent(2.0, idempotency_key=b"2" * 16), 2.0))
     assert isinstance(error, RemoteError) and error.kind == "too_large"
+
+
+def test_keys_that_are_never_sent_again() -> None:
+    pair = Pair(terms=Terms(functions=("boil",), rate=(1, 1_000), burst=1))
+    told: list[OnceRecord] = []
+    pair.alice.callee.on_done = told.extend
+    run = pair.run(pair.sent(idempotency_key=ONCE))
+    pair.alice.callee.finish(run.ticket, dumps("hot"), 1.0)
+    other = b"2" * 16
+    pair.alice.callee.once.begin(KEY[EVE], other, b"", 1.0)
+    pair.alice.callee.once.end((KEY[EVE], other), b"", None, 1.0)
+    done = pair.sent(1.0, target=DONE_TARGET, arguments=dumps([[ONCE, other, b"3" * 16]]))
+    outcome = pair.reply(pair.receive(done, 1.0))  # it costs nothing of the rate
+    assert isinstance(outcome, Outcome) and outcome.result == dumps(True)
+    assert [(each.caller, each.key) for each in told] == [(KEY[BOB], ONCE)]  # nobody else's
+    for bad in ([], [[b"short"]], [[ONCE] * (DONE_KEYS_MAX + 1)], [[1]]):
+        sent = pair.sent(1.0, target=DONE_TARGET, arguments=dumps(bad))
+        error = pair.error(pair.receive(sent, 1.0))
+        assert isinstance(error, RemoteError) and error.kind == "badarg"
+    most = pair.sent(1.0, target=DONE_TARGET, arguments=dumps([[ONCE] * DONE_KEYS_MAX]))
+    assert isinstance(pair.receive(most, 1.0), Answer)
 
 
 def test_a_run_that_never_began_uses_no_idempotency_key() -> None:

@@ -214,7 +214,8 @@ async def test_revoking_ends_a_run_and_what_is_not_begun_yet(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one, "slow", KEY, "tea", 60.0)
-            await until_running(alice)
+            while ran(tmp_path, "alice") != ["tea"]:
+                await trio.testing.wait_all_tasks_blocked(0.01)
             append, free, writing = alice.once._store.append, threading.Event(), threading.Event()
 
             def slowly(records: Sequence[OnceRecord], up_s: float) -> None:
@@ -427,3 +428,22 @@ async def test_a_function_that_runs_once_is_refused_without_a_key(
         with pytest.raises(RemoteError, match="none"):
             await alice.call_many("alice", "ledger", "pay", [["a"], ["b"]])
         assert ran(tmp_path, "alice") == ["rent", "tax"]
+
+
+async def test_keys_that_are_done_are_their_holders(tmp_path: Path) -> None:
+    offer(tmp_path, "alice")
+    async with nodes(tmp_path, "alice", "bob", "charlie") as (alice, bob, charlie):
+        await granted(alice, bob)
+        await granted(alice, charlie)
+        await ask(bob, "alice", "note", KEY, "tea")
+        await ask(charlie, "alice", "note", KEY, "milk")
+        for holder, failure in ((bob.key, None), (charlie.key, NotPermitted), (None, NotPermitted)):
+            if failure is not None:
+                with pytest.raises(failure):
+                    await bob.call("alice", "once", "done", [KEY], holder)
+            else:
+                assert await bob.call("alice", "once", "done", [KEY], holder) is True
+        left = {each.caller: each.left_s for each in alice.once.table.records(trio.current_time())}
+        assert left[bob.key] <= core_once.DONE_KEPT_S < left[charlie.key]
+        with pytest.raises(RemoteError, match="256 keys of 16 bytes"):
+            await bob.call("alice", "once", "done", ["short"], bob.key)

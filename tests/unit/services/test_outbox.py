@@ -14,10 +14,11 @@ import trio
 import trio.testing
 
 from drupelet.config import RelayConfig
+from drupelet.core.once import DONE_KEPT_S
 from drupelet.errors import NoConnection, NotSendable, RemoteError, Timeout
 from drupelet.node import Node, open_node
 from drupelet.relay.main import invite_text
-from drupelet.services import announcing, relay_link, relayed_calls
+from drupelet.services import announcing, done_keys, relay_link, relayed_calls
 from drupelet.services import outbox as module
 from drupelet.store.outbox import KeptCast
 from drupelet.wire.frames import MORE_ABOVE
@@ -391,3 +392,43 @@ async def test_a_damaged_outbox_is_told_and_the_rest_is_sent(
             async with open_node(make_config(tmp_path, "alice", cookie="calice", port=port)):
                 await until_run(bob)
     assert ran(tmp_path, "alice") == ["milk"]
+
+
+async def until_done(callee: Node, counts: set[int]) -> None:
+    """Until that many keys of it go within minutes."""
+    with trio.fail_after(30):
+        while True:
+            records = callee.once.table.records(trio.current_time())
+            if sum(each.left_s <= DONE_KEPT_S for each in records) in counts:
+                return
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def test_keys_of_casts_that_ran_do_not_stay_for_a_week(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(done_keys, "WAIT_S", 0.05)
+    offer(tmp_path, "alice")
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await granted(alice, bob)
+        for number in range(3):
+            await post(bob, "alice", "note", str(number))
+        await post(bob, "alice", "note", "mine", key=KEY)  # a program may say it again
+        await until_run(bob)
+        await until_done(alice, {3})
+        assert len(alice.once.table) == 4
+        await post(alice, "alice", "note", "here", key=b"2" * 16)
+        await until_run(alice)
+
+
+async def test_keys_of_casts_through_the_relay_go_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(done_keys, "WAIT_S", 0.05)
+    async with house(tmp_path, monkeypatch) as home, home.open("bob") as bob:
+        async with home.open("alice") as alice:
+            await home.granted(alice, bob)
+            for number in range(3):
+                await post(bob, "alice", "note", str(number))
+            await until_run(bob)
+            await until_done(alice, {3})

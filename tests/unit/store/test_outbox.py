@@ -17,8 +17,9 @@ CAST = KeptCast(
     target="light/on",
     arguments=b"\x80",
     left_s=100.0,
+    holder=b"h" * 32,
 )
-OTHER = replace(CAST, key=b"o" * 16)
+OTHER = replace(CAST, key=b"o" * 16, holder=b"", made=True)
 
 
 @pytest.fixture
