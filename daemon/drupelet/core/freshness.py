@@ -7,7 +7,7 @@ second delivery is known from a first. After a boot all tokens are new and nothi
 
     freshness = Freshness(random 16 bytes, now)
     while freshness.next_timer() <= now: freshness.rotate(random 16 bytes, now)
-    match freshness.take(token, ident): FRESH, STALE (here is the newest), REPLAYED, FULL
+    match freshness.take(token, ident): FRESH, STALE or UNKNOWN (sign again), REPLAYED, FULL
 
 Rules
 - A token says nothing: who has one has only learned that the node was up.
@@ -38,7 +38,8 @@ class Verdict(enum.Enum):
     """What to do with a request."""
 
     FRESH = "fresh"
-    STALE = "stale"  # sign again over the newest token
+    STALE = "stale"  # sign again over the newest token; this one was not accepted
+    UNKNOWN = "unknown"  # the same, and it may have been: its token is too old, or of another boot
     REPLAYED = "replayed"  # it was accepted before: answer with what it was answered then
     FULL = "full"  # too many requests in two windows
 
@@ -79,7 +80,7 @@ class Freshness:
         """Judge a request whose signature holds, and remember it if it is fresh."""
         ids = self._windows.get(token)
         if ids is None:
-            return Verdict.STALE
+            return Verdict.UNKNOWN
         if ident in ids:
             return Verdict.REPLAYED
         if token not in list(self._windows)[-TOKENS_MAX:]:

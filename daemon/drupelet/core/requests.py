@@ -208,6 +208,9 @@ class Callee:
         match self._freshness.take(request.token, asked.hash):
             case Verdict.STALE:
                 return self._reply(asked, error=stale_error(self.token))
+            case Verdict.UNKNOWN:  # who sealed it knows by STALE_S: it was for this boot
+                stale = stale_error(self.token, maybe_ran=not asked.repeats)
+                return self._reply(asked, error=stale)
             case Verdict.REPLAYED:
                 if not asked.repeats:
                     return self._reply(asked, error=encoded(RemoteError(REPLAYED, _REPLAYED)))

@@ -57,7 +57,7 @@ from drupelet.wire.limits import (
     NAME_CHARS_MAX,
     RELAY_MESSAGE_BYTES_MAX,
 )
-from drupelet.wire.requests import stale_token
+from drupelet.wire.requests import stale_maybe_ran, stale_token
 
 JSON: Final = "application/json"
 CBOR: Final = "application/cbor"
@@ -76,6 +76,10 @@ _STATUS: Final = {"badarg": 422, "replayed": 409, STALE: 401, UNSIGNED: 401}
 _STALE: Final = (
     "the nonce has a token that this node takes no more (it is a minute old, or the node started "
     "anew): sign again; `drupelet sign` does, or put `token` into the nonce"
+)
+_LOOK: Final = (
+    "; if its token was one of this node's, the call may have run before the node started anew: "
+    "sign again only with the same Idempotency-Key, or look first"
 )
 
 
@@ -314,7 +318,10 @@ def _said(value: bytes | None, error: bytes | None, *, cbor: bool) -> tuple[int,
         status, document = failure_of(failure)
     elif token := stale_token(error):
         status = 401
-        document = {"error": {"kind": STALE, "message": _STALE, "token": token.hex()}}
+        maybe_ran = stale_maybe_ran(error)
+        message = _STALE + (_LOOK if maybe_ran else "")
+        found = {"kind": STALE, "message": message, "token": token.hex(), "maybe_ran": maybe_ran}
+        document = {"error": found}
     else:
         failure = error_from_fields(loads_canonical(error))
         if isinstance(failure, RateLimited):

@@ -232,19 +232,32 @@ def open_reply(private_key: bytes, public_key: bytes, sealed: bytes, callee: byt
     raise RemoteProtocolError("malformed reply")
 
 
-def stale_error(token: bytes) -> bytes:
-    """The `error` of a reply to a request whose token is no longer accepted: this one is."""
-    return dumps([_STALE, token])
+def stale_error(token: bytes, *, maybe_ran: bool = False) -> bytes:
+    """The `error` of a reply to a request whose token is no longer accepted: this one is.
+
+    `maybe_ran`: it is not known whether it was accepted before.
+    """
+    return dumps([_STALE, token, True] if maybe_ran else [_STALE, token])
 
 
 def stale_token(error: bytes) -> bytes | None:
     """The token in such an error; None: it is another. Raises: `RemoteProtocolError`."""
     match loads_canonical(error):
-        case [int(code), bytes(token)] if code == _STALE and type(code) is int:
+        case [int(code), bytes(token)] | [int(code), bytes(token), True] if (
+            code == _STALE and type(code) is int
+        ):
             if len(token) == TOKEN_BYTES:
                 return token
             raise RemoteProtocolError("malformed token")
     return None
+
+
+def stale_maybe_ran(error: bytes) -> bool:
+    """What such an error says of it."""
+    match loads_canonical(error):
+        case [_, _, True]:
+            return True
+    return False
 
 
 # -- COSE_Sign1

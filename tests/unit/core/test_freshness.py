@@ -27,8 +27,8 @@ def test_a_request_counts_once() -> None:
 
 
 def test_a_token_that_we_never_gave_is_stale() -> None:
-    assert started().take(token(9), b"one") is Verdict.STALE
-    assert Freshness(token(1), 0.0).take(token(0), b"one") is Verdict.STALE  # of another boot
+    assert started().take(token(9), b"one") is Verdict.UNKNOWN
+    assert Freshness(token(1), 0.0).take(token(0), b"one") is Verdict.UNKNOWN  # of another boot
 
 
 def test_the_last_tokens_are_accepted_and_ids_are_kept_twice_as_long() -> None:
@@ -38,9 +38,10 @@ def test_the_last_tokens_are_accepted_and_ids_are_kept_twice_as_long() -> None:
         assert machine.next_timer() == 100.0 + number * TOKEN_S
         machine.rotate(token(number), 100.0 + number * TOKEN_S)
         assert machine.newest == token(number)
-        known = Verdict.REPLAYED if number < KEPT_MAX else Verdict.STALE
+        stale = Verdict.STALE if number < KEPT_MAX else Verdict.UNKNOWN
+        known = Verdict.REPLAYED if number < KEPT_MAX else Verdict.UNKNOWN
         assert machine.take(token(0), b"early") is known
-        fresh = Verdict.FRESH if number < TOKENS_MAX else Verdict.STALE
+        fresh = Verdict.FRESH if number < TOKENS_MAX else stale
         assert machine.take(token(0), b"late %d" % number) is fresh
 
 
@@ -52,7 +53,7 @@ def test_a_machine_that_slept_forgets_all_tokens() -> None:
         number += 1
         machine.rotate(token(number), now)
     assert TOKENS_MAX <= number <= KEPT_MAX + 1
-    assert machine.take(token(0), b"one") is Verdict.STALE
+    assert machine.take(token(0), b"one") is Verdict.UNKNOWN
     assert now < machine.next_timer() <= now + TOKEN_S
 
 
@@ -90,4 +91,6 @@ def test_no_history_accepts_a_request_twice(seed: int) -> None:
             accepted.add(request)
         elif verdict is Verdict.REPLAYED:
             assert request in accepted
+        elif verdict is Verdict.STALE:
+            assert request not in accepted
     assert len(accepted) > 100

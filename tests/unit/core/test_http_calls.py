@@ -185,6 +185,7 @@ def test_an_old_token_is_told_with_the_newest_and_a_new_signature_runs() -> None
     late = TOKENS_MAX * TOKEN_S
     status, document = said(node.receive(applied, late), applied)
     assert (status, document["error"]["kind"]) == (401, "stale")
+    assert document["error"]["maybe_ran"] is False  # this node, as it runs, would know
     assert bytes.fromhex(document["error"]["token"]) == node.callee.token
     node.run(node.put(grant, token=bytes.fromhex(document["error"]["token"])), late)
     node.run(node.put(grant), late + (TOKENS_MAX - 1) * TOKEN_S)
@@ -197,7 +198,9 @@ def test_after_a_restart_of_the_node_nothing_old_counts() -> None:
     node.run(applied)
     node.callee = Callee(ALICE, node.grants, node.random.randbytes, 1.0)
     node.calls = HttpCalls(node.callee, ALICE, "alice")
-    assert refusal(node.receive(applied, 1.0), applied) == (401, "stale")
+    status, document = said(node.receive(applied, 1.0), applied)
+    assert (status, document["error"]["kind"]) == (401, "stale")
+    assert document["error"]["maybe_ran"] is True
 
 
 def test_what_is_not_granted_is_one_answer_and_is_noted() -> None:

@@ -271,8 +271,12 @@ def test_each_failure_has_its_status(error: CallError, status: int) -> None:
     assert answer.retry_after_s == (3 if status == 429 else 0)
 
 
-def test_an_old_token_is_401_with_the_newest() -> None:
-    status, document = answered(applied(), None, stale_error(b"n" * 16))
+@pytest.mark.parametrize("maybe_ran", [False, True])
+def test_an_old_token_is_401_with_the_newest(maybe_ran: bool) -> None:
+    error = stale_error(b"n" * 16, maybe_ran=maybe_ran)
+    status, document = answered(applied(), None, error)
+    assert document["error"]["maybe_ran"] is maybe_ran  # type: ignore[index, call-overload]
+    assert ("look first" in str(document)) is maybe_ran
     assert status == 401 and isinstance(document, dict)
     assert document["error"]["kind"] == "stale"
     assert document["error"]["token"] == (b"n" * 16).hex()

@@ -22,6 +22,7 @@ from drupelet.wire.requests import (
     open_request,
     request_hash,
     stale_error,
+    stale_maybe_ran,
     stale_token,
     verify_request,
 )
@@ -208,7 +209,10 @@ def test_the_seal_is_libsodiums() -> None:
 
 
 def test_an_old_token_is_told_with_the_newest() -> None:
-    assert stale_token(stale_error(b"t" * 16)) == b"t" * 16
+    for maybe_ran in (False, True):
+        error = stale_error(b"t" * 16, maybe_ran=maybe_ran)
+        assert stale_token(error) == b"t" * 16
+        assert stale_maybe_ran(error) is maybe_ran
     for other in ([1, "undef", "", ""], [2, True], [False, b"t" * 16], {}, [0, "t"]):
         assert stale_token(dumps(other)) is None
     for broken in (dumps([0, b"short"]), b"\xff"):
