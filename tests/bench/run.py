@@ -208,6 +208,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], bool]] = {
     "grants": lambda options: script(options, "bench_grants.py"),
     "relay": lambda options: script(options, "bench_relay.py"),
     "http": lambda options: script(options, "bench_http_calls.py"),
+    "once": lambda options: script(options, "bench_once.py"),
 }
 
 

@@ -17,8 +17,8 @@ Rules
 - One key has one content. The same key with other arguments is a mistake and is told as one.
 - ONCE_KEPT_S after it began a key is forgotten, and counts as new. Until then no table forgets to
   make room: it refuses.
-- A holder's node that never sends a key again says so (`done`): then it goes after DONE_KEPT_S, when
-  nothing that was sent before can be fresh any more (`core/freshness.py`). So casts do not fill it.
+- A holder's node that never sends a key again says so (`done`): then it goes after DONE_KEPT_S,
+  when nothing that was sent before can be fresh any more (`core/freshness.py`).
 - When records were lost (`doubt`), keys that are not known are refused: they may have run.
 
 Reference: the `Idempotency-Key` header's draft for one key with two contents.
@@ -123,7 +123,7 @@ class OnceTable:
             or self._of[holder] >= ONCE_KEYS_PER_CALLER_MAX
             or self._bytes >= ONCE_BYTES_MAX
         ):
-            raise RateLimited(FULL_S)
+            raise RateLimited(max(FULL_S, self._next_at - now))  # when the first goes
         self._add(place, _Once(content, now + ONCE_KEPT_S, running=True))
         return OnceRecord(caller=holder, key=key, content=content, left_s=ONCE_KEPT_S)
 

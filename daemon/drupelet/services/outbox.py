@@ -69,6 +69,7 @@ WINDOW: Final = 16  # casts to one node under way
 ATTEMPT_S: Final = 600.0  # so long an answer may take before the same is sent again
 FIRST_S: Final = 0.25
 LONGEST_S: Final = 10.0
+AGAIN_S: Final = 600.0
 AGAIN_MAX: Final = 8  # times that a callee may say: not now, for reasons that may be for ever
 PROGRAMS: Final = frozenset({"operator", "worker"})
 DONE_S: Final = 10.0
@@ -394,7 +395,7 @@ class OutboxService:
                 return RemoteError("protocol", str(failure))
             waits.why = str(error)
             if isinstance(error, RateLimited):
-                wait_s = max(wait_s, error.retry_after_s)
+                wait_s = max(wait_s, min(error.retry_after_s, AGAIN_S))  # keys go sooner when done
             elif not (isinstance(error, RemoteError) and error.kind in _LATER):
                 again += 1
                 if again > AGAIN_MAX:

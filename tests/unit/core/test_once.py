@@ -92,8 +92,9 @@ def test_keys_at_the_maximum_and_one_above(monkeypatch: pytest.MonkeyPatch, name
     table = OnceTable()
     for number in range(2):
         table.begin(BOB, bytes([number]) * 16, BOIL, 0.0)
-    with pytest.raises(RateLimited):
-        table.begin(BOB, KEY, BOIL, 0.0)
+    with pytest.raises(RateLimited) as caught:
+        table.begin(BOB, KEY, BOIL, 100.0)
+    assert caught.value.retry_after_s == ONCE_KEPT_S - 100  # then the first of them goes
     assert table.begin(BOB, bytes(16), BOIL, 0.0) is None  # one that is known is not new
     if name == "ONCE_KEYS_PER_CALLER_MAX":
         assert isinstance(table.begin(DAVE, KEY, BOIL, 0.0), OnceRecord)
