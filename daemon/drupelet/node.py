@@ -235,7 +235,7 @@ class Node:
             name=self.config.node.name,
             offering=self.relayed,
         )
-        self.relayed.use(link)
+        self.relayed.use(link, self.proxies)
         self.grants.relay_urls = link.urls
         self.grants.accepted.relay = self.relayed
         return link

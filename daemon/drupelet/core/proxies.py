@@ -189,6 +189,10 @@ class Proxies:
                 over.append(proxy)
         return self._end(over, "revoked")
 
+    def secrets_of(self, key: bytes) -> list[bytes]:
+        """Those that a key has."""
+        return [proxy.secret for proxy in self._by_key.get(key, {}).values()]
+
     def given_to(self, key: bytes) -> int:
         """How many a key has."""
         return len(self._by_key.get(key, {}))
@@ -256,6 +260,14 @@ class Held:
         key = self._key_of.get(secret)
         if key is not None:
             self._by_key[key][secret].discard((watcher, ref))
+
+    def secrets_of(self, key: bytes) -> list[bytes]:
+        """Those that one has given."""
+        return list(self._by_key.get(key, {}))
+
+    def watched(self, key: bytes) -> list[bytes]:
+        """Those of them that somebody watches."""
+        return [secret for secret, watchers in self._by_key.get(key, {}).items() if watchers]
 
     def end(self, secret: bytes, key: bytes) -> list[tuple[Pid, int]]:
         """Who gave it says that it is over: whom to tell."""

@@ -2,8 +2,9 @@
 
 Decides nothing: a call that is passed to a worker needs an endpoint that is answered; here the
 answer goes to a function. Calls through a relay have one (`services/relayed_calls.py`), and calls
-with an idempotency key, which outlive the link that brought them (`services/once.py`). No pid
-travels on either: it could be gone, and its link with it, before the answer is read.
+with an idempotency key, which outlive the link that brought them (`services/once.py`). Pids travel
+where there is a way for what is sent to them: through a relay (`services/words.py`), and not with
+a key: they could be gone before the answer is read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from drupelet.services.endpoint import Endpoint, Router
 
 if TYPE_CHECKING:
     from drupelet.net.channel import Channel
+    from drupelet.wire.grants import Grant
 
 
 class _NoChannel:
@@ -43,7 +45,7 @@ class _NoChannel:
 class End(Endpoint):
     """Who called, or whom we call. `answered` gets the outcome of a call of theirs, by its id."""
 
-    __slots__ = ("_answered",)
+    __slots__ = ("_answered", "grant")
     direct = False
 
     def __init__(
@@ -59,6 +61,11 @@ class End(Endpoint):
         channel = cast("Channel", _NoChannel())
         super().__init__(channel, router, deadlines, opener=True, ring=ring, name=name, key=key)
         self._answered = answered
+        self.grant: Grant | None = None  # by which it called last: pids for it live as long
+
+    def way(self) -> End | None:
+        """Where messages to proxy pids of that peer go. None: no pid travels."""
+        return None
 
     def reply(self, ident: int, encoded: bytes) -> None:
         """The value of the call `ident`, an encoded one."""

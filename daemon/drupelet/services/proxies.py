@@ -1,4 +1,4 @@
-"""Proxy pids on the links of strangers: what becomes of a pid that crosses the border.
+"""Proxy pids between strangers, on links and through a relay: pids that cross the border.
 
 Decides nothing that `core/proxies.py` can: opens the bodies that may hold pids, carries messages
 and ends, and keeps which link leads to whom.
@@ -8,11 +8,13 @@ and ends, and keeps which link leads to whom.
 | `send` | the holder | 16 bytes, then the message |
 | `watch` | the holder | 16 bytes: it has come; is its process still there? |
 | `down` | the giver | 16 bytes, then the reason: it is over |
+| `here` | the giver | 16 bytes: it is not; through a relay only, where no link says so |
 
 Rules
 - A pid that leaves, in arguments, a value or a message, goes as a proxy; a `Request`, a `Down` or
   an `Exit` does not leave. A pid that comes is refused, and so is a notice: it is a forgery.
 - A proxy goes back to who gave it, and is a pid again there; to nobody else.
+- Through a relay the same is said in words (`services/words.py`). A link goes before the relay.
 - Who sends always hears that it was sent. What is too much for a link is dropped.
 - Bodies are converted behind the door: who has no right costs no decoding.
 
@@ -41,6 +43,7 @@ from drupelet.errors import (
 )
 from drupelet.services.deadlines import Deadlines
 from drupelet.services.endpoint import Endpoint
+from drupelet.services.ends import End
 from drupelet.services.processes import Processes
 from drupelet.services.stranger_links import StrangerLinks
 from drupelet.services.waiters import Admitted
@@ -62,10 +65,14 @@ from drupelet.wire.proxies import Found, may_hold_pids, replace_pids
 
 _log = logging.getLogger("drupelet.grants")
 
-_NOT_DIRECT: Final = "a pid does not travel through a relay or with an idempotency key"
+_NO_WAY: Final = (
+    "a pid travels on a link, or in a call through a relay by who holds the grant himself, and not "
+    "with an idempotency key"
+)
 _SEND: Final = frames.call_body(b"grants/send", b"")
 _WATCH: Final = frames.call_body(b"grants/watch", b"")
 _DOWN: Final = frames.call_body(b"grants/down", b"")
+_HERE: Final = frames.call_body(b"grants/here", b"")
 _REASONS: Final = (b"expired", b"noproc", b"revoked")  # a stranger's word: no other
 
 
@@ -88,6 +95,9 @@ class ProxyService:
         self.held = Held()
         self.dropped_count = 0
         self._ways: dict[bytes, Endpoint] = {}
+        self._away: dict[bytes, Endpoint] = {}  # through a relay: where there is no link
+        self._turn = 0
+        self.on_withdrawn: Callable[[], None] = lambda: None
 
     def register(self) -> None:
         """Be told of processes, links, revocations and time."""
@@ -158,9 +168,9 @@ class ProxyService:
             waiter.answer(error)
 
     def _leaves(self, endpoint: Endpoint, grant: Grant | None, found: Found) -> object:
-        if not endpoint.direct:
-            raise NotSendable(_NOT_DIRECT)
-        self._ways[endpoint.key] = endpoint
+        endpoint = self._met(endpoint)
+        if grant is None and isinstance(endpoint, End):
+            grant = endpoint.grant
         if isinstance(found, Pid):
             new = secrets.token_bytes(PROXY_SECRET_BYTES)
             now = trio.current_time()
@@ -185,18 +195,27 @@ class ProxyService:
     def _comes(self, endpoint: Endpoint, found: Found) -> object:
         if not isinstance(found, ProxyPid):
             raise NotPermitted(f"a {type(found).__name__} of a stranger")
-        if not endpoint.direct:
-            raise NotSendable(_NOT_DIRECT)
+        endpoint = self._met(endpoint)
         pid = self.given.given(found.secret, endpoint.key, trio.current_time())
         if pid is not None:
             return pid
         is_new = self.held.key_of(found.secret) is None
         if not self.held.keep(found.secret, endpoint.key):
             raise NoConnection("overloaded")
-        self._ways[endpoint.key] = endpoint
         if is_new:  # its process may have ended before it came, and that was told to nobody
             self._cast(endpoint, _WATCH, found.secret)
         return ProxyPid(endpoint.name, found.secret)
+
+    def _met(self, endpoint: Endpoint) -> Endpoint:
+        """The way for what is said of a proxy that it is given, or gives. Raises: `NotSendable`."""
+        if endpoint.direct:
+            self._ways[endpoint.key] = endpoint
+            return endpoint
+        way = endpoint.way() if isinstance(endpoint, End) else None
+        if way is None:
+            raise NotSendable(_NO_WAY)
+        self._away[way.key] = way
+        return way
 
     # -- from strangers
 
@@ -223,6 +242,11 @@ class ProxyService:
     def _on_watch(self, endpoint: Endpoint, secret: bytes, rest: bytes) -> None:
         if self.given.given(secret, endpoint.key, trio.current_time()) is None:
             self._cast(endpoint, _DOWN, secret + NOPROC.encode())
+        elif not endpoint.direct:
+            self._cast(endpoint, _HERE, secret)
+
+    def _on_here(self, endpoint: Endpoint, secret: bytes, rest: bytes) -> None:
+        """It came: services/words.py knows now that the peer is there."""
 
     def _on_down(self, endpoint: Endpoint, secret: bytes, rest: bytes) -> None:
         reason = rest.decode() if rest in _REASONS else NOPROC
@@ -262,6 +286,7 @@ class ProxyService:
     def withdraw(self, tickets: Iterable[int]) -> None:
         """Grants are revoked: what of their holdings are proxies is over."""
         self._over(self.given.withdraw(tickets))
+        self.on_withdrawn()
 
     def revoked(self, key: bytes) -> None:
         """A stranger's last right is gone; its link still stands."""
@@ -276,8 +301,33 @@ class ProxyService:
                 self._ways[key] = other
             return
         self._ways.pop(key, None)
+        if key not in self._away:
+            self._peer_gone(key)
+
+    def _peer_gone(self, key: bytes) -> None:
         self.given.peer_gone(key)
         self._tell(self.held.peer_gone(key), NOCONNECTION)
+
+    # -- through a relay (services/words.py)
+
+    def secrets_of(self, key: bytes) -> list[bytes]:
+        """Of all proxies that stand between us and that peer."""
+        return self.given.secrets_of(key) + self.held.secrets_of(key)
+
+    def watched(self, key: bytes) -> bytes:
+        """One of that peer's that a process here watches, another each time; b"": there is none."""
+        found = self.held.watched(key)
+        self._turn += 1
+        return found[self._turn % len(found)] if found else b""
+
+    def ask(self, way: Endpoint, secret: bytes) -> None:
+        """Whether that proxy is still good."""
+        self._cast(way, _WATCH, secret)
+
+    def away_gone(self, way: Endpoint) -> None:
+        """The peer is silent, or nothing is left between us; a link may still lead to it."""
+        if self._away.pop(way.key, None) is not None and way.key not in self._ways:
+            self._peer_gone(way.key)
 
     def next_timer(self) -> float:
         """When the next one is over."""
@@ -289,7 +339,7 @@ class ProxyService:
 
     def _over(self, ended: Iterable[Gone]) -> None:
         for gone in ended:
-            way = self._ways.get(gone.key)
+            way = self._way_to(gone.key)
             if way is not None:
                 self._cast(way, _DOWN, gone.secret + gone.reason.encode())
 
@@ -301,8 +351,12 @@ class ProxyService:
 
     def _way(self, secret: bytes) -> Endpoint | None:
         key = self.held.key_of(secret)
-        way = self._ways.get(key) if key is not None else None
-        return way if way is not None and not way.closed else None
+        return self._way_to(key) if key is not None else None
+
+    def _way_to(self, key: bytes) -> Endpoint | None:
+        """A link, else the relay."""
+        way = self._ways.get(key)
+        return way if way is not None and not way.closed else self._away.get(key)
 
     def _cast(self, endpoint: Endpoint, prefix: bytes, body: bytes) -> None:
         """A message that does not fit is dropped; what is said once is not."""
@@ -317,6 +371,7 @@ _HANDLERS: Final[dict[bytes, Callable[[ProxyService, Endpoint, bytes, bytes], No
     b"grants/send": ProxyService._on_send,
     b"grants/watch": ProxyService._on_watch,
     b"grants/down": ProxyService._on_down,
+    b"grants/here": ProxyService._on_here,
 }
 
 

@@ -257,6 +257,11 @@ class RelayLink:
 
     # -- what goes out
 
+    @property
+    def waiting(self) -> int:
+        """Messages that the relay has not taken yet."""
+        return len(self._out)
+
     def send(
         self,
         to: bytes,

@@ -6,7 +6,9 @@ replies between the link to a relay (`services/relay_link.py`) and the door of t
 
 Rules
 - A call that came this way is let in by `core/requests.py` (grant, rate, once) and then runs like
-  one that came on a link: the same audit, the same revocation. Pids do not travel this way.
+  one that came on a link: the same audit, the same revocation.
+- Pids in it become proxy pids, as on a link, and what is sent to those goes as words
+  (`services/words.py`). Not in a call with an idempotency key, by a bearer grant, or by HTTP.
 - A call with an idempotency key runs when its record is durable, and is answered when that of its
   end is: `services/once.py`. One of our own is signed anew when its callee has started anew.
 - Who is called must be at one of this node's relays, by the addresses in its grant's file: relays
@@ -26,7 +28,7 @@ from typing import Final
 
 import trio
 
-from drupelet.core.grants import Issued
+from drupelet.core.grants import Issued, Right
 from drupelet.core.once import Place
 from drupelet.core.requests import Answer, Callee, Caller, Outcome, Run, Sent, Wanted
 from drupelet.errors import CallError, NoConnection, NotPermitted, Revoked, Timeout
@@ -37,15 +39,18 @@ from drupelet.services.deadlines import Deadlines
 from drupelet.services.ends import End
 from drupelet.services.once import OnceService
 from drupelet.services.once import Outcome as Told
+from drupelet.services.proxies import ProxyService
 from drupelet.services.relay_link import RelayLink, shown_of
 from drupelet.services.stranger_calls import CALL_S_MAX, StrangerCalls
 from drupelet.services.waiters import Admitted
+from drupelet.services.words import Words
 from drupelet.wire import relay as wire
 from drupelet.wire.codec import dumps
 from drupelet.wire.frames import split_call
 from drupelet.wire.grant_files import GrantFile
 from drupelet.wire.idempotency import DONE_TARGET
 from drupelet.wire.limits import RELAY_HOLDERS_MAX, RELAY_MISSIONS_MAX
+from drupelet.wire.words import is_word
 
 _LOOK_S: Final = 5.0  # so often a call with a key looks whether its callee has started anew
 
@@ -55,13 +60,24 @@ _log = logging.getLogger("drupelet.relay")  # at "debug" each step of each call,
 class RelayEnd(End):
     """A node at the other side of the relay: who calls us, or whom we call."""
 
-    __slots__ = ("_relay",)
+    __slots__ = ("_relay", "_way")
 
     def __init__(
-        self, relay: RelayedCalls, calls: Calls, deadlines: Deadlines, name: str, key: bytes
+        self,
+        relay: RelayedCalls,
+        calls: Calls,
+        deadlines: Deadlines,
+        name: str,
+        key: bytes,
+        way: Callable[[], End | None],
     ) -> None:
         super().__init__(calls, deadlines, relay.ended, name=name, key=key)  # ids are tickets
         self._relay = relay
+        self._way = way
+
+    def way(self) -> End | None:
+        """Where messages to its proxy pids go; made when there are some."""
+        return self._way()
 
     async def call(self, prefix: bytes, args: bytes, deadline: float) -> bytes:
         """One call: the answer's body, as from a link. Raises: `CallError`."""
@@ -126,10 +142,19 @@ class RelayedCalls:
         self._starting = 0  # the ticket of a run that is being passed to its worker
         self._failed: CallError | None = None
         self._given: RelayLink | None = None
+        self.words: Words | None = None
 
-    def use(self, link: RelayLink) -> None:
-        """Go by that link."""
+    def use(self, link: RelayLink, proxies: ProxyService) -> None:
+        """Go by that link; `proxies`: of whom words speak."""
         self._given = link
+        self.words = Words(
+            seed=self._seed,
+            link=link,
+            proxies=proxies,
+            calls=self._calls,
+            deadlines=self._deadlines,
+            holds=self._strangers.grants.holds,
+        )
         link.on_kind[wire.MESSAGE] = self._take
 
     @property
@@ -173,6 +198,10 @@ class RelayedCalls:
 
     def _take(self, message: wire.Deliver) -> None:
         now = trio.current_time()
+        if is_word(message.body):
+            if self.words is not None:
+                self.words.take(message)
+            return
         if message.re is not None:
             told = self.caller.on_reply(message.re, message.body, now)
             if isinstance(told, Sent):
@@ -184,19 +213,22 @@ class RelayedCalls:
                 self._settle(told)
             return
         got = self.callee.receive(message.sender, message.id, message.body, now)
-        self.carry_out(message.id, got)
+        self.carry_out(message.id, got, message.sender)
 
-    def carry_out(self, ident: bytes, got: Run | Answer | None) -> None:
-        """What `callee` says of the request `ident`, whatever its form."""
+    def carry_out(self, ident: bytes, got: Run | Answer | None, sender: bytes = b"") -> None:
+        """What `callee` says of the request `ident`, whatever its form.
+
+        `sender`: the account that brought it, if it takes messages to proxy pids.
+        """
         if isinstance(got, Answer):
             self._once.after(lambda: self._answer([got]))
         elif isinstance(got, Run):
             _log.debug("apply id=%s target=%s run=%d", ident.hex(), got.target, got.ticket)
-            self._begin(got)
+            self._begin(got, sender)
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: Run, sender: bytes) -> None:
         if run.record is None:
-            self._start(run)
+            self._start(run, sender)
             return
         try:
             self._strangers.worker(run.target.encode(), keyed=True)
@@ -216,12 +248,15 @@ class RelayedCalls:
         if failure is not None and run.record is not None:
             self._once.never(run.record, failure)
 
-    def _start(self, run: Run) -> CallError | None:
+    def _start(self, run: Run, sender: bytes = b"") -> CallError | None:
         """Run it. Why that did not begin."""
         keyed = run.record is not None
         self._starting, self._failed = run.ticket, None
+        caller = run.right.caller
+        is_peer = sender == caller and not keyed  # not who has a bearer's key, or only one answer
         end = self._ends[run.ticket] = RelayEnd(
-            self, self._calls, self._deadlines, "", run.right.caller
+            *(self, self._calls, self._deadlines, "", caller),
+            functools.partial(self._way, "", caller, run.right) if is_peer else lambda: None,
         )
         try:
             self._strangers.serve_admitted(
@@ -273,7 +308,11 @@ class RelayedCalls:
 
     def end_of(self, name: str, key: bytes) -> RelayEnd:
         """Where calls of that node go."""
-        return RelayEnd(self, self._calls, self._deadlines, name, key)
+        way = functools.partial(self._way, name, key, None)
+        return RelayEnd(self, self._calls, self._deadlines, name, key, way)
+
+    def _way(self, name: str, key: bytes, right: Right | None) -> End | None:
+        return self.words.end(name, key, right) if self.words is not None else None
 
     async def request(self, key: bytes, target: str, args: bytes, deadline: float) -> bytes:
         """A call through the relay: the encoded value. Raises: `CallError`."""

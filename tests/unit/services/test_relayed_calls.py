@@ -11,7 +11,6 @@ import trio.testing
 from drupelet.errors import (
     NoConnection,
     NotPermitted,
-    NotSendable,
     RateLimited,
     RemoteError,
     Revoked,
@@ -134,15 +133,13 @@ async def test_whoever_has_the_file_and_whoever_got_it_from_him(
             await charlie.call("alice", "light", "temp")
 
 
-async def test_pids_and_many_calls_in_one_do_not_travel_this_way(
+async def test_casts_with_pids_and_many_calls_in_one_do_not_travel_this_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
         await give(alice, bob, bob)
         pid = Pid("bob", 1, 1)
-        with pytest.raises(NotSendable, match="through a relay"):
-            await bob.call("alice", "light", "size", pid)
-        with pytest.raises(NotSendable, match="through a relay"):
+        with pytest.raises(NotPermitted, match="no cast with a pid"):
             await bob.cast("alice", "light", "size", pid)
         with pytest.raises(NotPermitted, match="one call at a time"):
             await bob.call_many("alice", "light", "on", [[], []])
