@@ -62,6 +62,10 @@ class Grant:
         terms = _terms(only, rate, burst, concurrent, bytes, expires, delegable)
         return _made(await _ask(self.socket, "narrow", self.text, to, terms), self.socket)
 
+    async def forget(self) -> None:
+        """Keep it no more, as its holder. As `forget`."""
+        await forget(self.id, socket=self.socket)
+
     async def revoke(self) -> dict[str, object]:
         """Take it back, as its issuer. As `revoke`."""
         return await revoke(self.id, socket=self.socket)
@@ -96,12 +100,21 @@ async def grant(
 async def accept(text: str, *, socket: _Socket = None) -> Grant:
     """Keep a grant that somebody gave us: this node's calls reach theirs from now on.
 
-    Raises: `RemoteError` ("bad_grant").
+    Their node is asked, when it can be reached within 3 s, whether it counts. Raises: `Revoked`,
+    `RemoteError` ("bad_grant").
     """
     match await _ask(socket, "accept", text):
         case {"id": str(ident), "sentence": str(sentence)}:
             return Grant(id=ident, sentence=sentence, text=text, socket=socket)
     raise RemoteProtocolError("malformed answer of grants/accept")
+
+
+async def forget(ident: str, *, socket: _Socket = None) -> None:
+    """Keep an accepted grant no more. Whoever has its file may still use it.
+
+    Raises: `RemoteError` ("badarg") when there is none with that id.
+    """
+    await _ask(socket, "forget", ident)
 
 
 async def grants(*, socket: _Socket = None) -> dict[str, list[dict[str, object]]]:
@@ -115,7 +128,8 @@ async def grants(*, socket: _Socket = None) -> dict[str, list[dict[str, object]]
 async def revoke(what: str, *, socket: _Socket = None) -> dict[str, object]:
     """Take back by id, key, member's name or mission; returns when nothing of it runs any more.
 
-    {"calls": how many were cancelled, "killed": [mission], "members": {name: whether told}}.
+    {"calls": how many were cancelled, "killed": [mission], "members": {name: whether told},
+    "seen": whether it was; False for an id of which no call has come yet, and none will}.
     Raises: `RemoteError` ("badarg") when there is nothing such.
     """
     answer = await _ask(socket, "revoke", what)

@@ -70,6 +70,11 @@ async def test_grant_accept_narrow_and_revoke(tmp_path: Path) -> None:
                 await dave.call("alice", "light", "on")
             listed = await missions.grants(socket=socket_of(alice))
             assert [each["id"] for each in listed["issued"]] == [given.id]
+            await missions.accept(given.text, socket=socket_of(bob))
+            await held.forget()
+            with pytest.raises(RemoteError, match="no grant that was accepted here"):
+                await missions.forget(held.id, socket=socket_of(bob))
+            await missions.accept(given.text, socket=socket_of(bob))
             assert (await given.revoke())["calls"] == 0
             for node in (bob, dave):
                 with pytest.raises(Revoked):

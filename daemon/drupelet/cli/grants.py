@@ -1,4 +1,4 @@
-"""The verbs of grants: ``grant accept narrow grants revoke``.
+"""The verbs of grants: ``grant accept forget narrow grants revoke``.
 
 Decides how a grant leaves and enters this computer: as a file of mode 0600 that replaces no other,
 as text, or as a QR code. Everything else the daemon decides (`services/grants.py`).
@@ -45,7 +45,7 @@ def accept(request: Request) -> int:
     """``accept FILE|-``."""
     answer = _ask(request, "accept", read_grant(request.argument(0), request))
     match answer:
-        case {"name": str(name), "id": str(ident), "sentence": str(sentence)}:
+        case {"name": str(name), "id": str(ident), "sentence": str(sentence), **rest}:
             pass
         case _:
             raise RemoteProtocolError("malformed answer of grants/accept")
@@ -54,7 +54,24 @@ def accept(request: Request) -> int:
     else:
         output.line(output.plain(sentence, None))
         output.line(f"id {output.plain(ident)}")
-        output.note(f"kept; now: drupelet call {output.plain(name)} MISSION FUNCTION")
+        node = output.plain(name)
+        unasked = "" if rest.get("asked") else f", though {node} could not be asked about it"
+        output.note(f"kept{unasked}; now: drupelet call {node} MISSION FUNCTION")
+    return EXIT_DONE
+
+
+def forget(request: Request) -> int:
+    """``forget ID``."""
+    answer = _ask(request, "forget", request.argument(0))
+    match answer:
+        case {"name": str(), "id": str(), "sentence": str(sentence)}:
+            pass
+        case _:
+            raise RemoteProtocolError("malformed answer of grants/forget")
+    if request.json:
+        output.document(answer)
+    else:
+        output.line(f"forgotten: {output.plain(sentence, None)}")
     return EXIT_DONE
 
 
@@ -80,7 +97,7 @@ def revoke(request: Request) -> int:
     """``revoke ID|KEY|NAME|MISSION``."""
     answer = _ask(request, "revoke", request.argument(0))
     match answer:
-        case {"calls": int(calls), "killed": list(killed), "members": dict(members)}:
+        case {"calls": int(calls), "killed": list(killed), "members": dict(members), **rest}:
             pass
         case _:
             raise RemoteProtocolError("malformed answer of grants/revoke")
@@ -88,7 +105,10 @@ def revoke(request: Request) -> int:
         output.document(answer)
         return EXIT_DONE
     ended = {0: "no call was", 1: "one call was"}.get(calls, f"{calls} calls were")
-    output.line(f"revoked; {ended} under way")
+    if rest.get("seen") is False:
+        output.line("revoked; it was not seen here yet, and will be refused when it comes")
+    else:
+        output.line(f"revoked; {ended} under way")
     if killed:
         output.line(f"ended and started anew: {output.plain(killed, None)}")
     untold = sorted(str(name) for name, told in members.items() if told is not True)

@@ -220,6 +220,14 @@ _VERBS: Final = (
         examples=("drupelet accept bob.grant", "drupelet accept -"),
     ),
     Verb(
+        "forget",
+        "Keep a grant no more that you accepted.",
+        "grants:forget",
+        (Argument("ID", "its id: `drupelet grants` lists those accepted"),),
+        examples=("drupelet forget 0123456789abcdef0123456789abcdef",),
+        notes="It still counts for whoever has its file. Only who issued it can revoke it.",
+    ),
+    Verb(
         "narrow",
         "Make a grant for somebody else from one that you hold, with less in it.",
         "grants:narrow",

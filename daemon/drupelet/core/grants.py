@@ -302,7 +302,9 @@ class Grants:
     def revoke(self, what: bytes | str, now: float) -> Revocation:
         """Take back: a link's id (16 bytes), a holder's key (32 bytes) or a mission (its name).
 
-        Nothing of it is let through from now on. Raises: `KeyError` with words when it is not.
+        Nothing of it is let through from now on. An id that was not seen here may be of a link that
+        a holder made and that was not used yet: it is remembered (`seen`). Raises: `KeyError` with
+        words when it is not.
         """
         self._forget_roots(now)
         ids: set[bytes] = set()
@@ -315,7 +317,7 @@ class Grants:
             }
         elif len(what) == len(self._own_key):
             keys = {what}
-        elif what in self._roots or any(what in root.links for root in self._roots.values()):
+        elif self.seen(what) or (what not in self._revoked_ids and self._hands_on(now)):
             ids = {what}
         if not ids and not keys:
             known = "`drupelet grants` lists those in force"
@@ -334,6 +336,15 @@ class Grants:
                 sequence=self._sequence,
             )
         )
+
+    def seen(self, ident: bytes) -> bool:
+        """Whether a link with that id is known here, and counts."""
+        return ident in self._roots or any(ident in root.links for root in self._roots.values())
+
+    def _hands_on(self, now: float) -> bool:
+        """Whether somebody may have made a link that was not seen here."""
+        own = (root.grant for root in self._roots.values() if root.grant.issuer == self._own_key)
+        return any(each.terms.delegable and not self._is_dead(each) for each in own)
 
     def merge(self, revocation: Revocation) -> Revocation:
         """What a member told: the same, with the calls that run under it.

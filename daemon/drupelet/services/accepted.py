@@ -36,6 +36,7 @@ _log = logging.getLogger("drupelet.grants")
 
 PROOF_DOMAIN: Final = b"drupelet/grant-proof/1"
 PRESENT_S: Final = 5.0
+ASK_S: Final = 3.0  # a person waits at `drupelet accept`
 DIRECT_S: Final = 1.5  # for a direct link, where there is a relay as well
 AGAIN_S: Final = 30.0
 TURNED_AWAY_S: Final = 1.1  # core/admission.py: the first failure at an address counts for 1 s
@@ -139,6 +140,31 @@ class Accepted:
         if endpoint is None or not endpoint.direct:
             return {}  # through a relay each call shows its own
         return await self._present(endpoint, endpoint.key)
+
+    async def ask(self, file: GrantFile) -> bool:
+        """Whether its node could be asked about it, and said that it takes it. It is among `files`.
+
+        Raises: `Revoked`, `NotPermitted`: it does not.
+        """
+        key = file.grant.issuer
+        with trio.move_on_after(ASK_S):
+            try:
+                endpoint = await self.connect(file.name)
+                if endpoint is None or not endpoint.direct:
+                    return False
+                refused = await self._present(endpoint, key)
+            except NoConnection:
+                return False
+            if file.grant.id in refused:
+                raise refused[file.grant.id]
+            return True
+        return False
+
+    def let_go(self, key: bytes) -> None:
+        """Something of that node's was dropped: the next link shows what is left."""
+        endpoint = self._endpoints.pop(key, None)
+        if endpoint is not None:
+            endpoint.close(NoConnection("closed"))
 
     async def show(self, file: GrantFile) -> None:
         """One more was accepted: on a link that is open, show it now."""

@@ -6,7 +6,8 @@ it revokes. The calls of who holds a grant: `services/stranger_calls.py`.
 | function | who | |
 |---|---|---|
 | `issue` | operator | a grant's file for a key, a node's name, or whoever has the file ("") |
-| `accept` | operator | keep a file that somebody gave us |
+| `accept` | operator | keep a file that somebody gave us, unless its node says that it is dead |
+| `forget` | operator | keep it no more |
 | `narrow` | operator | a file for somebody else, of one that we hold |
 | `list` | operator | what was issued, and what was accepted |
 | `revoke` | operator | by id, key or mission |
@@ -38,6 +39,7 @@ from drupelet.core.grants import Issued, Revocation
 from drupelet.errors import (
     CallError,
     ConfigError,
+    NotPermitted,
     RemoteError,
     RemoteProtocolError,
 )
@@ -53,7 +55,7 @@ from drupelet.store.grants import GrantStore, KeptGrants
 from drupelet.wire import sodium
 from drupelet.wire.grant_files import GrantFile, decode_grant_file, encode_grant_file
 from drupelet.wire.grant_terms import terms_from_fields
-from drupelet.wire.grants import NONCE_BYTES, Grant, Terms, describe, issue, narrow
+from drupelet.wire.grants import ID_BYTES, NONCE_BYTES, Grant, Terms, describe, issue, narrow
 from drupelet.wire.keys import key_from_text, key_or_id, key_to_text
 from drupelet.wire.limits import GRANTS_ACCEPTED_MAX
 
@@ -108,6 +110,7 @@ class GrantService:
         functions: dict[str, Callable[..., object]] = {
             "issue": self.issue,
             "accept": self.accept,
+            "forget": self.forget,
             "narrow": self.narrow,
             "list": self.listed,
             "revoke": self.revoke,
@@ -208,8 +211,12 @@ class GrantService:
         self._audit.note("granted", caller=caller, mission=mission, note=self._sentence(grant))
         return self._shown_file(file)
 
-    async def accept(self, text: str) -> dict[str, object]:
-        """Keep a file that somebody gave us: `{"id", "name", "sentence"}`."""
+    async def accept(self, text: str, *, ask: bool = True) -> dict[str, object]:
+        """Keep a file that somebody gave us: `{"id", "name", "sentence", "asked"}`.
+
+        `ask` its node first; `asked`: it said that it takes it. Raises: `Revoked`, `RemoteError`:
+        it is not kept.
+        """
         self._check_usable()
         try:
             file = decode_grant_file(text)
@@ -229,12 +236,45 @@ class GrantService:
         files = [each for each in self.accepted.files() if each.grant.id != grant.id]
         if len(files) >= GRANTS_ACCEPTED_MAX:
             raise RemoteError("bad_grant", f"{GRANTS_ACCEPTED_MAX} grants are kept already")
-        async with self._lock:
-            self.accepted.keep([*files, file])
-            await self._save()
+        former = [each for each in self.accepted.files() if each not in files]
+        self.accepted.keep([*files, file])
+        try:
+            asked = await self.accepted.ask(file) if ask else False
+            await self._save_locked()
+        except BaseException as error:
+            others = [each for each in self.accepted.files() if each is not file]
+            self.accepted.keep([*others, *former])
+            if isinstance(error, NotPermitted):
+                what = f"{file.name} does not take it, though it is signed; ask for a new one"
+                raise RemoteError("bad_grant", what) from None
+            raise
+        if not asked:
+            await self.accepted.show(file)
         self._audit.note("accepted", mission=grant.mission, note=self._sentence(grant))
-        await self.accepted.show(file)
-        return {"id": grant.id_text, "name": file.name, "sentence": self._sentence(grant)}
+        sentence = self._sentence(grant)
+        return {"id": grant.id_text, "name": file.name, "sentence": sentence, "asked": asked}
+
+    async def forget(self, ident: str) -> dict[str, object]:
+        """Keep a grant no more that somebody gave us: `{"id", "name", "sentence"}`.
+
+        A link to its node is closed: the next one shows what is left.
+        """
+        self._check_usable()
+        files = self.accepted.files()
+        file = next((each for each in files if each.grant.id_text == ident), None)
+        if file is None:
+            known = "`drupelet grants` lists them; what this node issued is revoked"
+            raise RemoteError("badarg", f"{ident!r} is no grant that was accepted here; {known}")
+        self.accepted.keep(each for each in files if each is not file)
+        try:
+            await self._save_locked()
+        except RemoteError:
+            self.accepted.keep([*self.accepted.files(), file])
+            raise
+        self.accepted.let_go(file.grant.issuer)
+        sentence = self._sentence(file.grant)
+        self._audit.note("forgotten", mission=file.grant.mission, note=sentence)
+        return {"id": ident, "name": file.name, "sentence": sentence}
 
     async def narrow(self, text: str, holder: str, terms: dict[str, Any]) -> dict[str, object]:
         """A file for somebody else, of one that we hold: `{"id", "text", "sentence"}`."""
@@ -273,12 +313,15 @@ class GrantService:
     async def revoke(self, what: str) -> dict[str, object]:
         """Take back by id, key or mission. Answered when nothing of it can run any more.
 
-        Returns `{"calls": how many were cancelled, "killed": [mission], "members": {name: bool}}`.
+        Returns `{"calls": how many were cancelled, "killed": [mission], "members": {name: bool},
+        "seen": False for an id that was not used here yet, and will be refused}`.
         """
         self._check_usable()
         before = {each.data: each for each in self._in_force()}
+        named = self._named(what)
+        seen = not isinstance(named, bytes) or len(named) != ID_BYTES or self.grants.seen(named)
         try:
-            revocation = self.grants.revoke(self._named(what), trio.current_time())
+            revocation = self.grants.revoke(named, trio.current_time())
         except KeyError as error:
             held = [each.name for each in self.accepted.files() if each.grant.id_text == what]
             words = f"was granted by {held[0]}, who can take it back" if held else error.args[0]
@@ -286,7 +329,8 @@ class GrantService:
         _log.info("revoked what=%s calls=%d", what, len(revocation.tickets))
         for each in self._in_force():
             before.pop(each.data, None)
-        return await self._carry_out([revocation], list(before.values()), tell=True)
+        done = await self._carry_out([revocation], list(before.values()), tell=True)
+        return {**done, "seen": seen}
 
     # -- for members
 
@@ -377,6 +421,10 @@ class GrantService:
         answers = await self._calls.multicall(names, "grants", "merge", *args, timeout=MERGE_S)
         away = dict.fromkeys(self._members(), False)
         return {**away, **{name: answer is True for name, answer in answers.items()}}
+
+    async def _save_locked(self) -> None:
+        async with self._lock:
+            await self._save()
 
     async def _save(self) -> None:
         """Under the lock. Raises: `RemoteError`; nothing is promised then."""

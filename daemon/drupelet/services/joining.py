@@ -313,7 +313,7 @@ class Joining:
         name, key = found.name, key_to_text(found.key)
         sentence, linked = "", False
         if handed.grant:
-            accepted = await self._grants.accept(handed.grant)
+            accepted = await self._grants.accept(handed.grant, ask=False)
             sentence = str(accepted["sentence"])
         else:
             await self._take_cookie(handed)

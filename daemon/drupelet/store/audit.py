@@ -52,8 +52,9 @@ class Entry:
     """One thing that happened. Times in seconds.
 
     `unix_s`: by the machine's clock, which may have been wrong; `up_s`: since its start; `boot`:
-    which start. `what`: "call", "refused", "granted", "revoked", "accepted", "damaged". `outcome`:
-    "ok" or the error's name. `count`: of calls alike that this one stands for.
+    which start. `what`: "call", "refused", "granted", "revoked", "accepted", "forgotten",
+    "damaged". `outcome`: "ok", "cast", "cancelled" by its caller, or the error's name. `count`: of
+    calls alike that this one stands for.
     """
 
     sequence: int

@@ -45,6 +45,7 @@ def asked(daemon: FakeDaemon) -> list[tuple[object, ...]]:
         "narrow": MADE,
         "accept": accepted,
         "list": {"issued": [issued | {"left_s": 172_801.0}], "accepted": [accepted]},
+        "forget": accepted,
         "revoke": {"calls": 2, "killed": ["light"], "members": {"bilbo": True, "sam": False}},
     }
     for name, answer in answers.items():
@@ -332,3 +333,27 @@ def test_refused_calls_have_their_exit_codes_and_words(daemon: FakeDaemon, run: 
     code, out, _ = run("--json", "call", "alice", "light", "temp")
     found = json.loads(out)["error"]
     assert (code, found["kind"], found["word"]) == (3, "Revoked", "revoked")
+
+
+def test_forgetting(asked: list[tuple[object, ...]], run: Run) -> None:
+    assert run("forget", IDENT)[:2] == (0, f"forgotten: {SENTENCE}\n")
+    assert json.loads(run("--json", "forget", IDENT)[1])["id"] == IDENT
+    assert asked == [("forget", IDENT)] * 2
+
+
+def test_what_was_not_asked_or_not_seen_is_said(
+    daemon: FakeDaemon, asked: list[tuple[object, ...]], run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "alice.grant"
+    file.write_text(TEXT)
+    assert "kept, though alice could not be asked about it; now: " in run("accept", str(file))[2]
+    accepted = {"id": IDENT, "name": "alice", "sentence": SENTENCE, "asked": True}
+    daemon.functions["/grants/accept"] = lambda text: accepted
+    assert run("accept", str(file))[2].startswith("kept; now: drupelet call alice")
+    unseen = {"calls": 0, "killed": [], "members": {}, "seen": False}
+    daemon.functions["/grants/revoke"] = lambda what: unseen
+    code, out, _ = run("revoke", IDENT)
+    assert (code, out) == (
+        0,
+        "revoked; it was not seen here yet, and will be refused when it comes\n",
+    )

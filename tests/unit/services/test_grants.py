@@ -30,7 +30,9 @@ async def test_it_holds_after_a_start(tmp_path: Path) -> None:
         gone, kept = await grant(alice, bob, functions=["on"]), await grant(alice, bob)
         await alice.grants.revoke(gone["id"])
         await bob.grants.accept(kept["text"])
-        await bob.grants.accept(gone["text"])
+        with pytest.raises(Revoked):
+            await bob.grants.accept(gone["text"])  # its node was asked, and it is not kept
+        assert [each.id_text for each in bob.grants.held("alice")] == [kept["id"]]
     async with nodes(tmp_path, "alice", "bob") as (alice, bob):
         again = await bob.grants.accept(kept["text"].replace("# ", "# hello "))
         assert again["id"] == kept["id"]
@@ -83,3 +85,52 @@ async def test_mistakes_are_told_at_once(
         with pytest.raises(RemoteError, match=words):
             await alice.grants.issue(mission, holder, terms)
         assert alice.grants.listed()["issued"] == []
+
+
+async def test_a_node_that_cannot_be_asked(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        made = await grant(alice, bob)
+        alice.links.stranger_links.cut_all(NoConnection("closed"))
+        alice.grants.accepts = lambda: False  # type: ignore[method-assign]
+        assert (await bob.grants.accept(made["text"]))["asked"] is False
+        assert [each.id_text for each in bob.grants.held("alice")] == [made["id"]]
+        del alice.grants.accepts  # type: ignore[method-assign]
+        assert (await bob.grants.accept(made["text"]))["asked"] is True
+
+
+async def test_a_grant_that_is_forgotten_counts_here_no_more(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        first, second = await grant(alice, bob, functions=["on"]), await grant(alice, bob)
+        for made in (first, second):
+            await bob.grants.accept(made["text"])
+        assert await bob.call("alice", "light", "temp") == 20
+        done = await bob.grants.forget(second["id"])
+        assert (done["id"], done["name"]) == (second["id"], "alice")
+        with pytest.raises(NotPermitted):  # on a new link, which does not show it
+            await bob.call("alice", "light", "temp")
+        assert await bob.call("alice", "light", "on") == "on"
+        for ident in (second["id"], "light"):
+            with pytest.raises(RemoteError, match="no grant that was accepted here"):
+                await bob.grants.forget(ident)
+        await bob.grants.forget(first["id"])
+        with pytest.raises(NoConnection):
+            await bob.call("alice", "light", "on")
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        assert bob.grants.listed()["accepted"] == []  # it was durable
+        assert len(alice.grants.listed()["issued"]) == 2  # type: ignore[arg-type]
+
+
+async def test_a_link_is_revoked_before_it_was_ever_used(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob", "charlie") as (alice, bob, charlie):
+        made = await grant(alice, bob, delegable=1)
+        less = await bob.grants.narrow(made["text"], key_to_text(charlie.key), {})
+        answer = await alice.grants.revoke(str(less["id"]))
+        assert (answer["seen"], answer["calls"]) == (False, 0)
+        with pytest.raises(Revoked):
+            await charlie.grants.accept(str(less["text"]))
+        assert (await bob.grants.accept(made["text"]))["asked"]
+        with pytest.raises(RemoteError, match="is revoked already"):
+            await alice.grants.revoke(str(less["id"]))
+        assert (await alice.grants.revoke(made["id"]))["seen"] is True
+        with pytest.raises(RemoteError, match="no grant in force here"):  # nothing is handed on
+            await alice.grants.revoke("ab" * 16)
