@@ -132,9 +132,7 @@ class Node:
         )
         self.grants = self._make_grants()
         self.links.strangers = self.grants
-        self.telling = Telling(
-            self.calls, lambda: self.grants.revoked_by(self.identity.public_key)
-        )
+        self.telling = Telling(self.calls, lambda: self.grants.revoked_by(self.identity.public_key))
         self.links.listen(self.telling.on_node)
         self.once = self._make_once()
         self.relayed = self._make_relayed()

@@ -284,10 +284,14 @@ class Grants:
 
         When its driver has named it, it stays in `holdings` until that drops it.
         """
-        for link in self._running.pop(ticket, ()):
-            link.running.discard(ticket)
+        self.answered(ticket)
         if self.holdings.what(ticket) is None:
             self.holdings.drop(ticket)
+
+    def answered(self, ticket: int) -> None:
+        """As `finish`, of what is named."""
+        for link in self._running.pop(ticket, ()):
+            link.running.discard(ticket)
 
     def holds(self, right: Right, now: float) -> bool:
         """Whether it would still be let in."""

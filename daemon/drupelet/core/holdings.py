@@ -43,7 +43,7 @@ class Holdings:
 
     def hold(self, grant: Grant, what: object = None) -> int:
         """Something begins under `grant`: its ticket. Not when `full`."""
-        assert not self.full
+        assert len(self._grant_of) < HOLDINGS_MAX
         self._last += 1
         self._grant_of[self._last] = grant
         self._by_grant.setdefault(grant.id, {})[self._last] = what

@@ -399,7 +399,7 @@ class Endpoint:
             reschedule(waiter, _Value(body))
         elif waiter.__class__ is Gather:
             waiter.answer(ident, body)
-        elif waiter.__class__ is Admitted:
+        elif isinstance(waiter, Admitted):
             waiter.answer(body)
             self._keep_lease(ident, waiter)
         elif waiter is not None:

@@ -386,7 +386,7 @@ class GrantService:
         async def settle() -> None:
             workers: dict[Asked, list[int]] = {}
             for call in calls:
-                workers.setdefault(call.worker, []).append(call.waiter.ident)
+                workers.setdefault(call.worker, []).append(call.ident)
             killed.extend(await self._missions.settle(workers, SETTLE_S))
 
         async def announce() -> None:

@@ -127,6 +127,8 @@ class ProxyService:
 
         `grant`: by which it was called; the pids in it live as long as that.
         """
+        if not may_hold_pids(body):
+            return body
         try:
             return self.outgoing(endpoint, body, grant)
         except NotSendable as error:

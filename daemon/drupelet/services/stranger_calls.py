@@ -22,7 +22,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -46,7 +45,6 @@ from drupelet.services.waiters import Admitted
 from drupelet.services.whitelist import worker_of
 from drupelet.wire import sodium
 from drupelet.wire.frames import CALL_HEADER, FLAG_LEASE, FLAG_MANY, FLAG_MORE
-from drupelet.wire.grants import Grant
 from drupelet.wire.keys import key_to_text
 from drupelet.wire.limits import CALLS_PER_LINK_MAX, OUT_BYTES_MAX
 
@@ -56,14 +54,40 @@ RIGHTS_PER_LINK_MAX: Final = 16
 CALL_S_MAX: Final = 3_600.0
 STRANGERS: Final = frozenset({"stranger"})
 
+LetIn = tuple[Endpoint, Right, int]
+"""The worker, by which right, and the ticket."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Running:
-    """A call or cast that was let in, until nothing of it runs."""
 
-    waiter: Admitted
-    worker: Endpoint
-    grant: Grant
+class Running(Admitted):
+    """A call or cast that was let in, until nothing of it runs. `theirs` 0: a cast."""
+
+    __slots__ = ("_calls", "_since", "function", "grant", "ticket", "worker")
+
+    def __init__(
+        self,
+        calls: StrangerCalls,
+        origin: Endpoint,
+        theirs: int,
+        let_in: LetIn,
+        function: str,
+        now: float,
+    ) -> None:
+        super().__init__(origin, theirs, self._answered, over=self._gone)
+        self.worker, right, self.ticket = let_in
+        self.grant = right.grant
+        self.function = function
+        self._calls = calls
+        self._since = now
+
+    def convert(self, encoded: bytes) -> bytes:
+        """The value as it crosses the border. Raises: `CallError`."""
+        return self._calls.border.answer(self.origin, encoded, grant=self.grant)
+
+    def _answered(self, outcome: str) -> None:
+        self._calls.answered(self, outcome, self._since)
+
+    def _gone(self) -> None:
+        self._calls.grants.holdings.drop(self.ticket)
 
 
 class StrangerCalls:
@@ -76,7 +100,7 @@ class StrangerCalls:
         self._missions = missions
         self._calls = calls
         self._audit = audit
-        self._border = border
+        self.border = border
         self._rights: dict[Endpoint, list[Right]] = {}
 
     def register(self) -> None:
@@ -188,28 +212,21 @@ class StrangerCalls:
         target: bytes,
         timeout_ms: int,
         args: bytes,
-        let_in: tuple[Endpoint, Right, int],
+        let_in: LetIn,
     ) -> None:
         """Pass it on; `ident` 0: a cast."""
-        worker, right, ticket = let_in
         now = trio.current_time()
-        grant = right.grant
-        waiter = Admitted(
-            endpoint,
-            ident,
-            functools.partial(self._ended, endpoint, ticket, grant, target, now),
-            functools.partial(self._border.answer, endpoint, grant=grant),
-            functools.partial(self.grants.holdings.drop, ticket),
-        )
-        self.grants.holdings.name(ticket, Running(waiter, worker, grant))
+        function = target.decode().partition("/")[2]
+        running = Running(self, endpoint, ident, let_in, function, now)
+        self.grants.holdings.name(running.ticket, running)
         span = min(timeout_ms / 1_000, CALL_S_MAX) if timeout_ms else CALL_S_MAX
         header = CALL_HEADER.pack(FLAG_LEASE, timeout_ms, len(target)) + target
         try:
-            args = self._border.incoming(endpoint, args)
-            worker.pass_on(waiter, header, args, now + span if ident else inf)
+            args = self.border.incoming(endpoint, args)
+            running.worker.pass_on(running, header, args, now + span if ident else inf)
         except CallError as error:
-            waiter.answer(error)
-            waiter.over()
+            running.answer(error)
+            running.over()
 
     def refused(self, key: bytes, target: bytes, error: CallError) -> None:
         """Count it and keep a sample, for the owner."""
@@ -234,21 +251,22 @@ class StrangerCalls:
         *,
         keyed: bool = False,
         holder: bytes | None = None,
-    ) -> tuple[Endpoint, Right, int]:
+    ) -> LetIn:
         """Right, rate, whitelist: the worker, the right, a ticket. Raises: `CallError`.
 
         `keyed`: it has an idempotency key (services/once.py). `holder`: by whose grants alone.
         """
         now = trio.current_time()
         mission, _, function = target.decode("utf-8", "replace").partition("/")
-        failure: CallError = NotPermitted()
+        failure: CallError | None = None
         for right in self._rights.get(endpoint, ()):
             if right.grant.mission != mission or holder not in (None, right.caller):
                 continue
             try:
                 ticket = self.grants.admit(right, function, size, now)
             except NotPermitted as error:
-                failure = error if failure.args == NotPermitted().args else failure
+                if failure is None or failure.args == NotPermitted().args:
+                    failure = error
                 continue
             except CallError as error:
                 failure = error
@@ -258,7 +276,7 @@ class StrangerCalls:
             except CallError:
                 self.grants.finish(ticket)
                 raise
-        raise failure
+        raise failure or NotPermitted()
 
     def worker(self, target: bytes, *, keyed: bool = False) -> Endpoint:
         """What serves `target`, for a stranger. Raises: `CallError`."""
@@ -267,26 +285,17 @@ class StrangerCalls:
             raise NotPermitted
         return worker_of(export, keyed=keyed)
 
-    def _ended(
-        self,
-        endpoint: Endpoint,
-        ticket: int,
-        grant: Grant,
-        target: bytes,
-        since: float,
-        outcome: str,
-    ) -> None:
+    def answered(self, call: Running, outcome: str, since: float) -> None:
         """It was answered, or nobody waits for it."""
-        self.grants.finish(ticket)
-        span_ms = int((trio.current_time() - since) * 1_000)
-        function = target.decode().partition("/")[2]
+        self.grants.answered(call.ticket)
+        grant = call.grant
         self._audit.note(
             "call",
-            caller=key_to_text(endpoint.key),
+            caller=key_to_text(call.origin.key),
             mission=grant.mission,
-            function=function,
+            function=call.function,
             outcome=outcome,
-            span_ms=span_ms,
+            span_ms=int((trio.current_time() - since) * 1_000),
             note=grant.id_text,
         )
 
@@ -301,8 +310,8 @@ class StrangerCalls:
         named = [self.grants.holdings.what(each) for each in tickets]
         ended = [each for each in named if isinstance(each, Running)]
         for call in ended:
-            call.worker.withdraw(call.waiter, Revoked())
-        self._border.withdraw(tickets)
+            call.worker.withdraw(call, Revoked())
+        self.border.withdraw(tickets)
         self.cut_off()
         return ended
 
@@ -313,7 +322,7 @@ class StrangerCalls:
             known = len(rights)
             rights[:] = [each for each in rights if self.grants.holds(each, now)]
             if not rights:
-                self._border.revoked(endpoint.key)
+                self.border.revoked(endpoint.key)
             if len(rights) < known and endpoint.has_unsent:
                 endpoint.close(NoConnection("closed"))
             elif not rights:

@@ -82,18 +82,22 @@ class Admitted:
             return
         origin = self.origin
         if self.theirs and not origin.closed:
-            if self._convert is not None and not isinstance(body, CallError):
+            if not isinstance(body, CallError):
                 try:
-                    body = body[:1] + self._convert(body[1:])
+                    value = self.convert(body[1:])
                 except CallError as error:
                     body = error
-            if isinstance(body, RemoteError) and body.traceback_text:
-                origin.reply_error(self.theirs, _without_places(body))
-            elif isinstance(body, CallError):
+                else:
+                    origin.reply(self.theirs, value)
+            if isinstance(body, CallError):
+                if isinstance(body, RemoteError) and body.traceback_text:
+                    body = _without_places(body)
                 origin.reply_error(self.theirs, body)
-            else:
-                origin.reply(self.theirs, body[1:])
         self.end(type(body).__name__ if isinstance(body, CallError) else "ok")
+
+    def convert(self, encoded: bytes) -> bytes:
+        """The value as it crosses the border. Raises: `CallError`."""
+        return encoded if self._convert is None else self._convert(encoded)
 
     def end(self, outcome: str = "cancelled") -> None:
         """It does not count any more, however it ended."""

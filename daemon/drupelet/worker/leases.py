@@ -44,16 +44,16 @@ _MARK: Final = "_drupelet_lease"  # of a thread
 
 
 class Lease:
-    """The call with id `ident`; `over` is called once, when nothing of it is left."""
+    """The call with id `ident`."""
 
-    __slots__ = ("_ending", "_endings", "_is_over", "_lingering", "_over", "_things", "ident")
+    __slots__ = ("_ending", "_is_over", "_leases", "_lingering", "_things", "ident")
 
-    def __init__(self, ident: int, endings: Endings, over: Callable[[Lease], None]) -> None:
+    def __init__(self, ident: int, leases: Leases) -> None:
         self.ident = ident
-        self._endings = endings
-        self._over = over
+        self._leases = leases
         self._ending = self._is_over = False
-        self._things: dict[object, Callable[[], None]] = {}
+        # Itself, until its frame has been dealt with.
+        self._things: dict[object, Callable[[], None]] = {self: _nothing}
         self._lingering: dict[object, Callable[[], bool]] = {}
 
     @property
@@ -69,21 +69,23 @@ class Lease:
             return
         self._things[what] = end
         if self._ending:
-            self._endings.cancelled(what, self.ident)
+            self._leases.endings.cancelled(what, self.ident)
             end()
 
     def done(self, what: object) -> None:
         """It runs no more. A second time does nothing."""
         if self._things.pop(what, None) is None:
             return
-        self._endings.ended(what)
+        if self._ending:
+            self._leases.endings.ended(what)
         if not self._things:
             self._is_over = True
-            self._over(self)
+            self._leases.over(self)
 
     def linger(self, what: object, runs: Callable[[], bool]) -> None:
         """As `add`, for what nobody can end, and who does not say when it has ended."""
         self._lingering[what] = runs
+        self._leases.lingering[self] = None
         self.add(what, _nothing)
 
     def look(self) -> None:
@@ -97,7 +99,7 @@ class Lease:
         """The right is gone: so is all that runs by it, as soon as can be."""
         self._ending = True
         for what, end in list(self._things.items()):
-            self._endings.cancelled(what, self.ident)
+            self._leases.endings.cancelled(what, self.ident)
             end()
         self.look()
 
@@ -106,7 +108,8 @@ class Leases:
     """All of one worker. `closed` is called with a call's id when nothing of it is left."""
 
     def __init__(self, endings: Endings, closed: Callable[[int], None]) -> None:
-        self._endings = endings
+        self.endings = endings
+        self.lingering: dict[Lease, None] = {}  # those whose end nobody tells
         self._closed = closed
         self._all: dict[int, Lease] = {}
 
@@ -114,11 +117,11 @@ class Leases:
         """A stranger's call begins; None: too many are not over."""
         if not self._all:
             watch()
-        self.look()
+        if self.lingering:
+            self.look()
         if len(self._all) >= LEASES_MAX:
             return None
-        lease = self._all[ident] = Lease(ident, self._endings, self._end)
-        lease.add(lease, _nothing)  # until its frame has been dealt with
+        lease = self._all[ident] = Lease(ident, self)
         return lease
 
     def get(self, ident: int) -> Lease | None:
@@ -127,11 +130,13 @@ class Leases:
 
     def look(self) -> None:
         """Find those that ended without telling."""
-        for lease in [each for each in self._all.values() if each.lingers]:
+        for lease in list(self.lingering):
             lease.look()
 
-    def _end(self, lease: Lease) -> None:
+    def over(self, lease: Lease) -> None:
+        """Nothing of that one is left."""
         del self._all[lease.ident]
+        self.lingering.pop(lease, None)
         self._closed(lease.ident)
 
     def __len__(self) -> int:

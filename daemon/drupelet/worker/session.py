@@ -374,13 +374,12 @@ class Session:
             self._error(ident, overloaded())
             self._closed(ident)
             return
-        plain = bytes((flags & ~FLAG_LEASE,)) + body[1:]
-        self._by_right_of(lease, lambda: handler(ident, plain))
+        self._by_right_of(lease, handler, ident, bytes((flags & ~FLAG_LEASE,)) + body[1:])
 
-    def _by_right_of(self, lease: Lease, run: Callable[[], None]) -> None:
+    def _by_right_of(self, lease: Lease, run: Callable[..., None], *args: object) -> None:
         token = lease_var.set(lease)
         try:
-            run()
+            run(*args)
         finally:
             lease_var.reset(token)
         if lease.ident not in self._incoming:
@@ -510,7 +509,7 @@ class Session:
             if lease is None:
                 self._run(ident, target, whole, many)
             else:
-                self._by_right_of(lease, lambda: self._run(ident, target, whole, many))
+                self._by_right_of(lease, self._run, ident, target, whole, many)
         elif self._incoming_bytes > limits.REASSEMBLY_BYTES_MAX:
             self._drop_incoming(ident)
             self._error(ident, overloaded())
