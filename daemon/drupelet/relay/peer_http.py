@@ -116,13 +116,14 @@ class PeerHttp:
                         raise PeerGone("an answer that is too long")
                 case h11.EndOfMessage():
                     break
-                case h11.ConnectionClosed():
-                    raise PeerGone("it has ended the connection")
         if self._http.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
             self._http.start_next_cycle()
         return status, bytes(content)
 
     async def _next(self) -> Any:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(bytes(await self._stream.receive_some(_READ_BYTES)))
+            data = bytes(await self._stream.receive_some(_READ_BYTES))
+            if not data:
+                raise PeerGone("it has ended the connection")
+            self._http.receive_data(data)
         return event
