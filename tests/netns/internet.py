@@ -38,6 +38,7 @@ from tests.integration.cluster import Cluster, RealNode
 from tests.netns.namespaces import COMMAND_S, REPOSITORY, ip
 
 WEB = "203.0.113.1"
+WEB2 = "203.0.113.2"  # a second relay's
 LINK_PORT = 4370
 RELAY_PORT = 8443
 LIMIT_S = 60.0  # for what takes a second or two on a machine that does nothing else
@@ -167,7 +168,8 @@ class Internet:
         ip("netns", "add", self.web)
         ip("-n", self.web, "link", "set", "lo", "up")
         ip("-n", self.web, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-        ip("-n", self.web, "addr", "add", f"{WEB}/24", "dev", "br0")
+        for host in (WEB, WEB2):
+            ip("-n", self.web, "addr", "add", f"{host}/24", "dev", "br0")
         ip("-n", self.web, "link", "set", "br0", "up")
         for home, (router, inside) in enumerate(zip(self.routers, self.homes, strict=True)):
             for name in (router, inside):
@@ -222,25 +224,27 @@ def authority(directory: Path, *hosts: str) -> Path:
 class Relay:
     """`drupelet-relay` outside, with TLS. `url` and `ca_file` are for nodes."""
 
-    def __init__(
-        self, internet: Internet, directory: Path, *lines: str, port: int = RELAY_PORT
-    ) -> None:
-        self.url = f"https://{WEB}:{port}"
-        self.host, self.port = WEB, port
+    def __init__(self, internet: Internet, directory: Path, *lines: str, host: str = WEB) -> None:
+        self.host, self.port = host, RELAY_PORT
+        self.url = f"https://{host}:{self.port}"
         self.directory = directory
-        self.ca_file = authority(directory, WEB)
+        self.ca_file = authority(directory, host)
         self.file = directory / "relay.toml"
+        self.configure(*lines)
+        self._prefix = internet.within(internet.web)
+        self.process: subprocess.Popen[str] | None = None
+
+    def configure(self, *lines: str) -> None:
+        """Its file, with `lines` in the section [relay] and behind it."""
         settings = [
-            f'names = ["{WEB}"]',
-            f'listen = ["{WEB}:{port}"]',
+            f'names = ["{self.host}"]',
+            f'listen = ["{self.host}:{self.port}"]',
             'state_dir = "state"',
             'tls_certificate = "cert.pem"',
             'tls_key = "key.pem"',
             *lines,
         ]
         self.file.write_text("\n".join(["[relay]", *settings, ""]))
-        self._prefix = internet.within(internet.web)
-        self.process: subprocess.Popen[str] | None = None
 
     @property
     def log(self) -> str:
@@ -388,8 +392,10 @@ def at_home(
         )
         (folder / f"{mission}.py").write_text(source)
     if relays:
-        relay = relays[0]
-        text = [f'url = "{relay.url}"', f'ca_file = "{relay.ca_file}"', *lines]
+        authorities = node.directory / "ca.pem"
+        authorities.write_text("".join(relay.ca_file.read_text() for relay in relays))
+        urls = json.dumps([relay.url for relay in relays])
+        text = [f"url = {urls}", f'ca_file = "{authorities}"', *lines]
         (node.directory / "conf.d").mkdir()
         (node.directory / "conf.d" / "relay.toml").write_text("\n".join(["[relay]", *text, ""]))
     return node

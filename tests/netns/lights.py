@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+
+from drupelet.errors import CallError
 from tests.integration.cluster import Cluster, RealNode
 from tests.netns.internet import LIMIT_S, Internet, Relay, at_home, logged, until
 
@@ -121,3 +125,46 @@ def ready(bob: RealNode, function: str = "temp", *words: str) -> None:
         lambda: bob.run("--json", "call", "alice", "light", function, *words).returncode == 0,
         why=f"no call of {bob.name}'s goes through:\n{bob.log}",
     )
+
+
+class Counting:
+    """Calls of light/note with 0, 1, 2 ... by a few lanes in a thread, until `end`."""
+
+    LANES = 4
+
+    def __init__(self, bob: RealNode) -> None:
+        self.acknowledged: list[int] = []
+        self.failed: dict[int, str] = {}
+        self._numbers = itertools.count()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._call, args=(bob,)) for _ in range(self.LANES)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _call(self, bob: RealNode) -> None:
+        with bob.connect() as client:
+            while not self._stop.wait(0.02):
+                number = next(self._numbers)
+                try:
+                    assert client.call("alice", "light", "note", number, timeout=20) == number
+                    self.acknowledged.append(number)
+                except CallError as error:
+                    self.failed[number] = type(error).__name__
+
+    def end(self) -> None:
+        """After the calls that are under way."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(LIMIT_S)
+            assert not thread.is_alive()
+
+    def agree_with(self, alice: RealNode) -> None:
+        """What was acknowledged was done, and nothing twice, and nothing else."""
+        noted = local(alice, "noted")
+        assert isinstance(noted, list)
+        assert len(noted) == len(set(noted))
+        assert set(self.acknowledged) <= set(noted)
+        assert set(noted) <= set(self.acknowledged) | self.failed.keys()
+        assert set(self.failed.values()) <= {"NoConnection", "Timeout"}

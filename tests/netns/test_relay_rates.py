@@ -1,6 +1,6 @@
 """S004-4 over a relay: 10/s and a burst of 10 are that many, whichever way the calls come.
 
-Each test offers 100 calls a second for 10 s, and asks the callee how many ran. The relay's own
+Each test offers 100 calls a second for 10 or 5 s, and asks the callee how many ran. The relay's own
 limit for an account, 50 messages a second, is raised where one account offers them all: it would
 do the callee's work.
 """
@@ -40,6 +40,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
 RATE = ("--only", "on", "--rate", "10/s")
 CALLS = 1_000
 SPAN_S = 10.0
+SHORT_S = 5.0  # half of it, where it is about something else
 FAST = "sends_per_second = 500"
 ACCEPTED = "drupelet_relay_messages_accepted_total"
 
@@ -67,8 +68,9 @@ async def offer(
     node: RealNode,
     happenings: dict[float, Callable[[], None]] | None = None,
     count: int = CALLS,
+    within_s: float = SPAN_S,
 ) -> tuple[Counter[str], float]:
-    """`count` calls of light/on in SPAN_S, or as soon as the machine can; how they ended, and when.
+    """`count` calls of light/on, or as soon as the machine can; how they ended, and when.
 
     `happenings`: what is done in a thread so many seconds after the beginning.
     """
@@ -95,18 +97,18 @@ async def offer(
                 nursery.start_soon(happen, at, what)
             for place in range(count):
                 nursery.start_soon(one)
-                await trio.sleep_until(began + (place + 1) * SPAN_S / count)
+                await trio.sleep_until(began + (place + 1) * within_s / count)
         return outcomes, trio.current_time() - began
 
 
-def most(span_s: float) -> float:
+def most(span_s: float, within_s: float = SPAN_S) -> float:
     """What may run: 110 in 10 s; where the machine took longer, what the rate gives in that."""
-    return max(110.0, 10 + 10 * span_s)
+    return 10 + 10 * max(within_s, span_s)
 
 
-def least(span_s: float) -> int:
+def least(span_s: float, within_s: float = SPAN_S) -> float:
     """What must run: 100 in 10 s; on a machine that stood still calls come in heaps, and less."""
-    return 100 if span_s < SPAN_S + 0.5 else 50
+    return (10 if span_s < within_s + 0.5 else 5) * within_s
 
 
 def test_a_rate_holds_over_the_relay(net: Internet, cluster: Cluster, relay: Relay) -> None:
@@ -140,16 +142,16 @@ def test_a_rate_holds_when_both_lose_the_relay_and_come_back(
         logged(node, "relay_down")
         net.heal(home)
 
-    happenings = {2.5: lambda: lose(0, alice), 5.5: lambda: lose(1, bob)}
-    outcomes, span_s = trio.run(offer, bob, happenings)
+    happenings = {1.5: lambda: lose(0, alice), 3.0: lambda: lose(1, bob)}
+    outcomes, span_s = trio.run(offer, bob, happenings, CALLS // 2, SHORT_S)
     ran = number(alice, "count") - before
     print(f"{dict(outcomes)}, {ran} ran in {span_s:.1f} s")
     for node in (alice, bob):
-        assert node.log.count("relay_up") == 2
+        assert node.log.count("relay_up") >= 2
     # Where the machine is so slow that the relay is away for 5 s, calls end with NoConnection.
     assert outcomes.keys() - {"NoConnection"} == {"ok", "RateLimited"}
-    assert outcomes["ok"] == ran and sum(outcomes.values()) == CALLS
-    assert 50 <= ran <= most(span_s)  # those that wait meanwhile come together
+    assert outcomes["ok"] == ran and sum(outcomes.values()) == CALLS // 2
+    assert 25 <= ran <= most(span_s, SHORT_S)  # those that wait meanwhile come together
 
 
 def test_a_rate_is_one_for_links_and_the_relay_together(
@@ -167,25 +169,25 @@ def test_a_rate_is_one_for_links_and_the_relay_together(
     before, relayed = number(alice, "count"), relay.metrics()[ACCEPTED]
     time.sleep(1.0)
 
-    async def both() -> tuple[Counter[str], float, int]:
+    async def both() -> tuple[Counter[str], float]:
         found: list[tuple[Counter[str], float]] = []
 
         async def one(node: RealNode) -> None:
-            found.append(await offer(node, count=CALLS // 2))
+            found.append(await offer(node, count=CALLS // 4, within_s=SHORT_S))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one, bob)
             nursery.start_soon(one, charlie)
-        return found[0][0] + found[1][0], max(span for _, span in found), len(found)
+        return found[0][0] + found[1][0], max(span for _, span in found)
 
-    outcomes, span_s, _ = trio.run(both)
+    outcomes, span_s = trio.run(both)
     ran = number(alice, "count") - before
     through = relay.metrics()[ACCEPTED] - relayed
     print(f"{dict(outcomes)}, {ran} ran in {span_s:.1f} s; {through:.0f} messages by the relay")
     assert outcomes.keys() == {"ok", "RateLimited"}
-    assert outcomes["ok"] == ran and sum(outcomes.values()) == CALLS
-    assert through == CALLS  # 500 requests and their answers; the others went by the link
-    assert least(span_s) <= ran <= most(span_s)
+    assert outcomes["ok"] == ran and sum(outcomes.values()) == CALLS // 2
+    assert through == CALLS // 2  # 250 requests and their answers; the others went by the link
+    assert least(span_s, SHORT_S) <= ran <= most(span_s, SHORT_S)
 
 
 def test_ten_to_whom_it_was_handed_on_share_it_over_the_relay(
