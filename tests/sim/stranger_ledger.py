@@ -72,6 +72,8 @@ class Deed:
     secret: bool
     fails: bool  # its function raises
     span_s: float
+    key_text: str = ""  # for the header of a PUT
+    public: bool = False  # it may go as a PUT, which everybody on the way can read
     attempts: int = 0
     pending: int = 0
     runs: int = 0
@@ -91,7 +93,7 @@ class Attempt:
     """One call of it."""
 
     deed: Deed
-    way: str  # "direct", "relay"
+    way: str  # "direct", "relay", "put"
     sent_s: float
     must_work: bool = False
     over: bool = False

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any
 
 from drupelet.core import grants as core_grants
+from drupelet.core import http_calls as core_puts
 from drupelet.core import requests as core_requests
+from drupelet.core.buckets import Bucket, charge
 from drupelet.core.freshness import Freshness, Verdict
 from drupelet.core.grants import Grants, Issued, Revocation, Right
+from drupelet.core.http_calls import HttpCalls
 from drupelet.core.once import Ended, OnceRecord, OnceTable
 from drupelet.core.proxies import Gone, Proxies
 from drupelet.core.requests import Answer, Callee, Caller, Outcome, Run, Sent
@@ -23,10 +28,12 @@ from drupelet.errors import RemoteProtocolError, Timeout
 from drupelet.wire import announcements, sodium
 from drupelet.wire import grants as wire_grants
 from drupelet.wire import requests as wire_requests
-from drupelet.wire.codec import loads, loads_canonical
+from drupelet.wire.codec import dumps, loads, loads_canonical
 from drupelet.wire.grants import Terms
+from drupelet.wire.http_calls import AppliedPut, decode_put
 from drupelet.wire.ids import Pid
 from drupelet.wire.requests import Reply
+from tests.sim import stranger_puts
 from tests.sim.stranger_world import Machines
 
 # -- grants
@@ -102,6 +109,24 @@ class LetsRunWhatIsRevoked(Grants):
         return replace(super()._merge(revocation), tickets=())
 
 
+class RemembersRights(Grants):
+    """A right that was looked up is not looked up again when something is revoked."""
+
+    def _merge(self, revocation: Revocation) -> Revocation:
+        changes = self._changes
+        done = super()._merge(revocation)
+        self._changes = changes
+        return done
+
+
+class RemembersRightsForEver(Grants):
+    """Nor when its time is over."""
+
+    def _look_up(self, right: Right, now: float) -> None:
+        super()._look_up(right, now)
+        right.until = float("inf")
+
+
 class DoesNotHearMembers(Grants):
     def merge(self, revocation: Revocation) -> Revocation:
         return replace(revocation, tickets=())
@@ -120,22 +145,26 @@ class RevokesMembersGrants(Grants):
 
 class NeverFinishes(Grants):
     def finish(self, ticket: int) -> None:
-        self._tickets.pop(ticket, None)
+        return
 
 
-class RefundsCalls(Grants):
-    """A call that ended does not count."""
-
-    def finish(self, ticket: int) -> None:
-        for link in self._tickets.get(ticket, (None, ()))[1]:
-            if link.bucket is not None:
-                link.bucket._level = link.bucket._capacity
-        super().finish(ticket)
+def half_price(buckets: Iterable[Bucket], now: float) -> float:
+    """A call costs half of what it should."""
+    wait_s = charge(buckets, now)
+    for bucket in () if wait_s else buckets:
+        bucket._level += bucket._cost // 2
+    return wait_s
 
 
 class CountsNoBytes(Grants):
     def admit(self, right: Right, function: str, size: int, now: float) -> int:
         return super().admit(right, function, 0, now)
+
+
+class AnyFunction(Grants):
+    def admit(self, right: Right, function: str, size: int, now: float) -> int:
+        functions = right.grant.terms.functions
+        return super().admit(right, functions[0] if functions else function, size, now)
 
 
 class RefusesNow(Grants):
@@ -158,7 +187,7 @@ class NeverOld(Freshness):
 
     def take(self, token: bytes, ident: bytes) -> Verdict:
         found = super().take(token, ident)
-        return Verdict.FRESH if found is Verdict.STALE else found
+        return Verdict.FRESH if found in (Verdict.STALE, Verdict.UNKNOWN) else found
 
 
 class ForgetsIds(Freshness):
@@ -339,6 +368,33 @@ def never_over(terms: Terms) -> float:
     return float("inf")
 
 
+# -- PUTs
+
+
+class SaysUnsignedOfAnything(HttpCalls):
+    """To a copy that was altered, an answer that fits the original: as it was until lately."""
+
+    came: AppliedPut
+
+    def receive(self, ident: bytes, body: bytes, now: float) -> Run | Answer | None:
+        with suppress(RemoteProtocolError):
+            self.came = decode_put(body)
+        return super().receive(ident, body, now)
+
+    def _refused(self, asked: Any, error: Any) -> Answer | None:
+        return super()._refused(replace(asked, applied=self.came), error)
+
+
+def stale_for_certain(token: bytes, *, maybe_ran: bool = False) -> bytes:
+    """Of any token: as it was until lately."""
+    return dumps([0, token])
+
+
+def another_key(field: str) -> bytes:
+    """A key of PUTs alone."""
+    return blake2b(field.encode(), digest_size=16).digest()
+
+
 # -- proxies
 
 
@@ -393,50 +449,57 @@ def _nothing_more(left: Terms, wanted: Terms) -> str:
     return ""
 
 
-def _all_allowed(grant: Any, function: str) -> bool:
-    return True
-
-
 MUTANTS: dict[str, Mutant] = {
-    "takes_others_grants": _grants(TakesOthersGrants, 1, "rights"),
-    "takes_any_issuer": _grants(TakesAnyIssuer, 8, "rights"),
-    "charges_the_last_link": _grants(ChargesTheLastLink, 1, "rights"),
-    "charges_the_first_link": _grants(ChargesTheFirstLink, 26, "rights"),
-    "forgets_the_middle": _grants(ForgetsTheMiddle, 2, "rights", "revoked"),
-    "forgets_revoked_keys": _grants(ForgetsRevokedKeys, 2, "rights", "revoked"),
-    "forgets_revocations_at_start": _grants(ForgetsRevocationsAtStart, 2, "rights", "revoked"),
-    "spans_begin_anew_at_start": _grants(SpansBeginAnewAtStart, 2, "rights"),
-    "lets_run_what_is_revoked": _grants(LetsRunWhatIsRevoked, 21, "revoked"),
-    "does_not_hear_members": _grants(DoesNotHearMembers, 2, "rights", "revoked"),
-    "revokes_members_grants": _grants(RevokesMembersGrants, 142, "honoured", "live"),
+    "takes_others_grants": _grants(TakesOthersGrants, 11, "rights"),
+    "takes_any_issuer": _grants(TakesAnyIssuer, 13, "rights"),
+    "charges_the_last_link": _grants(ChargesTheLastLink, 4, "rights"),
+    "charges_the_first_link": _grants(ChargesTheFirstLink, 21, "rights"),
+    "forgets_the_middle": _grants(ForgetsTheMiddle, 3, "rights", "revoked"),
+    "forgets_revoked_keys": _grants(ForgetsRevokedKeys, 1, "rights", "revoked"),
+    "forgets_revocations_at_start": _grants(ForgetsRevocationsAtStart, 9, "rights", "revoked"),
+    "spans_begin_anew_at_start": _grants(SpansBeginAnewAtStart, 13, "rights"),
+    "lets_run_what_is_revoked": _grants(LetsRunWhatIsRevoked, 1, "revoked"),
+    "remembers_rights": _grants(RemembersRights, 1, "rights", "revoked"),
+    "remembers_rights_for_ever": _grants(RemembersRightsForEver, 31, "rights"),
+    "does_not_hear_members": _grants(DoesNotHearMembers, 24, "rights", "revoked"),
+    "revokes_members_grants": _grants(RevokesMembersGrants, 46, "honoured", "live"),
     "never_finishes": _grants(NeverFinishes, 1, "honoured", "live"),
-    "refunds_calls": _grants(RefundsCalls, 1, "rights"),
-    "counts_no_bytes": _grants(CountsNoBytes, 3, "rights"),
-    "refuses_now_and_then": _grants(RefusesNow, 3, "honoured", "live"),
-    "never_old": _with(with_freshness(NeverOld), 6, "single", "not_run"),
-    "forgets_ids": _with(with_freshness(ForgetsIds), 10, "single", "not_run"),
-    "knows_no_replays": _with(with_freshness(KnowsNoReplays), 5, "single", "not_run"),
-    "forgets_keys_at_start": _callee(ForgetsKeysAtStart, 2, "once"),
-    "keeps_no_records": _callee(KeepsNoRecords, 8, "once"),
-    "runs_interrupted_again": _callee(RunsInterruptedAgain, 6, "once"),
-    "always_the_same_keys": _callee(AlwaysTheSameKeys, 76, "single", "not_run"),
+    "charges_half": _patched(core_grants, "charge", half_price, 3, "rights"),
+    "counts_no_bytes": _grants(CountsNoBytes, 2, "rights"),
+    "refuses_now_and_then": _grants(RefusesNow, 1, "honoured", "live"),
+    "never_old": _with(with_freshness(NeverOld), 2, "single", "not_run"),
+    "forgets_ids": _with(with_freshness(ForgetsIds), 8, "single", "not_run"),
+    "knows_no_replays": _with(with_freshness(KnowsNoReplays), 8, "single", "not_run"),
+    "forgets_keys_at_start": _callee(ForgetsKeysAtStart, 3, "once"),
+    "keeps_no_records": _callee(KeepsNoRecords, 4, "once"),
+    "runs_interrupted_again": _callee(RunsInterruptedAgain, 3, "once"),
+    "always_the_same_keys": _callee(AlwaysTheSameKeys, 90, "single", "not_run"),
     "answers_the_last": _callee(AnswersTheLast, 1, "value", "live"),
-    "keys_of_everybody": _with(with_once(KeysOfEverybody), 7, "value", "honoured", "secret"),
-    "any_content": _with(with_once(AnyContent), 2, "value"),
+    "keys_of_everybody": _with(with_once(KeysOfEverybody), 1, "value", "honoured", "secret"),
+    "any_content": _with(with_once(AnyContent), 3, "value"),
     "forgets_keys_that_ended": _with(with_once(ForgetsKeysThatEnded), 2, "once"),
-    "believes_any_answer": _caller(BelievesAnyAnswer, 9, "value", "honoured"),
-    "says_it_did_not_run": _caller(SaysItDidNotRun, 2, "not_run"),
-    "forgets_the_first": _caller(ForgetsTheFirst, 25, "not_run"),
-    "believes_stale_too_long": _patched(core_requests, "STALE_S", 1e6, 25, "single", "not_run"),
-    "unsigned_grants": _patched(wire_grants, "sodium", Unverified, 2, "rights"),
-    "widened_grants": _patched(wire_grants, "narrowing_problem", _nothing_more, 5, "rights"),
-    "unsigned_requests": _patched(core_requests, "verify_request", no_check, 3, "rights"),
+    "believes_any_answer": _caller(BelievesAnyAnswer, 33, "value", "honoured"),
+    "says_it_did_not_run": _caller(SaysItDidNotRun, 3, "not_run"),
+    "forgets_the_first": _caller(ForgetsTheFirst, 34, "not_run"),
+    "believes_stale_too_long": _patched(core_requests, "STALE_S", 1e6, 34, "single", "not_run"),
+    "unsigned_grants": _patched(wire_grants, "sodium", Unverified, 45, "rights"),
+    "widened_grants": _patched(wire_grants, "narrowing_problem", _nothing_more, 8, "rights"),
+    "unsigned_requests": _patched(core_requests, "verify_request", no_check, 8, "rights"),
     "unsigned_replies": _patched(core_requests, "open_reply", open_unsigned_reply, 3, "value"),
-    "unsigned_beacons": _patched(announcements, "verify", no_check, 5, "secret"),
-    "loose_envelopes": _patched(wire_requests, "_split", split_loosely, 9, "single", "not_run"),
-    "never_over": _patched(core_grants, "_left", never_over, 2, "rights"),
-    "any_function": _patched(wire_grants.Grant, "allows", _all_allowed, 3, "rights"),
+    "unsigned_beacons": _patched(announcements, "verify", no_check, 1, "secret"),
+    "loose_envelopes": _patched(wire_requests, "_split", split_loosely, 23, "single", "not_run"),
+    "never_over": _patched(core_grants, "_left", never_over, 3, "rights"),
+    "any_function": _grants(AnyFunction, 2, "rights"),
     "seals_nothing": _with(_SEALS, 1, "secret"),
-    "anybodys_proxies": _proxies(AnybodysProxies, 1, "proxies"),
-    "proxies_of_the_dead": _proxies(ProxiesOfTheDead, 1, "proxies"),
+    "unsigned_puts": _patched(core_puts, "verify_put", no_check, 3, "rights"),
+    "bodies_unlooked_at": _patched(core_puts, "check_body", no_check, 3, "rights"),
+    "unsigned_of_anything": _patched(
+        stranger_puts, "HttpCalls", SaysUnsignedOfAnything, 5, "not_run"
+    ),
+    "stale_for_certain": _patched(
+        core_requests, "stale_error", stale_for_certain, 32, "not_run", "single"
+    ),
+    "keys_of_puts_alone": _patched(core_puts, "once_key", another_key, 3, "once"),
+    "anybodys_proxies": _proxies(AnybodysProxies, 2, "proxies"),
+    "proxies_of_the_dead": _proxies(ProxiesOfTheDead, 3, "proxies"),
 }

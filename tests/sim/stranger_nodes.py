@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from drupelet.core.grants import Issued, Revocation, Right
 from drupelet.core.once import Ended, OnceRecord, content_of, encoded
-from drupelet.core.requests import Answer, Outcome, Run, Sent, Wanted
+from drupelet.core.requests import Answer, Run, Sent
 from drupelet.errors import (
     CallError,
     NoConnection,
@@ -26,10 +26,13 @@ from drupelet.errors import (
     error_from_fields,
 )
 from drupelet.wire import sodium
-from drupelet.wire.announcements import Beacon, decode_beacon, encode_announcement, encode_offers
+from drupelet.wire.announcements import encode_announcement, encode_offers
 from drupelet.wire.codec import dumps, loads
 from drupelet.wire.ids import Pid
-from tests.sim.stranger_ledger import Attempt, BrokenRule, Deed
+from drupelet.wire.relay import APPLY_KEY
+from tests.sim.stranger_asking import Asking
+from tests.sim.stranger_ledger import Deed
+from tests.sim.stranger_puts import Puts
 from tests.sim.stranger_relay import Message
 from tests.sim.stranger_rights import QUOTA, Dead
 
@@ -40,7 +43,6 @@ PROOF_DOMAIN = b"drupelet/grant-proof/1"
 DISK_S = (0.003, 0.04)
 KEEP_S = 30.0  # how often what is left of grants is kept
 CANCEL_S = 0.08  # a worker that does not end is killed then
-BEACON_S = 10.0
 MEMBER_S = 0.5
 ERROR = RemoteError("error", "the function raised")
 
@@ -130,14 +132,13 @@ class HonestNode:
         records = tuple(self.disk.once.values())
         self.callee.restore(records, now)
         world.effects["once_restored"] += bool(records)
-        self.caller = machines.caller(world.random.randbytes)
+        self.asking = Asking(self)
+        self.puts = Puts(self)
         self.proxies = machines.proxies()
         self.revoked = list(self.disk.revoked)
         self.written = self.disk.version
         self.work: dict[int, Work] = {}
         self.waiting: dict[tuple[bytes, bytes], list[Reply]] = {}
-        self.attempts: dict[int, Attempt] = {}
-        self.beacons: dict[bytes, tuple[float, Beacon]] = {}
         self.shown: dict[int, list[tuple[bytes, Right]]] = {}  # by link: whose, what
         self.later(KEEP_S, self._keep)
         world.relay.node_up(self.key)
@@ -155,7 +156,8 @@ class HonestNode:
                 world.effects["cut_before_running"] += 1
         self.rights.cut(self.local())
         world.ledger.proxies_over(self.name, None)
-        for attempt in self.attempts.values():  # nobody is left to be told
+        asked = [attempt for attempt, _ in self.puts.waiting.values()]
+        for attempt in (*self.asking.attempts.values(), *asked):  # nobody is left to be told
             if not attempt.over:
                 attempt.over = True
                 attempt.deed.pending -= 1
@@ -290,17 +292,23 @@ class HonestNode:
     def deliver(self, message: Message) -> None:
         """The relay brought something."""
         effects, now = self.world.effects, self.local()
-        if message.re is not None:
-            told = self.caller.on_reply(message.re, message.body, now)
+        if message.re is not None and message.put:
+            result = "believed" if self.puts.on_answer(message.re, message.body) else "unbelieved"
+        elif message.re is not None:
+            told = self.asking.caller.on_reply(message.re, message.body, now)
             result = "unbelieved" if told is None else "believed"
             if isinstance(told, Sent):
                 effects["signed_again"] += 1
-                self._send(told)
+                self.asking.send(told)
             elif told is not None:
-                self._told(told)
+                self.asking.told(told)
         else:
             dropped = self.callee.dropped_count
-            got = self.callee.receive(message.sender, message.ident, message.body, now)
+            if message.put:
+                self.world.clients.setdefault(message.ident, message.sender)
+                got = self.puts.door.receive(message.ident, message.body, now)
+            else:
+                got = self.callee.receive(message.sender, message.ident, message.body, now)
             result = "dropped" if self.callee.dropped_count > dropped else "silent"
             if isinstance(got, Answer):
                 result = "answered"
@@ -349,7 +357,7 @@ class HonestNode:
         deed = work.deed = ledger.began(self.name, ticket, data, work.target, work.arguments)
         ledger.note(self.world.now, self.name, "runs", deed.number)
         secret = self.world.random.randbytes(16)
-        if deed.maker in self.world.honest:
+        if deed.maker in self.world.honest and not deed.public:
             ledger.secrets.append(secret)
         value = dumps([self.name, work.target, deed.mark[:4], deed.runs, secret])
         if work.reply is not None and self.world.random.random() < 0.4:
@@ -398,7 +406,9 @@ class HonestNode:
     def _answer(self, answers: list[Answer]) -> None:
         for each in answers:
             ident = self.world.random.randbytes(16)
-            self.world.relay.put(Message(self.key, each.to, ident, each.re, each.body))
+            put = each.to == APPLY_KEY
+            to = self.world.clients[each.re] if put else each.to
+            self.world.relay.put(Message(self.key, to, ident, each.re, each.body, put=put))
 
     # -- who calls on a link
 
@@ -503,75 +513,6 @@ class HonestNode:
         pid = self.proxies.take(secret, peer, self.local())
         number = None if pid is None else pid.number
         self.world.ledger.proxy_taken(self.name, secret, peer, number, self.local())
-
-    # -- calling
-
-    def call_by_relay(self, attempt: Attempt, deadline_s: float) -> None:
-        """Ask the relay for keys, then send."""
-        key = self.world.keys[attempt.deed.callee]
-        until, beacon = self.beacons.get(key, (0.0, None))
-        if beacon is not None and until > self.local():
-            self._sign(attempt, beacon, self.local() + deadline_s)
-            return
-        shown = self.world.relay.find(self.key, key, attempt.deed.chain.data)
-        deadline = self.local() + deadline_s
-        self.later(self.world.random.uniform(0.01, 0.06), self._found, attempt, shown, deadline)
-
-    def _found(self, attempt: Attempt, shown: bytes | None, deadline: float) -> None:
-        key = self.world.keys[attempt.deed.callee]
-        beacon = None
-        if shown is not None:
-            try:
-                beacon = decode_beacon(shown)
-            except RemoteProtocolError:
-                self.world.effects["forged_beacon_refused"] += 1
-            if beacon is not None and beacon.key != key:
-                self.world.effects["other_beacon_refused"] += 1
-                beacon = None
-        if beacon is None:
-            self.world.told(self, attempt, NoConnection("no_route"))
-            return
-        self.beacons[key] = (self.local() + BEACON_S, beacon)
-        self._sign(attempt, beacon, deadline)
-
-    def _sign(self, attempt: Attempt, beacon: Beacon, deadline: float) -> None:
-        deed = attempt.deed
-        wanted = Wanted(
-            callee=beacon.key,
-            boot_key=beacon.boot_key,
-            grant=deed.chain.data,
-            seed=deed.chain.bearer_seed or self.seed,
-            target=deed.target,
-            arguments=deed.arguments,
-            deadline=deadline,
-            idempotency_key=deed.key,
-        )
-        try:
-            sent = self.caller.call(wanted, beacon.token, self.local())
-        except CallError as error:
-            self.world.told(self, attempt, error)
-            return
-        self.attempts[sent.call] = attempt
-        self._send(sent)
-        self.later(deadline - self.local() + 1e-6, self._due)
-
-    def _send(self, sent: Sent) -> None:
-        message = Message(self.key, sent.to, sent.id, None, sent.body)
-        message.deed = self.attempts[sent.call].deed
-        self.world.sends(self, message)
-        self.world.relay.put(message)
-
-    def _due(self) -> None:
-        for outcome in self.caller.handle_timer(self.local()):
-            self._told(outcome)
-
-    def _told(self, outcome: Outcome) -> None:
-        attempt = self.attempts.pop(outcome.call, None)
-        if attempt is None:
-            raise BrokenRule(f"seed {self.world.seed}: value: a call that was over is told again")
-        if isinstance(outcome.result, Timeout):
-            self.beacons.pop(self.world.keys[attempt.deed.callee], None)
-        self.world.told(self, attempt, outcome.result)
 
 
 def _result(ended: Ended) -> bytes | CallError:

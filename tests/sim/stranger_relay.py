@@ -55,6 +55,7 @@ class Message:
     re: bytes | None
     body: bytes
     tags: tuple[str, ...] = ()
+    put: bool = False  # over HTTP
     deed: Deed | None = field(default=None, compare=False)
 
 
@@ -78,6 +79,7 @@ class Relay:
         for fault in FAULTS:
             if self.random.random() < 0.6:
                 self.chances[fault] = self.random.uniform(0.02, OFTEN)
+        self.chances["straddled"] *= 2.5  # little comes of most
 
     def turn_faithful(self) -> None:
         """What it held back, it brings."""

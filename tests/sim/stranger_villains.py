@@ -7,6 +7,7 @@ they overheard in the clear (with the reply keys in them), and each other's keys
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,14 @@ from drupelet.wire import sodium
 from drupelet.wire.announcements import encode_announcement, encode_offers
 from drupelet.wire.codec import dumps, loads_canonical
 from drupelet.wire.grants import GRANT_DOMAIN, Terms, issue
+from drupelet.wire.http_calls import AppliedPut, encode_put
+from drupelet.wire.http_signatures import bytes_field, digest_of
+from drupelet.wire.keys import key_to_text
 from drupelet.wire.requests import Opened, Reply, SignedRequest
 from drupelet.wire.signing import sign
 from tests.sim.stranger_ledger import Deed
 from tests.sim.stranger_nodes import PROOF_DOMAIN, HonestNode
+from tests.sim.stranger_puts import Heard
 from tests.sim.stranger_relay import Message
 from tests.sim.stranger_rights import Chain
 
@@ -41,6 +46,7 @@ ACTS = (
     "false_reply",
     "old_token",
     "garbage",
+    "bent_put",
     "proxy",
 )
 
@@ -347,6 +353,54 @@ class Villain:
         message = Message(self.key, node.key, ident, re, body, ("garbage",))
         self.world.after(0.01, self.world.relay.arrives, message)
         return True
+
+    def _bent_put(self) -> bool:
+        """Somebody's PUT, with something else in it, or once more."""
+        if not self.world.puts:
+            return False
+        heard = self.random.choice(self.world.puts[-3:])
+        node = self.world.honest[heard.callee]
+        if not node.is_up:
+            return False
+        message = replace(heard.message, body=encode_put(self._bend(heard)), tags=("bent_put",))
+        if self.random.random() < 0.5:  # else under the id by which its sender waits
+            message = replace(message, ident=self.random.randbytes(16), sender=self.key)
+        self.world.relay.arrives(message)
+        return True
+
+    def _bend(self, heard: Heard) -> AppliedPut:
+        applied, put = heard.applied, heard.applied.put
+        body = dumps([self.random.randbytes(16), b""])
+        key_text = key_to_text(self.key)
+        match self.random.randrange(9):
+            case 0:
+                return applied
+            case 1:
+                return replace(applied, body=body)
+            case 2:
+                other = replace(put, content_digest=digest_of(body))
+                return replace(applied, put=other, body=body)
+            case 3:
+                return replace(applied, put=replace(put, idempotency_key="another"))
+            case 4:
+                path = put.path.rpartition("/")[0] + "/" + self.world.function()
+                return replace(applied, put=replace(put, path=path))
+            case 5:
+                grant = bytes_field(self.random.choice(self.world.chains).data)
+                return replace(applied, put=replace(put, grant=grant))
+            case 6:  # the same signature in another scalar
+                raw = base64.b64decode(put.signature.partition("=:")[2].rstrip(":"))
+                scalar = int.from_bytes(raw[32:], "little") + ORDER
+                raw = raw[:32] + scalar.to_bytes(32, "little")
+                text = put.signature.partition("=")[0] + "=" + bytes_field(raw)
+                return replace(applied, put=replace(put, signature=text))
+            case 7:  # the same under another label
+                fields = (put.signature_input, put.signature)
+                one, two = ("other=" + each.partition("=")[2] for each in fields)
+                return replace(applied, put=replace(put, signature_input=one, signature=two))
+        parts = put.signature_input.split(';keyid="')
+        named = parts[0] + f';keyid="{key_text}"' + parts[1].partition('"')[2]
+        return replace(applied, put=replace(put, signature_input=named))
 
     def _proxy(self) -> bool:
         node = self._node()

@@ -30,10 +30,12 @@ from drupelet.errors import CallError, NoConnection, RemoteProtocolError, Timeou
 from drupelet.wire import requests as wire
 from drupelet.wire import sodium
 from drupelet.wire.codec import dumps
+from drupelet.wire.idempotency import key_bytes
 from drupelet.wire.signing import sign
 from tests.sim.stranger_ledger import Attempt, Deed, Ledger
 from tests.sim.stranger_nodes import PROOF_DOMAIN, HonestNode
 from tests.sim.stranger_owners import FUNCTIONS, Owners
+from tests.sim.stranger_puts import Heard
 from tests.sim.stranger_relay import Message, Relay
 from tests.sim.stranger_rights import Chain, Dead, Node
 from tests.sim.stranger_villains import Overheard, Villain
@@ -105,8 +107,10 @@ class World:
         self.owners = Owners(self)
         self.chains = self.owners.chains
         self.overheard: list[Overheard] = []
+        self.puts: list[Heard] = []
+        self.clients: dict[bytes, bytes] = {}  # who waits for the answer to a PUT
         self.links: dict[tuple[str, str], Link] = {}
-        self.key_pool = [self.random.randbytes(16) for _ in range(3)]
+        self.key_pool = [f"order-{self.random.randrange(1_000)}" for _ in range(3)]
         self.worker_gone = 0.04
         self._is_main = True
         self._last_link = 0
@@ -191,6 +195,8 @@ class World:
         *,
         secret: bool,
         key: bytes | None = None,
+        key_text: str = "",
+        public: bool = False,
         size: int = -1,
         fails: bool = False,
         span_s: float = 0.01,
@@ -202,7 +208,19 @@ class World:
         target = f"{chain.mission}/{function}"
         arguments = dumps([mark, bytes(size)])
         deed = Deed(
-            number, maker, callee, target, chain, mark, arguments, key, secret, fails, span_s
+            number,
+            maker,
+            callee,
+            target,
+            chain,
+            mark,
+            arguments,
+            key,
+            secret,
+            fails,
+            span_s,
+            key_text,
+            public,
         )
         self.ledger.wanted(deed)
         if secret:
@@ -224,7 +242,8 @@ class World:
             others = sorted(MEMBERS - {callee, maker})
             callee = others[0] if others else callee
             self.effects["by_member"] += callee != chain.issuer
-        key = self.random.choice(self.key_pool) if self.random.random() < 0.45 else None
+        text = self.random.choice(self.key_pool) if self.random.random() < 0.45 else ""
+        public = callee in self.honest and self.random.random() < 0.35
         functions = [each for each in FUNCTIONS if chain.permits(each, 0)]
         if self.random.random() < 0.1:
             functions = list(FUNCTIONS)
@@ -233,12 +252,14 @@ class World:
             callee,
             chain,
             self.random.choice(functions),
-            secret=callee in self.honest and self.random.random() < 0.7,
-            key=key,
+            secret=callee in self.honest and not public and self.random.random() < 0.7,
+            key=key_bytes(text) if text else None,
+            key_text=text,
+            public=public,
             fails=self.random.random() < 0.05,
             span_s=self.random.choice((0.0, 0.01, 0.5, 5.0, 30.0)),
         )
-        for _ in range(self.random.choice((1, 1, 1, 3) if key else (1,))):
+        for _ in range(self.random.choice((1, 1, 1, 3) if text else (1,))):
             self._try(deed)
 
     def _try(self, deed: Deed, *, way: str = "", must_work: bool = False) -> None:
@@ -252,13 +273,15 @@ class World:
         link = self.links.get(_pair(deed.maker, deed.callee))
         if not way:
             way = "direct" if link and link.is_up and self.random.random() < 0.6 else "relay"
+            if deed.public and self.random.random() < 0.7:
+                way = "put"
         attempt = Attempt(deed, way, self.now, must_work=must_work)
-        deadline_s = 60.0 if must_work else self.random.choice((3.0, 15.0, 60.0, 250.0))
+        deadline_s = 60.0 if must_work else self.random.choice((3.0, 15.0, 60.0, 250.0, 250.0))
         if way == "direct":
             assert link is not None
             self._call_on_link(node, link, attempt, deadline_s)
         else:
-            node.call_by_relay(attempt, deadline_s)
+            node.asking.ask(attempt, deadline_s)
 
     def told(self, node: HonestNode, attempt: Attempt, result: bytes | CallError) -> None:
         """An honest party has its answer; perhaps it tries again."""
@@ -268,6 +291,13 @@ class World:
             return
         if deed.attempts < 4 and self.random.random() < 0.8:
             node.later(self.random.uniform(0.1, 20.0), self._try, deed)
+
+    def hears_put(self) -> None:
+        """The relay has a PUT in the clear."""
+        if self._is_main and self.random.random() < 0.6:
+            villain = self.villains[self.random.choice(HOSTILE)]
+            for _ in range(self.random.choice((1, 3))):
+                self.after(self.random.choice((0.001, 0.1, 1.0)), villain.act_of, "bent_put")
 
     def sends(self, node: HonestNode, message: Message) -> None:
         """An honest request goes to the relay; some are overheard in the clear."""
@@ -458,12 +488,16 @@ class World:
             functions = [each for each in FUNCTIONS if chain.permits(each, 40)]
             if node is None or not makers or not functions:
                 continue
-            for way in ("relay", "direct") if by_relay > 0 else ("direct",):
+            for way in ("relay", "put", "direct") if by_relay > 0 else ("direct",):
                 if chain not in self.owners.alive_of(node) or makers[0] == node.name:
                     continue
                 by_relay -= way == "relay"
                 function = self.random.choice(functions)
-                deed = self.deed(makers[0], node.name, chain, function, secret=True, size=0)
+                public = way == "put"
+                maker, secret = makers[0], not public
+                deed = self.deed(
+                    maker, node.name, chain, function, secret=secret, public=public, size=0
+                )
                 self._try(deed, way=way, must_work=True)
                 self._until(self.now + 2.0)
                 self.ledger.check("live", deed.settled, f"deed {deed.number} has no answer")
