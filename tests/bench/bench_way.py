@@ -7,6 +7,9 @@ catalogue, so it announces itself), one that granted nothing, and one without a 
 Bytes are the kernel's own count of the connection (ss -ti): what TLS carries, and as packets of
 IPv4 with TCP's timestamps, 52 bytes each, acknowledgements too. Memory is RSS after the same rest.
 
+Then a call through the relay, one at a time: two messages, each on the relay's disk before it goes
+on; the round trip of loopback is nothing.
+
 Bars: <= 2,000 bytes a minute as packets; drupeletd with a relay <= 45 MB.
 """
 
@@ -14,59 +17,26 @@ from __future__ import annotations
 
 import argparse
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench.bench_footprint import RSS_MB_MAX, rss_mb
 from tests.bench.bench_links import goal
 from tests.integration.cluster import Cluster, RealNode, free_port
-from tests.integration.test_grants import grant, key_of, start
-from tests.integration.test_relay import drupelet_relay
+from tests.integration.test_grants import done, grant, key_of, start
+from tests.integration.test_relayed_calls import without_addresses
+from tests.integration.ways import at_relay, tls_relay
 
 BYTES_A_MINUTE_MAX = 2_000
+CALL_MS_MAX = 100.0  # there and back, 50 ms beside the round trip each
+CALLS = 50
 PACKET_BYTES = 52  # IPv4 20, TCP 20, timestamps 12
 UP_S = 30.0
 _COUNTS = re.compile(r"\b(bytes_sent|bytes_received|segs_out|segs_in):(\d+)")
-
-
-@contextmanager
-def relay_with_tls(directory: Path, port: int) -> Iterator[None]:
-    """A relay called localhost, whose certificate is in cert.pem."""
-    directory.mkdir(exist_ok=True)
-    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    names = "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    command = ["openssl", *made.split(), *names.split(), "-keyout", "key.pem", "-out", "cert.pem"]
-    if not (directory / "cert.pem").exists():
-        subprocess.run(command, cwd=directory, check=True, capture_output=True)
-    lines = [
-        'names = ["localhost"]',
-        'state_dir = "state"',
-        f'listen = ["127.0.0.1:{port}"]',
-        'tls_certificate = "cert.pem"',
-        'tls_key = "key.pem"',
-    ]
-    (directory / "r.toml").write_text("\n".join(["[relay]", *lines, ""]))
-    command = [sys.executable, "-m", "drupelet.relay.main", "--config", str(directory / "r.toml")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None and process.stdout.readline()
-            yield
-        finally:
-            process.kill()
-
-
-def at_relay(node: RealNode, lines: str) -> None:
-    """Start it again with these lines under [relay]."""
-    node.stop()
-    folder = node.directory / "conf.d"
-    folder.mkdir(exist_ok=True)
-    (folder / "relay.toml").write_text(f"[relay]\n{lines}\n")
-    node.start()
 
 
 def wait_logged(node: RealNode, words: str, count: int = 1) -> None:
@@ -89,24 +59,37 @@ def counts(node: RealNode, port: int) -> dict[str, int]:
     return found
 
 
+def latency_ms(node: RealNode) -> float:
+    """The median of calls one after the other."""
+    spans = []
+    with node.connect() as client:
+        client.call("a", "light", "temp", timeout=30.0)
+        for _ in range(CALLS):
+            began = time.perf_counter()
+            client.call("a", "light", "temp", timeout=30.0)
+            spans.append(time.perf_counter() - began)
+            time.sleep(0.05)  # it takes 50 messages a second
+    return statistics.median(spans) * 1_000
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--seconds", type=float, default=180.0)
     options = parser.parse_args()
     good = True
     with tempfile.TemporaryDirectory(prefix="drupelet-bench-") as name:
-        port, directory = free_port(), Path(name) / "relay"
-        with Cluster(Path(name)) as cluster, relay_with_tls(directory, port):
+        port = free_port()
+        with Cluster(Path(name)) as cluster, tls_relay(Path(name) / "relay", port) as relay:
             nodes = dict(
                 zip(("offers", "quiet", "alone"), start(cluster, "a", "b", "c"), strict=True)
             )
-            grant(nodes["offers"], "--to", key_of(nodes["quiet"]))
-            invite = drupelet_relay(directory, "invite", "--uses", "2").strip()
-            lines = [f'url = "https://localhost:{port}"', f'invite = "{invite}"']
-            lines.append(f'ca_file = "{directory / "cert.pem"}"')
+            invite = relay.own("invite", "--uses", "2")
+            lines = [f'url = "{relay.url}"', f'ca_file = "{relay.ca_file}"']
+            lines.append(f'invite = "{invite}"')
             for role in ("offers", "quiet"):
-                at_relay(nodes[role], "\n".join(lines))
+                at_relay(nodes[role], *lines)
                 wait_logged(nodes[role], "relay_up")
+            _, file = grant(nodes["offers"], "--to", key_of(nodes["quiet"]), "--rate", "100/s")
             time.sleep(5.0)
             before = {role: counts(nodes[role], port) for role in ("offers", "quiet")}
             started = time.monotonic()
@@ -123,6 +106,12 @@ def main() -> int:
                     f"{role}: {whole:.0f} bytes a minute in {packets:.1f} packets, of them "
                     f"{carried:.0f} bytes TLS (goal <= {BYTES_A_MINUTE_MAX})",
                 )
+            done(nodes["quiet"], "accept", without_addresses(file))
+            call_ms = latency_ms(nodes["quiet"])
+            good &= goal(
+                call_ms <= CALL_MS_MAX,
+                f"a call through it {call_ms:.1f} ms, median (goal <= {CALL_MS_MAX:.0f}, 2 x 50)",
+            )
             alone = rss_mb(nodes["alone"].pid)
             for role in ("offers", "quiet"):
                 have = rss_mb(nodes[role].pid)

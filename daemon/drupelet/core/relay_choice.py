@@ -7,8 +7,8 @@
 
 Rules
 - One relay at a time. It stays while it works; one that was up is tried once more before the next,
-  since most ends are a restart, or a router's. After a failure the next is tried at once; when all
-  have failed, after a delay that doubles, with jitter.
+  since most ends are a restart, or a router's; not one that is silent: it may be frozen. After a
+  failure the next is tried at once; when all have failed, after a delay that doubles, with jitter.
 - Where a WebSocket does not pass (no upgrade), or was cut without a word CUTS_MAX times within
   CUT_S of its beginning, the long poll is used for POLL_S; then a WebSocket is tried again, each
   time for longer.
@@ -51,6 +51,7 @@ class End(enum.Enum):
     """How an attempt ended."""
 
     GONE = "gone"  # not reached, silent, broken, or closed in order
+    SILENT = "silent"  # it takes connections, or has ours, and says nothing
     NOT_PASSED = "not passed"  # the relay's host answers, but not with a WebSocket
     CUT = "cut"  # a WebSocket that ended without a word
     REFUSED = "refused"  # the relay's answer
@@ -127,7 +128,7 @@ class RelayChoice:
             self._wait_s = 0.0
         elif how is End.CUT and 0 <= up_s < CUT_S:
             self._wait_s = self._gone.next_delay_s()
-        elif up_s >= STEADY_S:
+        elif up_s >= STEADY_S and how is not End.SILENT:
             self._wait_s = self._gone.next_delay_s()  # the same once more
         else:
             self._fail(self._refused if how is End.REFUSED else self._gone)

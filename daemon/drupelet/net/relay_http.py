@@ -30,7 +30,16 @@ from typing import Any, Final
 import trio
 
 from drupelet.errors import RemoteProtocolError
-from drupelet.net.relay_way import ANSWER_S, Place, RelayGone, decoded, hello_of, said, value_of
+from drupelet.net.relay_way import (
+    ANSWER_S,
+    Place,
+    RelayGone,
+    RelaySilent,
+    decoded,
+    hello_of,
+    said,
+    value_of,
+)
 from drupelet.wire.codec import loads_canonical
 from drupelet.wire.limits import RELAY_FRAME_BYTES_MAX, RELAY_WINDOW_MESSAGES
 from drupelet.wire.relay import (
@@ -212,6 +221,8 @@ class RelayHttp:
                     return answer
                 except (OSError, http.client.HTTPException, ValueError) as error:
                     ended = used and isinstance(error, ConnectionError)
+                    if isinstance(error, TimeoutError):
+                        raise RelaySilent("the relay does not answer") from None
                     if not ended:
                         raise RelayGone(said(error)) from None
                 finally:

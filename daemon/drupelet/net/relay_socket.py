@@ -43,6 +43,7 @@ from drupelet.net.relay_way import (
     Place,
     RelayCut,
     RelayGone,
+    RelaySilent,
     decoded,
     hello_of,
     said,
@@ -127,7 +128,7 @@ class RelaySocket:
         self._inbox: list[Deliver] = []
         self._inbox_bytes = 0
         self._last = 0
-        self._gone: DrupeletError | None = None
+        self.gone: DrupeletError | None = None  # why it ended
         self._close_code = 1000
         self._reading = trio.CancelScope()
         self._heard_at = trio.current_time()
@@ -146,13 +147,13 @@ class RelaySocket:
 
     async def begin(self, message: FromNode) -> _Question:
         """As `RelayWay.begin`."""
-        while self._gone is None and (
+        while self.gone is None and (
             len(self._asked) >= RELAY_ASKED_MAX or self._unsent_bytes >= RELAY_UNSENT_BYTES_MAX
         ):
             self._room = trio.Event()
             await self._room.wait()
-        if self._gone is not None:
-            raise self._gone
+        if self.gone is not None:
+            raise self.gone
         question = _Question(next(self._refs))
         data = self._ws.send(
             ws.BytesMessage(data=encode(dataclasses.replace(message, ref=question.ref)))
@@ -170,8 +171,8 @@ class RelaySocket:
     async def messages(self) -> list[Deliver]:
         """As `RelayWay.messages`. What came before the end is given before it."""
         while not self._inbox:
-            if self._gone is not None:
-                raise self._gone
+            if self.gone is not None:
+                raise self.gone
             self._told = trio.Event()
             await self._told.wait()
         taken, self._inbox, self._inbox_bytes = self._inbox, [], 0
@@ -181,28 +182,32 @@ class RelaySocket:
 
     async def upgrade(self) -> None:
         """From HTTP to a WebSocket, and the relay's hello. Raises: `RelayGone`, `NotPassed`."""
-        host = f"[{self._place.host}]" if ":" in self._place.host else self._place.host
-        if self._place.port not in (80, 443):
-            host = f"{host}:{self._place.port}"
         try:
             with trio.fail_after(ANSWER_S):
-                await self._stream.send_all(self._ws.send(ws.Request(host=host, target=PATH)))
-                while not self.run_id and self._gone is None:
+                await self._stream.send_all(self.upgrade_request())
+                while not self.run_id and self.gone is None:
                     data = await self._stream.receive_some(_READ_BYTES)
                     if not data:
                         raise NotPassed("a WebSocket's beginning was cut")
-                    self._take(data)
+                    self.take(data)
         except trio.TooSlowError:
             raise NotPassed("no answer to a WebSocket's beginning") from None
         except _BROKEN as error:
             raise NotPassed(f"a WebSocket's beginning was cut: {said(error)}") from None
-        if self._gone is not None:
-            raise self._gone
+        if self.gone is not None:
+            raise self.gone
+
+    def upgrade_request(self) -> bytes:
+        """The first bytes."""
+        host = f"[{self._place.host}]" if ":" in self._place.host else self._place.host
+        if self._place.port not in (80, 443):
+            host = f"{host}:{self._place.port}"
+        return self._ws.send(ws.Request(host=host, target=PATH))
 
     async def read_all(self) -> None:
         """Until the way ends."""
         with self._reading:
-            while self._gone is None:
+            while self.gone is None:
                 self._set_deadline()
                 try:
                     data = await self._stream.receive_some(_READ_BYTES)
@@ -210,14 +215,14 @@ class RelaySocket:
                     self._end(RelayCut(f"the connection was cut: {said(error)}"))
                     return
                 self._heard_at = trio.current_time()
-                self._take(data)
-        if self._reading.cancelled_caught and self._gone is None:
+                self.take(data)
+        if self._reading.cancelled_caught and self.gone is None:
             why = "does not answer" if self._asked else "is silent"
-            self._end(RelayGone(f"the relay {why}: the connection is dead"))
+            self._end(RelaySilent(f"the relay {why}: the connection is dead"))
 
     async def write_all(self) -> None:
         """Until the way ends."""
-        while self._gone is None:
+        while self.gone is None:
             if not self._unsent and not self._pong:
                 self._filled = trio.Event()
                 await self._filled.wait()
@@ -234,7 +239,7 @@ class RelaySocket:
                     with trio.fail_after(ANSWER_S):
                         await self._stream.send_all(bytes(batch[start : start + _PIECE_BYTES]))
             except trio.TooSlowError:
-                self._end(RelayGone("the relay takes no bytes: the connection is dead"))
+                self._end(RelaySilent("the relay takes no bytes: the connection is dead"))
                 return
             except _BROKEN as error:
                 self._end(RelayCut(f"the connection was cut: {said(error)}"))
@@ -269,9 +274,9 @@ class RelaySocket:
 
     def _end(self, why: DrupeletError, close_code: int = 1000) -> None:
         """Nothing more by this way. The first reason counts."""
-        if self._gone is not None:
+        if self.gone is not None:
             return
-        self._gone = why
+        self.gone = why
         self._close_code = close_code
         for question in self._asked:
             question.error = why
@@ -282,12 +287,13 @@ class RelaySocket:
             event.set()
         self._reading.cancel()
 
-    def _take(self, data: bytes | bytearray) -> None:
+    def take(self, data: bytes | bytearray) -> None:
+        """What the relay sent; b"": it will send no more. A fault of it is kept in `gone`."""
         try:
             self._ws.receive_data(bytes(data) or None)
             for event in self._ws.events():
                 self._on_event(event)
-                if self._gone is not None:
+                if self.gone is not None:
                     return
         except (ProtocolError, UnicodeError) as error:  # wsproto reads headers as ASCII
             began = bool(self.run_id)

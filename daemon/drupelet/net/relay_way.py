@@ -53,6 +53,10 @@ class RelayGone(DrupeletError):
     """The relay cannot be reached, or speaks something else."""
 
 
+class RelaySilent(RelayGone):
+    """The connection is there, and nothing comes: the way is dead, or the relay frozen."""
+
+
 class NotPassed(RelayGone):
     """Something answers there, but not with a WebSocket: perhaps HTTP passes."""
 

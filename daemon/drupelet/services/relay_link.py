@@ -31,7 +31,15 @@ import trio
 from drupelet.config import RelayConfig
 from drupelet.core.relay_choice import FIRST_S, REFUSED_FIRST_S, By, End, RelayChoice
 from drupelet.errors import NoConnection, RemoteProtocolError
-from drupelet.net.relay_way import Asked, NotPassed, Place, RelayCut, RelayGone, RelayWay
+from drupelet.net.relay_way import (
+    Asked,
+    NotPassed,
+    Place,
+    RelayCut,
+    RelayGone,
+    RelaySilent,
+    RelayWay,
+)
 from drupelet.services.announcing import LATER, Announcer, Offering
 from drupelet.toml_text import printable
 from drupelet.wire import relay as wire
@@ -162,6 +170,8 @@ class RelayLink:
                 how, problem = End.NOT_PASSED, _first(group)
             except* RelayCut as group:
                 how, problem = End.CUT, _first(group)
+            except* RelaySilent as group:
+                how, problem = End.SILENT, _first(group)
             except* RelayGone as group:
                 problem = _first(group)
             except* wire.RelayRefused as group:

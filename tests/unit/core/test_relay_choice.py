@@ -50,6 +50,14 @@ def test_what_works_is_kept_and_tried_once_more_when_it_ends() -> None:
     assert attempt.place == 0 and attempt.wait_s == 0.0  # at once
 
 
+def test_a_silent_relay_is_left_at_once() -> None:
+    made = choice(2)
+    made.up(0.0)
+    made.ended(End.SILENT, 1_000.0)
+    attempt = made.next(1_000.0)
+    assert (attempt.place, attempt.by, attempt.wait_s) == (1, By.WEBSOCKET, 0.0)
+
+
 def test_a_relay_that_lets_us_in_and_falls_is_left() -> None:
     made = choice(2)
     made.up(0.0)

@@ -17,7 +17,7 @@ from wsproto import events as ws
 
 from drupelet.net import relay_socket
 from drupelet.net.relay_socket import ENDED, open_socket
-from drupelet.net.relay_way import ANSWER_S, NotPassed, Place, RelayCut, RelayGone
+from drupelet.net.relay_way import ANSWER_S, NotPassed, Place, RelayCut, RelayGone, RelaySilent
 from drupelet.wire import relay as wire
 from drupelet.wire.limits import (
     RELAY_ASKED_MAX,
@@ -395,7 +395,7 @@ async def test_a_silent_relay_is_found_dead(
 
     async with against(monkeypatch, script) as way:
         started = trio.current_time()
-        with pytest.raises(RelayGone, match="is silent: the connection is dead"):
+        with pytest.raises(RelaySilent, match="is silent: the connection is dead"):
             await way.messages()
         assert trio.current_time() - started == pytest.approx(relay_socket.SILENT_S)
 
@@ -432,7 +432,7 @@ async def test_a_question_without_an_answer_finds_a_dead_relay(
     async with against(monkeypatch, script) as way:
         await passing(20.0)
         started = trio.current_time()
-        with pytest.raises(RelayGone, match="does not answer: the connection is dead"):
+        with pytest.raises(RelaySilent, match="does not answer: the connection is dead"):
             await way.ask(send(BOB))
         assert trio.current_time() - started == pytest.approx(ANSWER_S)
 
@@ -460,7 +460,7 @@ async def test_a_relay_that_takes_no_bytes_is_found_dead_and_memory_is_bounded(
 
     async with against(monkeypatch, script, lockstep=True) as way:
         started, begun = trio.current_time(), 0
-        with pytest.raises(RelayGone, match="takes no bytes|does not answer"):
+        with pytest.raises(RelaySilent, match="takes no bytes|does not answer"):
             while True:
                 await way.begin(send(BOB, bytes(100_000)))
                 begun += 1

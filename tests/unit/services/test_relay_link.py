@@ -28,6 +28,7 @@ from drupelet.services.announcing import Offered
 from drupelet.services.relay_link import WINDOW, RelayLink
 from drupelet.wire import relay as wire
 from drupelet.wire.announcements import decode_announcement
+from drupelet.wire.limits import RELAY_CATALOGUE_MAX
 from tests.unit.relay.nodes import ALICE, BOB, Node
 from tests.unit.services.nodes import make_config
 from tests.unit.services.relayed import give, nodes
@@ -453,6 +454,24 @@ async def test_the_catalogue_page_by_page_without_what_is_forged(
         ]
         assert {each.beacon.name for each in seen} == {"node"}  # as it signed
         assert len((await relays.way(0)).of(wire.Catalogue)) == 3
+
+
+@pytest.mark.parametrize("above", [0, 1])
+async def test_as_many_entries_as_are_shown_and_one_above(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock, above: int
+) -> None:
+    count = RELAY_CATALOGUE_MAX + above
+    entries = sorted(
+        (entry(number + 1, "light") for number in range(count)), key=lambda one: one[0]
+    )
+
+    def answer(way: FakeWay, said: Any) -> Any:
+        if isinstance(said, wire.Catalogue):
+            return [each for each in entries if each[0] > said.after][:64]
+        return None
+
+    async with link_at(monkeypatch, Relays(answer)) as link:
+        assert len(await link.catalogue()) == RELAY_CATALOGUE_MAX
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,12 @@ from drupelet.wire.grant_files import (
     encode_grant_file,
 )
 from drupelet.wire.grants import Grant, Terms, issue
-from drupelet.wire.limits import GRANT_ADDRESSES_MAX, GRANT_FILE_CHARS_MAX, RELAY_URL_CHARS_MAX
+from drupelet.wire.limits import (
+    GRANT_ADDRESSES_MAX,
+    GRANT_FILE_CHARS_MAX,
+    RELAY_URL_CHARS_MAX,
+    RELAY_URLS_MAX,
+)
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 ADDRESS = st.tuples(st.sampled_from(["192.168.1.7", "fd00::1", "pi.local"]), st.integers(1, 65_535))
@@ -150,3 +155,25 @@ def test_the_relay_of_its_node_is_in_it() -> None:
     too_long = encode_grant_file(replace(FILE, relays=("r" * (RELAY_URL_CHARS_MAX + 1),)))
     with pytest.raises(RemoteProtocolError, match="malformed relay"):
         decode_grant_file(too_long)
+
+
+def test_several_relays_of_its_node() -> None:
+    urls = tuple(f"https://relay{number}.example.org" for number in range(RELAY_URLS_MAX))
+    for count in range(RELAY_URLS_MAX + 1):
+        file = replace(FILE, relays=urls[:count])
+        assert decode_grant_file(encode_grant_file(file)) == file
+        assert file.relay == (urls[0] if count else "")
+    too_many = replace(FILE, relays=(*urls, "https://one.more"))
+    with pytest.raises(RemoteProtocolError, match="malformed relay"):
+        decode_grant_file(encode_grant_file(too_many))
+
+
+@pytest.mark.parametrize("relay", [[], ["https://one"], ["https://one", ""], ["https://one", 1], 1])
+def test_relays_that_are_written_otherwise(relay: object) -> None:
+    """One as text and more as a list: a file that came before lists reads as it did."""
+    fields = {"addresses": [], "grant": FILE.grant.data, "name": "alice", "version": 1}
+    body = base64.urlsafe_b64encode(dumps({**fields, "relay": relay})).rstrip(b"=").decode()
+    with pytest.raises(RemoteProtocolError, match="malformed relay"):
+        decode_grant_file(f"{PREFIX}{body}\n")
+    body = base64.urlsafe_b64encode(dumps({**fields, "relay": "https://one"})).rstrip(b"=").decode()
+    assert decode_grant_file(f"{PREFIX}{body}\n").relays == ("https://one",)
