@@ -279,6 +279,19 @@ class Grants:
         right.until = min(link.deadline for link in links)
         right.looked_up = self._changes
 
+    def wait_s(self, right: Right, now: float) -> float:
+        """After how long a call would go through; 0: now. Charges nothing.
+
+        Raises: `Revoked`, `RateLimited`.
+        """
+        self._look_up(right, now)
+        busy = any(
+            link.concurrent is not None and len(link.running) >= link.concurrent
+            for link in right.links
+        )
+        wait_s = BUSY_S if busy or len(self._running) >= self._quota.concurrent else 0.0
+        return max(wait_s, *(bucket.wait_s(now) for bucket in right.buckets))
+
     def finish(self, ticket: int) -> None:
         """The call ended, however: it counts no more. A second time does nothing.
 

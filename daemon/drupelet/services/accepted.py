@@ -27,7 +27,7 @@ from drupelet.errors import CallError, NoConnection, NotPermitted, Revoked
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.stranger_links import StrangerLinks
 from drupelet.wire import frames
-from drupelet.wire.codec import dumps
+from drupelet.wire.codec import dumps, loads
 from drupelet.wire.grant_files import GrantFile
 from drupelet.wire.grants import Grant
 from drupelet.wire.signing import sign
@@ -72,6 +72,7 @@ class Accepted:
         self._dialling: dict[bytes, trio.Event] = {}
         self._again_at: dict[bytes, float] = {}  # when to try a direct link once more
         self.relay: Relay | None = None
+        self.waits_s: dict[bytes, float] = {}  # by id: what its node said when it was last shown
 
     def files(self) -> list[GrantFile]:
         """All of them."""
@@ -80,6 +81,7 @@ class Accepted:
     def keep(self, files: Iterable[GrantFile]) -> None:
         """These instead of the former ones."""
         self._files.clear()
+        self.waits_s.clear()
         for file in files:
             self._files.setdefault(file.name, []).append(file)
 
@@ -227,7 +229,8 @@ class Accepted:
                 proof = sign(file.seed, PROOF_DOMAIN, endpoint.binding).signature
             args = dumps([file.grant.data, file.grant.holder, proof])
             try:
-                await endpoint.call(_PRESENT, args, trio.current_time() + PRESENT_S)
+                answer = await endpoint.call(_PRESENT, args, trio.current_time() + PRESENT_S)
+                self.waits_s[file.grant.id] = _wait_s(loads(answer[1:]))
                 good += 1
             except (NotPermitted, Revoked) as error:
                 refused[file.grant.id] = error
@@ -235,3 +238,11 @@ class Accepted:
             endpoint.close(NoConnection("closed"))
             raise list(refused.values())[-1]
         return refused
+
+
+def _wait_s(answer: object) -> float:
+    """After how long a call would go through, as the other node says."""
+    match answer:
+        case {"wait_s": float(wait_s)} if 0 <= wait_s < inf:
+            return wait_s
+    return 0.0

@@ -74,6 +74,7 @@ MENDS: Final[dict[str, str]] = {
     "expired": "ask the owner of {node} for a new grant",
     "not_granted": "ask the owner of {node} for a grant of it; `drupelet grants` lists what this "
     "node has",
+    "rate_limited": "wait that long, or ask the owner of {node} for more at a time",
     "no_relay": "let it be reached at its port, or set [relay] url here to one of its relays",
     "relay_down": "`drupelet relay` shows what is the matter, and what to do",
     "not_announced": "it is switched off, or not connected to the relay (`drupelet relay` there "
@@ -196,6 +197,12 @@ class Why:
             return walk.broken("grant", getattr(refused, "word", "not_granted"), str(refused))
         names_of = {fitting[0].issuer: node, fitting[0].holder: "this node"}
         walk.good("grant", describe(fitting[0], names_of))
+        if endpoint is not None and endpoint.direct:
+            wait_s = min(strangers.wait_s(each.id) for each in fitting)
+            if wait_s > 0:
+                detail = f"what it allows is used up; a call goes through in {wait_s:.1f} s"
+                return walk.broken("rate", "rate_limited", detail)
+            walk.good("rate", "a call would go through now")
         return walk.done()
 
     def _no_way(self, walk: Diagnosis, strangers: Strangers, reason: str) -> dict[str, object]:

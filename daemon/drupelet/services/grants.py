@@ -169,6 +169,10 @@ class GrantService:
         """Where that node is to be found besides."""
         return self.accepted.relays(node)
 
+    def wait_s(self, ident: bytes) -> float:
+        """After how long a call by that grant would go through."""
+        return self.accepted.waits_s.get(ident, 0.0)
+
     async def dead(self, node: str) -> dict[bytes, CallError]:
         """Those of them that it does not take any more."""
         return await self.accepted.dead(node)

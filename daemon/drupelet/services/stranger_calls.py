@@ -32,6 +32,7 @@ from drupelet.errors import (
     CallError,
     NoConnection,
     NotPermitted,
+    RemoteError,
     RemoteProtocolError,
     Revoked,
 )
@@ -41,7 +42,7 @@ from drupelet.services.calls import Calls
 from drupelet.services.directory import Border
 from drupelet.services.endpoint import Endpoint
 from drupelet.services.missions import Missions
-from drupelet.services.waiters import Admitted
+from drupelet.services.waiters import Admitted, outcome_of, without_files
 from drupelet.services.whitelist import worker_of
 from drupelet.wire import sodium
 from drupelet.wire.frames import CALL_HEADER, FLAG_LEASE, FLAG_MANY, FLAG_MORE
@@ -150,7 +151,8 @@ class StrangerCalls:
         if len(rights) == known:  # once for each link: it tells holders of one file apart
             _log.info("grant_shown id=%s key=%s", right.grant.id_text, key_to_text(endpoint.key))
         rights.append(right)
-        return {"id": right.grant.id_text}
+        wait_s = self.grants.wait_s(right, trio.current_time())
+        return {"id": right.grant.id_text, "wait_s": wait_s}
 
     def _left(self, endpoint: Endpoint) -> None:
         self._rights.pop(endpoint, None)
@@ -232,7 +234,7 @@ class StrangerCalls:
         """Count it and keep a sample, for the owner."""
         self._calls.refused_count += 1
         mission, _, function = target.decode("utf-8", "replace").partition("/")
-        self._audit.refused(key_to_text(key), mission, function, type(error).__name__)
+        self._audit.refused(key_to_text(key), mission, function, outcome_of(error))
 
     def cast(self, endpoint: Endpoint, target: bytes, args: bytes) -> None:
         """A CAST of a stranger; nobody waits, so a refusal is only counted."""
@@ -283,7 +285,10 @@ class StrangerCalls:
         export = self._missions.exports.get(target)
         if export is None or export.inline is not None or export.raw is not None:
             raise NotPermitted
-        return worker_of(export, keyed=keyed)
+        try:
+            return worker_of(export, keyed=keyed)
+        except RemoteError as error:
+            raise without_files(error, export.mission) from None
 
     def answered(self, call: Running, outcome: str, since: float) -> None:
         """It was answered, or nobody waits for it."""

@@ -55,6 +55,10 @@ class Strangers(Protocol):
         """Where that node is to be found besides, by the files of those grants."""
         ...
 
+    def wait_s(self, ident: bytes) -> float:
+        """After how long a call by that grant would go through, as was said when it was shown."""
+        ...
+
     async def dead(self, node: str) -> dict[bytes, CallError]:
         """Those of them, by id, that it does not take any more. Raises: as `connect`, `Revoked`."""
         ...

@@ -1,8 +1,9 @@
 """Waiters: who gets the answer of a call, where that is neither one task nor another endpoint.
 
-`services/endpoint.py` calls `answer` when an answer comes. Decides one thing: a traceback, which
-shows files and lines of code, does not go to a stranger. This node's log has it, each place that
-raises once: a stranger who makes a function raise a thousand times a second fills no log.
+`services/endpoint.py` calls `answer` when an answer comes. Decides one thing: what shows files and
+lines of the owner's machine, a traceback or a path, does not go to a stranger. This node's log has
+it, each place that raises once: a stranger who makes a function raise a thousand times a second
+fills no log.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _log = logging.getLogger("drupelet.grants")
 
 PLACES_MAX: Final = 64  # that raised and were told; more are not
 _TRACEBACK_CHARS_MAX: Final = 4_000
+_KIND_CHARS_MAX: Final = 40
+_FILE: Final = re.compile(r"(?<![\w/:.])/[^\s'\"`:;,()<>]+")  # an absolute path in a sentence
 _PLACE: Final = re.compile(r'^ *File "[^"\n]*", line \d+', re.MULTILINE)
 
 
@@ -90,10 +93,10 @@ class Admitted:
                 else:
                     origin.reply(self.theirs, value)
             if isinstance(body, CallError):
-                if isinstance(body, RemoteError) and body.traceback_text:
-                    body = _without_places(body)
+                if isinstance(body, RemoteError):
+                    body = _for_stranger(body)
                 origin.reply_error(self.theirs, body)
-        self.end(type(body).__name__ if isinstance(body, CallError) else "ok")
+        self.end(outcome_of(body) if isinstance(body, CallError) else "ok")
 
     def convert(self, encoded: bytes) -> bytes:
         """The value as it crosses the border. Raises: `CallError`."""
@@ -116,10 +119,38 @@ class Admitted:
 _told: set[int] = set()  # hashes of the places that raised
 
 
+def outcome_of(error: CallError) -> str:
+    """A failure in one word, for the owner's log: with the kind of a function's."""
+    name = type(error).__name__
+    return f"{name}:{error.kind[:_KIND_CHARS_MAX]}" if isinstance(error, RemoteError) else name
+
+
+def without_files(error: RemoteError, mission: str) -> RemoteError:
+    """Why a mission does not run now, as a stranger is told: its owner's files are named to no one.
+
+    What starts again by itself says so; what its owner has to mend is one and the same.
+    """
+    if error.kind == "badarg":  # only with a key: services/whitelist.py
+        return error
+    if error.kind.startswith("mission_") and error.kind != "mission_refused":
+        return RemoteError("mission_backoff", f"{mission} starts again; try again in a moment")
+    return RemoteError("mission_refused", f"{mission} does not run now; its owner's log says why")
+
+
+def _for_stranger(error: RemoteError) -> RemoteError:
+    """What its caller is told of a failure in a worker. A function's own `RemoteError` is its own
+    words; what it raised by mistake may name files, and what the worker says other functions."""
+    if error.traceback_text:
+        return _without_places(error)
+    if error.kind == "undef":
+        return RemoteError("undef", "it is not there any more")
+    return error
+
+
 def _without_places(error: RemoteError) -> RemoteError:
-    """What a stranger is told of it; the rest goes to the log."""
+    """Without lines and files, which go to the log."""
     place = hash(tuple(_PLACE.findall(error.traceback_text)))
     if place not in _told and len(_told) < PLACES_MAX:
         _told.add(place)
         _log.info("raised_for_stranger\n%s", error.traceback_text[-_TRACEBACK_CHARS_MAX:].rstrip())
-    return RemoteError(error.kind, error.message)
+    return RemoteError(error.kind, _FILE.sub("(a file)", error.message))

@@ -241,7 +241,7 @@ async def test_a_node_that_granted_something(tmp_path: Path) -> None:
             found = await why(bob, "alice", *words)
             assert (found["ok"], steps(found)) == (
                 True,
-                ["name", "port", "grant"][: 3 if words else 2],
+                ["name", "port", "grant", "rate"][: 4 if words else 2],
             )
         assert "this node may call temp of the mission light on alice" in str(found["steps"])
         for words, detail in (
@@ -262,6 +262,19 @@ async def test_a_node_that_granted_something(tmp_path: Path) -> None:
         found = await why(bob, "alice", "light", "on")
         assert (found["step"], found["reason"]) == ("grant", "revoked")
         assert (await why(bob, "alice", "light", "temp"))["ok"] is True
+        hourly = Terms(functions=("dim",), rate=(1, 3_600))
+        slow = issue(alice.identity.seed, bob.key, "light", hourly, bytes(8), sequence=3)
+        alice.grants.grants.issued(slow, trio.current_time())
+        await bob.grants.accept(encode_grant_file(replace(file, grant=slow)))
+        assert (await why(bob, "alice", "light", "dim"))["ok"] is True
+        now = trio.current_time()
+        used = alice.grants.grants
+        used.finish(used.admit(used.present(slow.data, {bob.key}, now), "dim", 0, now))
+        found = await why(bob, "alice", "light", "dim")
+        assert (found["step"], found["reason"]) == ("rate", "rate_limited")
+        assert "a call goes through in 3" in str(found["detail"])  # some 3,600 seconds
+        assert "ask the owner of alice for more" in found["mend"]
+        await alice.grants.revoke(slow.id_text)
         await alice.grants.revoke(grant.id_text)
         with trio.fail_after(5):
             while bob.links.endpoint("alice") is not None:

@@ -116,3 +116,21 @@ async def test_revoking_cancels_what_runs_and_refuses_what_comes(tmp_path: Path)
             await bob.call("alice", "light", "temp")
         listed = alice.grants.listed()
         assert listed["issued"] == []
+
+
+async def test_a_mission_that_does_not_compile_names_no_file_to_a_holder(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        assert await bob.call("alice", "light", "temp") == 20
+        export = alice.missions.exports[b"light/temp"]
+        path = tmp_path / "alice" / "missions.d" / "light.py"
+        error = RemoteError("file_wont_compile", f"{path}:3: invalid syntax")
+        export.endpoint, export.unavailable = None, error
+        with pytest.raises(RemoteError) as caught:
+            await bob.call("alice", "light", "temp")
+        assert caught.value.kind == "mission_refused"
+        assert str(tmp_path) not in str(caught.value)
+        with pytest.raises(RemoteError, match=str(path)):  # the owner is told
+            await alice.call("alice", "light", "temp")
+        entries = await alice.audit.read()
+        assert entries[-1]["outcome"] == "RemoteError:mission_refused"

@@ -68,7 +68,7 @@ def test_a_traceback_goes_to_the_log_once_and_to_no_stranger(
         Admitted(cast(Any, origin), 7, ended.append).answer(raised(line))
     for _, error in cast(Any, origin.answers):
         assert (error.kind, error.message, error.traceback_text) == ("ValueError", "no", "")
-    assert set(ended) == {"RemoteError"}
+    assert set(ended) == {"RemoteError:ValueError"}
     assert "line 5, in temp" in caplog.messages[0]
     assert len(caplog.messages) == waiters.PLACES_MAX  # and no more, however many there are
 
@@ -110,4 +110,45 @@ def test_its_value_is_converted_at_the_border_or_refused_there() -> None:
     Admitted(cast(Any, origin), 8, ended.append, convert).answer(b"\0pid")
     Admitted(cast(Any, origin), 9, ended.append, convert).answer(Timeout(maybe_ran=True))
     assert origin.answers[0] == (7, b"VALUE")
-    assert ended == ["ok", "RemoteError", "Timeout"]
+    assert ended == ["ok", "RemoteError:NotSendable", "Timeout"]
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("[Errno 2] No such file or directory: '/home/alice/secret.txt'",
+         "[Errno 2] No such file or directory: '(a file)'"),
+        ("cannot read /etc/shadow, nor /root", "cannot read (a file), nor (a file)"),
+        ("1/2 of it, km/h, and/or; https://x.org/a/b", None),
+    ],
+)  # fmt: skip
+def test_what_a_function_raised_by_mistake_names_no_file(message: str, told: str | None) -> None:
+    origin, waiter, _ = admitted()
+    waiter.answer(RemoteError("FileNotFoundError", message, 'File "/home/alice/light.py", line 3'))
+    ((_, error),) = cast(Any, origin.answers)
+    assert (error.message, error.traceback_text) == (told or message, "")
+
+
+def test_a_functions_own_words_are_its_own_and_the_workers_are_none() -> None:
+    origin, _, _ = admitted()
+    own = RemoteError("too_hot", "see /kitchen/manual")
+    other = RemoteError("undef", "this worker has no light/on; did you mean light/secret?")
+    for error in (own, other):
+        Admitted(cast(Any, origin), 7, list[str]().append).answer(error)
+    told = [error.message for _, error in cast(Any, origin.answers)]
+    assert told == ["see /kitchen/manual", "it is not there any more"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("file_wont_compile", "mission_refused"), ("invalid_export", "mission_refused"),
+        ("mission_refused", "mission_refused"), ("undef", "mission_refused"),
+        ("mission_crashed", "mission_backoff"), ("mission_stuck", "mission_backoff"),
+        ("mission_backoff", "mission_backoff"), ("badarg", "badarg"),
+    ],
+)  # fmt: skip
+def test_why_a_mission_does_not_run(kind: str, told: str) -> None:
+    error = waiters.without_files(RemoteError(kind, "/home/alice/light.py:3: bad"), "light")
+    assert error.kind == told
+    assert ("/home" in error.message) == (kind == "badarg")
