@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cluster import Cluster, RealNode, free_port
+from tests.integration.relays import two_relays
 from tests.integration.test_grants import done, failed, start
 from tests.integration.test_pairing import PAIRED_S, outcome, showing, wait_states
 from tests.integration.test_relay import drupelet_relay
@@ -69,3 +70,26 @@ def test_a_code_finds_its_node_at_the_relay(
         assert (shown["relay"], shown["relay_problem"]) == ("", "it cannot be reached now")
         error = failed(charlie, "pair", str(shown["code"]))[1]
         assert error["kind"] == "relay_down" and url in str(error["message"])
+
+
+def test_two_at_different_relays_that_are_kept_in_step(cluster: Cluster, tmp_path: Path) -> None:
+    """Each uses the first of its list; the lists are the other way round."""
+    alice, bob = start(cluster, "alice", "bob")
+    (tmp_path / "relays").mkdir()
+    with two_relays(tmp_path / "relays") as (first, second):
+        invite = first.run("invite", "--uses", "2").strip()
+        for node, urls in ((alice, (first.url, second.url)), (bob, (second.url, first.url))):
+            node.stop()
+            folder = node.directory / "conf.d"
+            folder.mkdir()
+            listed = ", ".join(f'"{url}"' for url in urls)
+            (folder / "relay.toml").write_text(f'[relay]\nurl = [{listed}]\ninvite = "{invite}"\n')
+            node.start()
+        wait_logged(f"relay_up url={first.url}", alice)
+        wait_logged(f"relay_up url={second.url}", bob)
+        with showing(alice, "--grant", "light", "--only", "temp") as (shown, program):
+            assert shown["relay"] == first.url
+            answer = done(bob, "pair", str(shown["code"]))
+            assert isinstance(answer, dict) and answer["by"] == "relay"
+            assert outcome(program)[1]["name"] == "bob"
+        assert call(bob, "alice", "light", "temp") == 20

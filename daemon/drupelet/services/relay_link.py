@@ -427,6 +427,20 @@ class RelayLink:
                 self._carrying.cancel()
         raise NoConnection("no_route")
 
+    async def ask_at(self, url: str, question: wire.FromNode) -> Any:
+        """The same of that relay of the list: of another than is used by a short connection."""
+        if url == self.url:
+            return await self.ask(question)
+        place = next(each for each in self._places if each.url == url)
+        try:
+            with trio.fail_after(ONLINE_S):
+                async with _open(By.LONG_POLL, place) as way:
+                    await way.login()
+                    return await way.ask(question)
+        except (RelayGone, trio.TooSlowError) as error:
+            _log.info("relay_ask_failed url=%s why=%s", url, error)
+            raise NoConnection("no_route") from None
+
 
 def shown_of(grant: Grant) -> bytes:
     """What a relay must see of a grant to tell where its node is: it knows first holders."""

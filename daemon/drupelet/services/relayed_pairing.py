@@ -99,11 +99,12 @@ class _Waiting:
 class RelayedPeer:
     """A node that shows a code at the relay, for the one that has it."""
 
-    def __init__(self, way: RelayedPairing, key: bytes, name: str, plate: int) -> None:
+    def __init__(self, way: RelayedPairing, key: bytes, name: str, plate: int, url: str) -> None:
         self.key = key
         self.name = name  # the relay's word, until the other side has proved the code
         self.places: tuple[tuple[str, int], ...] = ()
         self.plate = plate
+        self.url = url
         self.run = secrets.token_bytes(RUN_BYTES)
         self.binding = session_of(self.run, way.key, key, way.name)
         self._way = way
@@ -123,7 +124,7 @@ class RelayedPeer:
         except NoConnection:
             if step != "start":
                 raise
-            told = f"{self.name} shows a code at the relay {self._way.url}, and does not answer"
+            told = f"{self.name} shows a code at the relay {self.url}, and does not answer"
             raise RemoteError("relay_silent", told) from None
         if step != "step":
             return answer
@@ -259,18 +260,31 @@ class RelayedPairing:
     # -- the side that has it
 
     async def find(self, code: str) -> RelayedPeer:
-        """Who shows that code at the relay. Raises: `RemoteError`."""
+        """Who shows that code at the relay, or at one kept in step with it. Raises: `RemoteError`.
+
+        The others are asked when that knows of none: they do not tell each other of codes.
+        """
+        failure: RemoteError | None = None
+        for url in sorted(self.urls, key=lambda each: each != self.url):
+            try:
+                return await self._find_at(url, code)
+            except RemoteError as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+    async def _find_at(self, url: str, code: str) -> RelayedPeer:
         plate = plate_of(code)
         try:
-            found = await self._link.ask(wire.FindPlate(ref=0, plate=plate))
+            found = await self._link.ask_at(url, wire.FindPlate(ref=0, plate=plate))
         except (wire.RelayRefused, NoConnection) as error:
-            raise self._told(error) from None
+            raise _told(url, error) from None
         match found:
             case [bytes(key), str(name)] if len(key) == sodium.KEY_BYTES:
                 if key == self.key:
                     raise RemoteError("own_code", "this node itself shows that code")
-                return RelayedPeer(self, key, name, plate)
-        raise RemoteError("relay_down", f"the relay {self.url} answers something else")
+                return RelayedPeer(self, key, name, plate, url)
+        raise RemoteError("relay_down", f"the relay {url} answers something else")
 
     async def say(self, peer: RelayedPeer, step: str, payload: bytes) -> bytes:
         """One ask, and its answer. Raises: `CallError`."""
@@ -280,12 +294,13 @@ class RelayedPairing:
         waiting = self._waiting[ident] = _Waiting(peer.key, peer.run)
         try:
             with trio.move_on_after(ANSWER_S):
-                await self._link.ask(
-                    wire.Pair(ref=0, to=peer.key, plate=peer.plate, id=ident, re=None, body=body)
+                await self._link.ask_at(
+                    peer.url,
+                    wire.Pair(ref=0, to=peer.key, plate=peer.plate, id=ident, re=None, body=body),
                 )
                 await waiting.done.wait()
         except wire.RelayRefused as refusal:
-            raise self._told(refusal) from None
+            raise _told(peer.url, refusal) from None
         finally:
             del self._waiting[ident]
         if not waiting.done.is_set():
@@ -307,15 +322,16 @@ class RelayedPairing:
             return
         waiting.done.set()
 
-    def _told(self, error: wire.RelayRefused | NoConnection) -> RemoteError:
-        if isinstance(error, NoConnection):
-            return RemoteError("relay_down", f"the relay {self.url} cannot be reached now")
-        if error.code == "not_found":
-            return RemoteError("nobody_waits", f"the relay {self.url} knows of no such code")
-        if error.code == "rate_limited":
-            wait_s = f"{error.retry_after_s:.0f} s"
-            return RemoteError("relay_busy", f"the relay lets this node look again in {wait_s}")
-        return RemoteError("relay_down", f"the relay {self.url} refuses: {error.code}")
+
+def _told(url: str, error: wire.RelayRefused | NoConnection) -> RemoteError:
+    if isinstance(error, NoConnection):
+        return RemoteError("relay_down", f"the relay {url} cannot be reached now")
+    if error.code == "not_found":
+        return RemoteError("nobody_waits", f"the relay {url} knows of no such code")
+    if error.code == "rate_limited":
+        wait_s = f"{error.retry_after_s:.0f} s"
+        return RemoteError("relay_busy", f"the relay {url} lets this node look again in {wait_s}")
+    return RemoteError("relay_down", f"the relay {url} refuses: {error.code}")
 
 
 def _plate(code: str, span_s: float) -> wire.ShowPlate:
