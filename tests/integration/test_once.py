@@ -21,6 +21,8 @@ from tests.integration.test_grants import done, key_of
 from tests.integration.test_relay import drupelet_relay
 from tests.integration.test_relayed_calls import at_relay, call, without_addresses
 
+pytestmark = pytest.mark.timeout(300)
+
 LIMIT_S = 90.0
 ROUNDS = 6
 CODE = """

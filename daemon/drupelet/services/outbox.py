@@ -70,6 +70,7 @@ ATTEMPT_S: Final = 600.0  # so long an answer may take before the same is sent a
 FIRST_S: Final = 0.25
 LONGEST_S: Final = 10.0
 AGAIN_S: Final = 600.0
+MENDED_S: Final = 60.0  # a person must act at the callee's
 AGAIN_MAX: Final = 8  # times that a callee may say: not now, for reasons that may be for ever
 PROGRAMS: Final = frozenset({"operator", "worker"})
 DONE_S: Final = 10.0
@@ -396,7 +397,9 @@ class OutboxService:
             waits.why = str(error)
             if isinstance(error, RateLimited):
                 wait_s = max(wait_s, min(error.retry_after_s, AGAIN_S))  # keys go sooner when done
-            elif not (isinstance(error, RemoteError) and error.kind in _LATER):
+            elif isinstance(error, RemoteError) and error.kind in _LATER:
+                wait_s = MENDED_S
+            else:
                 again += 1
                 if again > AGAIN_MAX:
                     return error

@@ -5,7 +5,7 @@ Decides the bytes, and what a damaged file means. What is in a record is its use
 
     file   = head head record*                 the head twice: one of them is enough
     head   = "drupjrnl" kind:8 secret:16 check:16
-    record = mark:4 length:u32 check:8 check:16 body      big endian; length counts the body
+    record = mark:4 length:u32 check:8 check:16 body end:1     big endian; length counts the body
 
 The first check is of mark and length, the second of the body: keyed BLAKE2s by the file's own
 secret, so that nothing that a stranger puts into a body looks like a record.
@@ -14,9 +14,12 @@ Rules
 - `append` returns when its records are durable: one fsync for all of them. It may be anything: full
   disk, failing card; then none of them counts, and the file is not trusted until `rewrite`: what a
   failed fsync left behind nobody knows.
+- What `open` gives is durable as well.
 - At the end of the file, a record that is cut off is the work of a power cut: it was not promised
-  to anybody and goes. Anything else that does not fit its check is damage. Behind damage the next
-  good record is found, so what was damaged is all that is lost; and a copy is kept, for a person.
+  to anybody and goes: there is too little of it, or zeros where something else must be (no record
+  begins or ends with a zero byte). Anything else that does not fit its check is damage. Behind
+  damage the next good record is found, so what was damaged is all that is lost; and a copy is kept,
+  for a person.
 - `rewrite` puts a fresh file in the place of the old one at once.
 - All methods block: call them in a thread, one at a time.
 
@@ -52,7 +55,9 @@ _HEAD_BYTES: Final = len(_MAGIC) + _KIND_BYTES + _SECRET_BYTES + _CHECK_BYTES
 _MARK: Final = b"\xf5\x9arJ"
 _START: Final = struct.Struct(">4sI")
 _SHORT_BYTES: Final = 8
-_RECORD_BYTES: Final = _START.size + _SHORT_BYTES + _CHECK_BYTES  # beside the body
+_END: Final = b"\xee"
+_BODY_AT: Final = _START.size + _SHORT_BYTES + _CHECK_BYTES
+_RECORD_BYTES: Final = _BODY_AT + len(_END)  # beside the body
 _ZEROS: Final = bytes(64)  # what a file system shows where it had not written yet
 REWRITE_BYTES: Final = 1024 * 1024  # a file of less is not worth a rewrite
 
@@ -110,7 +115,7 @@ class Journal:
             damaged += start - good
             bodies.append(body)
             good = end
-        torn = len(data) - good
+        torn = max(len(data) - good, 0)
         if torn and (len(data) > JOURNAL_BYTES_MAX or not _is_torn(data[good:], secret)):
             damaged, torn = damaged + torn, 0
         if damaged or data[:_HEAD_BYTES] != data[_HEAD_BYTES : 2 * _HEAD_BYTES]:
@@ -118,6 +123,7 @@ class Journal:
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         if torn:
             os.ftruncate(self._descriptor, good)
+        os.fdatasync(self._descriptor)  # a killed program may have written this and not synced it
         self._size = self._least = os.lseek(self._descriptor, good, os.SEEK_SET)
         self._sound = True
         return Found(bodies, torn=torn)
@@ -204,7 +210,7 @@ def _record(body: bytes, secret: bytes) -> bytes:
     if len(body) > JOURNAL_RECORD_BYTES_MAX:
         raise ValueError(f"a record of {len(body)} bytes, at most {JOURNAL_RECORD_BYTES_MAX}")
     start = _START.pack(_MARK, len(body))
-    return b"".join((start, _check(secret, start, _SHORT_BYTES), _check(secret, body), body))
+    return b"".join((start, _check(secret, start, _SHORT_BYTES), _check(secret, body), body, _END))
 
 
 def _records(data: bytes, start: int, secret: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -213,9 +219,10 @@ def _records(data: bytes, start: int, secret: bytes) -> Iterator[tuple[int, int,
     while at >= 0:
         length = _length(data[at : at + _START.size + _SHORT_BYTES], secret)
         if length is not None:
-            begin, end = at + _RECORD_BYTES, at + _RECORD_BYTES + length
-            body = data[begin:end]
-            if len(body) == length and data[begin - _CHECK_BYTES : begin] == _check(secret, body):
+            begin, end = at + _BODY_AT, at + _RECORD_BYTES + length
+            body = data[begin : begin + length]
+            check = data[begin - _CHECK_BYTES : begin]
+            if data[begin + length : end] == _END and check == _check(secret, body):
                 yield at, end, body
                 at = end
                 continue
@@ -235,7 +242,7 @@ def _length(start: bytes, secret: bytes) -> int | None:
 
 def _is_torn(tail: bytes, secret: bytes) -> bool:
     """Whether a power cut left this at the end: less than was written, or zeros for it."""
-    if not tail.rstrip(b"\0") or tail.endswith(b"\0" * _CHECK_BYTES) or _ZEROS in tail:
+    if tail[0] == 0 or tail[-1] == 0 or _ZEROS in tail:
         return True
     length = _length(tail[: _START.size + _SHORT_BYTES], secret)
     if length is None:

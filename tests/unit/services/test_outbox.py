@@ -432,3 +432,23 @@ async def test_keys_of_casts_through_the_relay_go_too(
                 await post(bob, "alice", "note", str(number))
             await until_run(bob)
             await until_done(alice, {3})
+
+
+async def test_a_callee_whose_disk_is_full_runs_it_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MENDED_S", 0.1)
+    offer(tmp_path, "alice")
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await granted(alice, bob)
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(alice.once._store, "append", full)
+            patch.setattr(alice.once._store, "rewrite", full)
+            assert await post(bob, "alice", "note", "tea")
+            await until_why(bob, "No space left")
+        await until_run(bob)
+        assert ran(tmp_path, "alice") == ["tea"] and bob.outbox.failed_count == 0
