@@ -231,16 +231,16 @@ class RelayedPairing:
                 self._answer(message, ask.run, b"")
         except RemoteProtocolError as error:
             self._answer(message, ask.run, RemoteError("badarg", str(error)))
-        except CallError as error:
-            self._answer(message, ask.run, error)
+        except Exception as error:  # ours, or what the other shall hear
+            self._answer(message, ask.run, _failure(error))
 
     async def _hand_over(
         self, message: wire.Deliver, run: bytes, isk: bytes, handed: Awaitable[bytes]
     ) -> None:
         try:
             met = Met(name=self.name, addresses=self.addresses(), payload=await handed)
-        except CallError as error:
-            self._answer(message, run, error)
+        except Exception as error:  # a disk that is full, too
+            self._answer(message, run, _failure(error))
         else:
             self._answer(message, run, encode_met(isk, "step", met))
 
@@ -321,6 +321,14 @@ class RelayedPairing:
             _log.debug("pairing_word_dropped why=%s", error)
             return
         waiting.done.set()
+
+
+def _failure(error: Exception) -> CallError:
+    """What the other side hears: a word from outside ends nothing but itself."""
+    if isinstance(error, CallError):
+        return error
+    _log.error("pairing_failed", exc_info=error)
+    return RemoteError(type(error).__name__, "that node could not do it; its log says why")
 
 
 def _told(url: str, error: wire.RelayRefused | NoConnection) -> RemoteError:

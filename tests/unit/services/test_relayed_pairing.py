@@ -110,6 +110,24 @@ async def test_members_that_cannot_reach_each_other_are_told(
         assert bob.credentials.psks[0] == alice.credentials.psks[0]
 
 
+@pytest.mark.error_log
+async def test_a_disk_that_is_full_ends_the_pairing_and_not_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
+
+        async def full(*terms: object) -> dict[str, object]:
+            await trio.lowlevel.checkpoint()
+            raise OSError("no space left on the device")
+
+        monkeypatch.setattr(alice.grants, "issue", full)
+        async with waiting(alice, "light", {}) as (code, outcomes):
+            with pytest.raises(RemoteError, match="^OSError: .*its log says why"):
+                await search(bob, code)
+        assert outcomes[0]["outcome"] == "cancelled"
+        assert await alice.call("alice", "light", "temp") == 20
+
+
 async def test_on_one_network_the_relay_is_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
