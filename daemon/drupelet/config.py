@@ -45,6 +45,7 @@ __all__ = [
     "Config",
     "ConfigErrors",
     "EngineConfig",
+    "GrantsConfig",
     "LinkConfig",
     "MdnsConfig",
     "MissionsConfig",
@@ -122,6 +123,16 @@ class ObjectsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GrantsConfig:
+    """The owner's own limits, over all grants: core/grants.py."""
+
+    caller_rate: str = "1000/s"
+    mission_rate: str = "10000/s"
+    node_rate: str = "10000/s"
+    concurrent: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RelayConfig:
     url: tuple[str, ...] = ()  # one of them at a time; none: this node uses no relay
     invite: str = ""  # the code with which it registers, once
@@ -141,6 +152,7 @@ class Config:
     engine: EngineConfig = EngineConfig()
     sessions: SessionsConfig = SessionsConfig()
     objects: ObjectsConfig = ObjectsConfig()
+    grants: GrantsConfig = GrantsConfig()
     relay: RelayConfig = RelayConfig()
 
 
@@ -174,6 +186,12 @@ _SCHEMA: Final[dict[str, dict[str, Check]]] = {
     "engine": {"kind": values.one_of("auto", "sqlite", "etcd", "postgresql")},
     "sessions": {},
     "objects": {"repository": values.one_of("sqlite", "postgresql")},
+    "grants": {
+        "caller_rate": values.rate,
+        "mission_rate": values.rate,
+        "node_rate": values.rate,
+        "concurrent": values.number(1, limits.LEASES_MAX),
+    },
     "relay": {
         "url": values.relay_urls,
         "invite": values.invite_code,

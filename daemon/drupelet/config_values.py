@@ -21,6 +21,8 @@ from typing import Final, TypeAlias
 
 from drupelet.toml_text import printable
 from drupelet.wire import limits
+from drupelet.wire.grant_terms import rate_from_text
+from drupelet.wire.grants import Terms, terms_problem
 
 # "node/mission/function" must fit a call's target
 NODE_NAME_CHARS_MAX: Final = limits.TARGET_BYTES_MAX - 2 * (1 + limits.NAME_CHARS_MAX)
@@ -136,6 +138,29 @@ def optional_socket_path(value: object, base: Path) -> Path | None:
 
 def optional_path(value: object, base: Path) -> Path | None:
     return None if value == "" else path_of(value, base)
+
+
+def number(least: int, most: int) -> Check:
+    def check(value: object, base: Path) -> int:
+        _expect(value, int, f"a number such as {most}, without quotes")
+        assert isinstance(value, int)
+        if not least <= value <= most:
+            raise BadValue(f"{show(value)} is out of range", f"use {least} to {most}")
+        return value
+
+    return check
+
+
+def rate(value: object, base: Path) -> str:
+    """How often strangers may call, as `drupelet grant --rate` has it."""
+    word = _text(value, '"1000/s"')
+    try:
+        problem = terms_problem(Terms(rate=rate_from_text(word)))
+    except ValueError as error:
+        raise BadValue(str(error), 'write it as "1000/s"') from None
+    if problem:
+        raise BadValue(f"{show(word)}: {problem}", 'write it as "1000/s"')
+    return word.strip()
 
 
 def relay_url(value: object, base: Path) -> str:

@@ -21,9 +21,9 @@ from typing import Final
 import trio
 
 from drupelet import __version__
-from drupelet.config import Config
+from drupelet.config import Config, GrantsConfig
 from drupelet.core.candidates import Candidate
-from drupelet.core.grants import Grants
+from drupelet.core.grants import Grants, Quota
 from drupelet.core.holdings import Holdings
 from drupelet.core.membership import Membership
 from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_DONE, ConfigError, NoConnection
@@ -67,6 +67,7 @@ from drupelet.store.once import OnceStore
 from drupelet.store.outbox import OutboxStore
 from drupelet.store.paired import FILE as PAIRED_FILE
 from drupelet.store.paired import cookies_in_force, keep_paired_cookie, text_of
+from drupelet.wire.grant_terms import rate_from_text
 from drupelet.wire.handshake import Credentials, make_credentials
 from drupelet.wire.keys import key_prefix, key_to_text
 from drupelet.wire.limits import GRANT_ADDRESSES_MAX, WORKER_CALLS_MAX
@@ -169,7 +170,8 @@ class Node:
             Grants(
                 self.identity.public_key,
                 lambda key: any(each.key == key for each in self.membership.nodes()),
-                holdings=self.holdings,
+                _quota(self.config.grants),
+                self.holdings,
             ),
             missions=self.missions,
             calls=self.calls,
@@ -502,6 +504,15 @@ def _secrets_of(config: Config) -> tuple[Identity, tuple[Cookie, ...], Cookie]:
     if in_force is cookies and paired.exists():
         _log.warning("paired_cookie_ignored file=%s, the cookie file changed since", paired)
     return identity, in_force, cookies[0]
+
+
+def _quota(limits: GrantsConfig) -> Quota:
+    return Quota(
+        caller_rate=rate_from_text(limits.caller_rate),
+        mission_rate=rate_from_text(limits.mission_rate),
+        node_rate=rate_from_text(limits.node_rate),
+        concurrent=limits.concurrent,
+    )
 
 
 def _credentials(

@@ -88,6 +88,11 @@ def test_every_key_is_taken() -> None:
         [sessions]
         [objects]
         repository = "postgresql"
+        [grants]
+        caller_rate = " 20/m "
+        mission_rate = "3/20s"
+        node_rate = "1000000/s"
+        concurrent = 1024
         [relay]
         url = "https://relay.example.org:8443/"
         invite = "MZXW6 YTBMFRGG ZDFMZTWQ2LKNE"
@@ -108,6 +113,8 @@ def test_every_key_is_taken() -> None:
     assert made.portmapper.port == 0
     assert made.engine.kind == "sqlite"
     assert made.objects.repository == "postgresql"
+    assert (made.grants.caller_rate, made.grants.mission_rate) == ("20/m", "3/20s")
+    assert (made.grants.node_rate, made.grants.concurrent) == ("1000000/s", 1_024)
     assert made.relay.url == ("https://relay.example.org:8443",)
     assert made.relay.invite == "mzxw6ytbmfrggzdfmztwq2lkne"
     assert made.relay.ca_file == Path("/home/pi/ca.pem")

@@ -181,3 +181,17 @@ def test_addresses_of_relays_and_invites() -> None:
     for wrong in ("x", "a" * 25, "a" * 27, "1" * 26, "a" * 25 + "b"):
         with pytest.raises(BadValue, match="no invite's code"):
             values.invite_code(wrong, Path("/"))
+
+
+def test_rates_and_numbers() -> None:
+    for text in ("1000/s", "10/m", "3/20s", "1000000/d"):
+        assert values.rate(text, BASE) == text
+    for wrong in ("1000", "0/s", "1/x", "1000001/s", "1/2d", "", "1000/s/s", 1_000, ["1/s"]):
+        with pytest.raises(BadValue) as caught:
+            values.rate(wrong, BASE)
+        assert "1000/s" in caught.value.mend
+    check = values.number(1, 1_024)
+    assert [check(each, BASE) for each in (1, 256, 1_024)] == [1, 256, 1_024]
+    for wrong in (0, 1_025, -1, True, "256", 1.0):
+        with pytest.raises(BadValue):
+            check(wrong, BASE)

@@ -184,7 +184,7 @@ def issue(
 
     Raises: `ValueError` with what is wrong, for a person.
     """
-    problem = mission_problem(mission) or _terms_problem(terms)
+    problem = mission_problem(mission) or terms_problem(terms)
     if not problem and terms.delegable >= GRANT_LINKS_MAX:
         problem = f"a grant has at most {GRANT_LINKS_MAX} links: delegable is at most 3"
     if problem:
@@ -202,7 +202,7 @@ def narrow(
     """
     if sodium.ed25519_public(seed) != grant.holder:
         raise ValueError("only the holder of a grant can narrow it; this is another key")
-    problem = _terms_problem(terms) or narrowing_problem(grant.terms, terms)
+    problem = terms_problem(terms) or narrowing_problem(grant.terms, terms)
     if problem:
         raise ValueError(problem)
     return _extended(grant.data, grant.id, {}, seed, holder, terms, nonce, bearer)
@@ -319,7 +319,7 @@ def _decode_link(
     if not (bearer is None or bearer is True):
         raise RemoteProtocolError("malformed link of a grant")
     terms = Terms(functions=functions, rate=rate, **numbers)
-    problem = _terms_problem(terms)
+    problem = terms_problem(terms)
     if problem:
         raise RemoteProtocolError(f"grant: {problem}")
     return Link(
@@ -398,7 +398,7 @@ def _burst(terms: Terms) -> int | None:
     return terms.burst
 
 
-def _terms_problem(terms: Terms) -> str:
+def terms_problem(terms: Terms) -> str:
     """What is wrong with terms in themselves, in one sentence, or ""."""
     if terms.functions is not None:
         if not 0 < len(terms.functions) <= GRANT_FUNCTIONS_MAX:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+from drupelet.config import GrantsConfig
 from drupelet.errors import NoConnection, NotPermitted, RateLimited, RemoteError, Revoked
+from drupelet.node import open_node
 from drupelet.wire.keys import key_to_text
 from tests.unit.services.lights import grant, nodes
+from tests.unit.services.nodes import make_config, open_small_node
 
 
 async def test_bob_calls_what_alice_granted_and_nothing_else(tmp_path: Path) -> None:
@@ -134,3 +138,22 @@ async def test_a_mission_that_does_not_compile_names_no_file_to_a_holder(tmp_pat
             await alice.call("alice", "light", "temp")
         entries = await alice.audit.read()
         assert entries[-1]["outcome"] == "RemoteError:mission_refused"
+
+
+async def test_the_owners_own_limit_counts_over_all_grants(tmp_path: Path) -> None:
+    with trio.fail_after(60):
+        async with nodes(tmp_path, "alice"):
+            pass  # makes the mission's files
+        limits = GrantsConfig(caller_rate="2/h")
+        made = replace(make_config(tmp_path, "alice", cookie="calice"), grants=limits)
+        async with (
+            open_node(made) as alice,
+            open_small_node(tmp_path, "bob", cookie="cbob") as bob,
+        ):
+            for functions in (["temp"], ["on"]):
+                await bob.grants.accept((await grant(alice, bob, functions=functions))["text"])
+            assert await bob.call("alice", "light", "temp") == 20
+            assert await bob.call("alice", "light", "on") == "on"
+            with pytest.raises(RateLimited) as caught:
+                await bob.call("alice", "light", "temp")
+            assert 1_700 < caught.value.retry_after_s <= 1_800
