@@ -19,7 +19,6 @@ import pytest
 from tests.integration.cluster import RealNode
 
 LIMIT_S = 60.0
-PAUSE_S = 0.1  # between two looks
 
 
 class TlsRelay:
@@ -188,4 +187,3 @@ def until(node: RealNode, limit_s: float = LIMIT_S, **wanted: object) -> dict[st
         if all(found.get(name) == value for name, value in wanted.items()):
             return found
         assert time.monotonic() < give_up, f"{found}\n{node.log[-3_000:]}"
-        threading.Event().wait(PAUSE_S)

@@ -11,7 +11,7 @@ Rules
   failure the next is tried at once; when all have failed, after a delay that doubles, with jitter.
 - Where a WebSocket does not pass (no upgrade), or was cut without a word CUTS_MAX times within
   CUT_S of its beginning, the long poll is used for POLL_S; then a WebSocket is tried again, each
-  time for longer.
+  time for longer. A long poll that does not pass either tells that the relay is down.
 - A relay that refuses us is asked again too, seldom: its owner may change his mind.
 
 References: RFC 6202 (long polling); "full jitter" (core/backoff.py).
@@ -121,6 +121,10 @@ class RelayChoice:
             self._refused.reset()
         if how is End.TURNED:
             self._wait_s = 0.0
+        elif now < place.poll_until and up_s < 0:  # the poll does not pass either: it is the relay
+            place.poll_until = 0.0
+            place.poll_s = max(place.poll_s / 2, POLL_S)
+            self._fail(self._refused if how is End.REFUSED else self._gone)
         elif how is End.NOT_PASSED or (how is End.CUT and self._is_cut_off(place, up_s)):
             place.cuts = 0
             place.poll_until = now + place.poll_s

@@ -71,6 +71,7 @@ CLOSE_S: Final = 1.0  # for our last word
 PATH: Final = "/v1/link"
 _READ_BYTES: Final = 65_536
 _PIECE_BYTES: Final = 32_768  # 15 s for one of them: 17 kbit/s
+_BEHIND: Final = (502, 503, 504)  # a proxy's words
 _BROKEN: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 ENDED: Final = {  # close codes, RFC 6455 section 7.4.1 and RELAY.md
@@ -320,6 +321,8 @@ class RelaySocket:
                 self._end(RelayGone(f"what came is no WebSocket: {reason}"), int(code))
             case ws.CloseConnection(code=code, reason=reason):
                 self._on_close(int(code), reason or "")
+            case ws.RejectConnection(status_code=status) if status in _BEHIND:
+                self._end(RelayGone(f"a proxy answers, and the relay does not: status {status}"))
             case ws.RejectConnection(status_code=status):
                 self._end(NotPassed(f"no WebSocket passes: HTTP status {status}"))
             case ws.TextMessage():

@@ -119,6 +119,7 @@ class RelayLink:
         self._carrying = trio.CancelScope()
         self._taken, self._acked, self._take_more = 0, 0, trio.Event()
         self._state, self._why, self._mend = "connecting", "", ""
+        self._warned: dict[str, str] = {}  # what the log has, by the relay
         self._by = By.WEBSOCKET
         self._at = 0
         self._since = trio.current_time()
@@ -194,8 +195,13 @@ class RelayLink:
             if problem.code not in LATER:
                 state = problem.code
         if state == "up":
+            self._warned.clear()
             _log.info("relay_up url=%s by=%s", self.url, self._by.value.replace(" ", "_"))
-        elif why != self._why:
+        elif isinstance(problem, NotPassed):
+            state = "connecting"
+            _log.info("relay_no_websocket url=%s why=%s", self.url, why)
+        elif why != self._warned.get(self.url):
+            self._warned[self.url] = why
             _log.warning("relay_down url=%s why=%s%s", self.url, why, mend and f"; {mend}")
         if state != self._state:
             self._since = trio.current_time()

@@ -94,10 +94,25 @@ def test_where_no_websocket_passes_the_poll_is_used_at_once_and_for_longer_each_
 def test_each_relay_has_its_own_way() -> None:
     made = choice(2)
     made.ended(End.NOT_PASSED, 0.0)
-    made.ended(End.GONE, 0.0)  # nor does the poll work there
-    assert (made.next(0.0).place, made.next(0.0).by) == (1, By.WEBSOCKET)
-    made.ended(End.GONE, 0.0)
-    assert (made.next(0.0).place, made.next(0.0).by) == (0, By.LONG_POLL)
+    made.up(0.0)
+    made.ended(End.GONE, 5.0)
+    assert (made.next(5.0).place, made.next(5.0).by) == (1, By.WEBSOCKET)
+    made.ended(End.GONE, 5.0)
+    assert (made.next(5.0).place, made.next(5.0).by) == (0, By.LONG_POLL)
+
+
+def test_a_relay_that_is_down_behind_its_proxy_is_not_polled_when_it_is_back() -> None:
+    """The proxy refuses the upgrade, and the poll after it."""
+    made = choice()
+    for _ in range(20):
+        assert made.next(0.0).by is By.WEBSOCKET
+        made.ended(End.NOT_PASSED, 0.0)
+        assert made.next(0.0).by is By.LONG_POLL and made.next(0.0).wait_s == 0.0
+        made.ended(End.GONE, 0.0)
+        assert made.next(0.0).wait_s > 0.0
+    made.ended(End.NOT_PASSED, 0.0)
+    made.up(0.0)
+    assert made.turn_at() == POLL_S
 
 
 def test_two_cuts_in_a_row_are_a_proxy_and_one_is_not() -> None:

@@ -348,6 +348,18 @@ async def test_where_no_websocket_passes(
                     pass
 
 
+async def test_a_proxy_without_its_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(fake: Fake) -> None:
+        await fake.stream.receive_some()
+        await fake.stream.send_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+
+    async with raw(monkeypatch, script) as place:
+        with pytest.raises(RelayGone, match="the relay does not: status 502") as caught:
+            async with open_socket(place):
+                pass
+    assert not isinstance(caught.value, NotPassed)
+
+
 async def test_what_we_ask_names_the_host_and_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ws.Event] = []
 
@@ -508,6 +520,19 @@ async def test_questions_are_sent_ahead_of_the_answers(monkeypatch: pytest.Monke
             asked.append(await way.begin(send(BOB)))
             for each in asked:
                 assert await each.value() is None
+
+
+async def test_an_answer_to_another_question_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(fake: Fake) -> None:
+        first, second = await fake.questions(2)
+        await fake.done(second)
+        await fake.done(first)
+
+    async with against(monkeypatch, script) as way:
+        asked = [await way.begin(send(BOB)) for _ in range(2)]
+        for each in asked:
+            with pytest.raises(RelayGone, match="another question"):
+                await each.value()
 
 
 async def test_who_gives_up_leaves_the_others_their_answers(
