@@ -160,6 +160,11 @@ class Grants:
         """For the next grant of this node."""
         return self._sequence + 1
 
+    @property
+    def changes(self) -> tuple[int, int]:
+        """Another one when something was issued or revoked; not when a time is over."""
+        return self._sequence, self._changes
+
     def issued(self, grant: Grant, now: float) -> Issued:
         """This node signed a grant: what to keep before it is given away.
 

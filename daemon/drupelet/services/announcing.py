@@ -44,7 +44,7 @@ class Offered(NamedTuple):
 class Offering(Protocol):
     """Who knows what is to be announced."""
 
-    def version(self) -> tuple[int, int]:
+    def version(self) -> int:
         """Changes when the offers do."""
         ...
 
@@ -63,7 +63,7 @@ class Announcer:
         self._name = name
         self._there: tuple[bytes, bytes] = (b"", b"")  # in which run of a relay, which offers
         self._sequence = 0
-        self.version = (0, -1)  # of the offering, as it was announced last
+        self.version = -1  # of the offering, as it was announced last
         self.announced_at = -inf
         self.announced = trio.Event()  # a new one after each announcement
         self.leaving = False  # then nothing is said any more

@@ -23,10 +23,9 @@ class Grants:
 
     def __init__(self, *missions: str) -> None:
         self.missions = list(missions)
-        self.changes = 0
 
-    def version(self) -> tuple[int, int]:
-        return self.changes, len(self.missions)
+    def version(self) -> int:
+        return len(self.missions)
 
     def offered(self) -> Offered:
         return Offered({name: (BOB.key,) for name in self.missions}, bytes(32), bytes(16))

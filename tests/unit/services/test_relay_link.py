@@ -15,6 +15,7 @@ import trio.testing
 
 from drupelet.config import RelayConfig
 from drupelet.core import relay_choice
+from drupelet.core.grants import Issued
 from drupelet.core.relay import RATES, Allowances, Rate, Standing
 from drupelet.core.relay_choice import By
 from drupelet.errors import NoConnection
@@ -28,9 +29,10 @@ from drupelet.services.announcing import Offered
 from drupelet.services.relay_link import WINDOW, RelayLink
 from drupelet.wire import relay as wire
 from drupelet.wire.announcements import decode_announcement
+from drupelet.wire.grants import Terms, issue
 from drupelet.wire.limits import RELAY_CATALOGUE_MAX
 from tests.unit.relay.nodes import ALICE, BOB, Node
-from tests.unit.services.nodes import make_config
+from tests.unit.services.nodes import make_config, open_small_node
 from tests.unit.services.relayed import give, nodes
 from tests.unit.services.ways import FakeWay, Relays, passing
 
@@ -259,14 +261,43 @@ async def test_an_address_waits_for_the_owner_and_is_let_in(
     assert "let this node in with" in told[0].replace("lets", "let")
 
 
+async def test_a_version_is_another_when_grants_change_and_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_small_node(tmp_path, "alice") as alice:
+        relayed, grants, looks = alice.relayed, alice.grants.grants, 0
+        in_force, now = grants.in_force, trio.current_time()
+
+        def counted(at: float) -> list[Issued]:
+            nonlocal looks
+            looks += 1
+            return in_force(at)
+
+        monkeypatch.setattr(grants, "in_force", counted)
+        seen = [relayed.version()]
+        for sequence, expires_s in ((1, 60), (2, 3_600)):
+            terms = Terms(expires_s=expires_s)
+            made = issue(alice.identity.seed, BOB.key, "light", terms, bytes(8), sequence=sequence)
+            grants.issued(made, now)
+            seen.append(relayed.version())
+        grants.revoke(made.id, now)
+        seen.append(relayed.version())
+        monkeypatch.setattr(trio, "current_time", lambda: now + 59.0)
+        seen.append(relayed.version())
+        monkeypatch.setattr(trio, "current_time", lambda: now + 61.0)
+        seen += [relayed.version(), relayed.version()]
+    assert [late - early for early, late in pairwise(seen)] == [1, 1, 1, 0, 1, 0]
+    assert looks == 5
+
+
 # -- a relay in memory
 
 
 class Nothing:
     """Offers nothing."""
 
-    def version(self) -> tuple[int, int]:
-        return (0, 0)
+    def version(self) -> int:
+        return 0
 
     def offered(self) -> Offered:
         return Offered({}, bytes(32), bytes(16))
