@@ -20,7 +20,6 @@ from typing import Final
 
 import trio
 
-from drupelet import __version__
 from drupelet.config import Config, GrantsConfig
 from drupelet.core.candidates import Candidate
 from drupelet.core.grants import Grants, Quota
@@ -45,6 +44,7 @@ from drupelet.services.joining import Joining
 from drupelet.services.launchers import SubprocessLauncher
 from drupelet.services.links import Links
 from drupelet.services.missions import Missions, MissionSpec
+from drupelet.services.node_keys import NodeKeys
 from drupelet.services.once import OnceService
 from drupelet.services.outbox import OutboxService
 from drupelet.services.own_addresses import own_addresses
@@ -60,22 +60,16 @@ from drupelet.services.stranger_calls import StrangerCalls
 from drupelet.services.system import MEMBERS, System
 from drupelet.services.telling import Telling
 from drupelet.store.audit import AuditLog
-from drupelet.store.cookie import Cookie, load_or_make_cookie, psk_from_text
 from drupelet.store.grants import GrantStore
-from drupelet.store.identity import Identity, board_serial, load_or_make_identity
 from drupelet.store.once import OnceStore
 from drupelet.store.outbox import OutboxStore
-from drupelet.store.paired import FILE as PAIRED_FILE
-from drupelet.store.paired import cookies_in_force, keep_paired_cookie, text_of
 from drupelet.wire.grant_terms import rate_from_text
-from drupelet.wire.handshake import Credentials, make_credentials
 from drupelet.wire.keys import key_prefix, key_to_text
 from drupelet.wire.limits import GRANT_ADDRESSES_MAX, WORKER_CALLS_MAX
 from drupelet.wire.relay import APPLY
 
 _log = logging.getLogger("drupelet")
 
-INCARNATION_BITS: Final = 31  # people read it in pids; one start in 2**31 is like the last one
 DRAIN_S: Final = 2.0  # how long stopping waits for peers to say goodbye
 
 
@@ -87,8 +81,8 @@ class Node:
         self._nursery = nursery
         self.flusher = Flusher(nursery)
         self.deadlines = Deadlines()
-        self.identity, self._cookies, self._file_cookie = _secrets_of(config)
-        self._paired_file = config.node.state_dir / PAIRED_FILE
+        self.keys = NodeKeys(config)
+        self.identity = self.keys.identity
         self.missions = Missions(
             config.missions.dir,
             launcher=SubprocessLauncher(),
@@ -98,7 +92,7 @@ class Node:
         link = config.link
         self._bound = open_from_pool(link.listen, link.port_min, link.port_max)
         self.port = self._bound.port
-        self.credentials = _credentials(config, self.identity, self._cookies, self.port)
+        self.credentials = self.keys.credentials(self.port)
         self.membership = Membership(
             self.credentials.identity, config.node.name, secrets.SystemRandom().random
         )
@@ -113,6 +107,7 @@ class Node:
             list(self._bound.sockets),
             mapper_port=config.portmapper.port,
         )
+        self.keys.on_cookie = self._use_cookies
         self.calls.directory = self.links
         self.processes = Processes(
             config.node.name, self.credentials.incarnation, self.links, self.deadlines, nursery
@@ -148,6 +143,11 @@ class Node:
         self.call_many = self.calls.call_many
         self.cast = self.calls.cast
         self.multicall = self.calls.multicall
+
+    def _use_cookies(self, psks: tuple[bytes, ...]) -> None:
+        """Those that new links take from now on, the first one first."""
+        self.credentials = self.links.credentials = replace(self.credentials, psks=psks)
+        self.links.failures.clear()  # the new one is tried first, wherever another one failed
 
     def _make_code(self) -> CodeShipping:
         return CodeShipping(
@@ -271,7 +271,7 @@ class Node:
             environment=node.environment,
             links=self.links,
             grants=self.grants,
-            keep_cookie=self.keep_cookie,
+            keep_cookie=self.keys.keep_cookie,
             relayed=self.relayed_pairing,
         )
         return PairingService(
@@ -282,7 +282,7 @@ class Node:
             stranger_links=self.links.stranger_links,
             admission=self.links.admission,
             addresses=self._addresses,
-            cookie_text=self.cookie_text,
+            cookie_text=self.keys.cookie_text,
             joining=joining,
             relayed=self.relayed_pairing,
         )
@@ -372,33 +372,6 @@ class Node:
         """Offer functions of this process to members: for programs that embed a node."""
         self.missions.add_system(mission, functions, MEMBERS)
 
-    async def set_cookie(self, text: str) -> None:
-        """A new cookie for new links; the former one stays accepted while others change too."""
-        psk = await trio.to_thread.run_sync(
-            lambda: psk_from_text(text, self.config.node.environment)
-        )
-        psks = (psk, *(each for each in self.credentials.psks if each != psk))[:2]
-        self.credentials = replace(self.credentials, psks=psks)
-        self.links.credentials = self.credentials
-        self.links.failures.clear()  # the new one is tried first, wherever another one failed
-        _log.info("cookie_changed accepted=%d", len(psks))
-
-    async def cookie_text(self) -> str:
-        """The cookie that this node uses; "": it is in no file. Raises: `ConfigError`."""
-        files = (self._paired_file, self.config.link.cookie_file)
-        psk, environment = self.credentials.psks[0], self.config.node.environment
-        return await trio.to_thread.run_sync(lambda: text_of(psk, files, environment=environment))
-
-    async def keep_cookie(self, text: str) -> None:
-        """As `set_cookie`, also after a restart. Raises: `ConfigError`."""
-        former = await self.cookie_text()
-        if text == former:
-            return
-        await trio.to_thread.run_sync(
-            keep_paired_cookie, self._paired_file, text, former, self._file_cookie
-        )
-        await self.set_cookie(text)
-
     async def start(self, missions: Sequence[MissionSpec] = ()) -> None:
         """Bring every part up; returns when calls can be made."""
         try:
@@ -419,7 +392,7 @@ class Node:
             key=self.identity.public_key,
             mapper_port=self.config.portmapper.port,
             link_port=self.port,
-            set_cookie=self.set_cookie,
+            set_cookie=self.keys.set_cookie,
             clones=clones,
             relay=self.relay,
         ).register()
@@ -482,50 +455,12 @@ class Node:
             self.links.cut_all(NoConnection("stopping"))
 
 
-def _secrets_of(config: Config) -> tuple[Identity, tuple[Cookie, ...], Cookie]:
-    """The key, the cookies in force, and the first one of the cookie file."""
-    state_dir = config.node.state_dir
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot make {state_dir}: {error.strerror or error}",
-            mend="choose a directory that this user may write",
-            key="[node] state_dir",
-        ) from None
-    identity = load_or_make_identity(state_dir, board_serial=board_serial())
-    file = config.link.cookie_file
-    had_cookie = file.exists()
-    cookies = load_or_make_cookie(file, environment=config.node.environment)
-    if not had_cookie:
-        _log.warning("cookie_made file=%s, copy it to the other nodes: alone until then", file)
-    paired = state_dir / PAIRED_FILE
-    in_force = cookies_in_force(paired, cookies, environment=config.node.environment)
-    if in_force is cookies and paired.exists():
-        _log.warning("paired_cookie_ignored file=%s, the cookie file changed since", paired)
-    return identity, in_force, cookies[0]
-
-
 def _quota(limits: GrantsConfig) -> Quota:
     return Quota(
         caller_rate=rate_from_text(limits.caller_rate),
         mission_rate=rate_from_text(limits.mission_rate),
         node_rate=rate_from_text(limits.node_rate),
         concurrent=limits.concurrent,
-    )
-
-
-def _credentials(
-    config: Config, identity: Identity, cookies: tuple[Cookie, ...], port: int
-) -> Credentials:
-    return make_credentials(
-        identity.seed,
-        secrets.token_bytes(32),
-        name=config.node.name,
-        incarnation=secrets.randbits(INCARNATION_BITS) + 1,
-        port=port,
-        software=__version__,
-        psks=tuple(each.psk for each in cookies),
     )
 
 

@@ -83,11 +83,11 @@ async def test_a_second_key_under_a_name_is_refused(tmp_path: Path) -> None:
 
 async def test_a_rotated_cookie_is_used_and_the_old_one_accepted(tmp_path: Path) -> None:
     async with open_small_node(tmp_path, "gandalf") as gandalf:
-        await gandalf.set_cookie("a new cookie for the shire")
+        await gandalf.keys.set_cookie("a new cookie for the shire")
         async with open_small_node(tmp_path, "bilbo", gandalf) as bilbo:
             assert await bilbo.call("gandalf", "node", "ping") == "pong"  # by the old one
         async with open_small_node(tmp_path, "frodo", cookie="fresh") as frodo:
-            await frodo.set_cookie("a new cookie for the shire")
+            await frodo.keys.set_cookie("a new cookie for the shire")
             assert await links_to(frodo, gandalf) == "pong"
 
 
@@ -272,7 +272,7 @@ async def test_a_node_whose_first_cookie_is_refused_gets_in_with_its_second(
     door for a second; the next try begins with the old cookie."""
     async with open_small_node(tmp_path, "gandalf") as gandalf:
         async with open_small_node(tmp_path, "bilbo") as bilbo:
-            await bilbo.set_cookie("a new cookie for the shire")
+            await bilbo.keys.set_cookie("a new cookie for the shire")
             _, _, reason = await bilbo.links._shake("127.0.0.1", gandalf.port)
             assert reason == "bad_cookie"
             with trio.fail_after(3):

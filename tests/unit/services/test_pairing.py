@@ -94,7 +94,7 @@ async def test_two_clusters_become_one(tmp_path: Path, caplog: pytest.LogCapture
         assert len(bob.credentials.psks) == 2
         for node in (alice, bob):  # what failed before is no reason to wait
             assert node.links.admission.forgiving_until > trio.current_time()
-        text = await alice.cookie_text()
+        text = await alice.keys.cookie_text()
         for secret in (code, code_from_text(code), text):
             assert secret not in caplog.text
 
@@ -178,7 +178,7 @@ async def test_a_proof_is_good_once(tmp_path: Path) -> None:
         async with waiting(alice) as (code, outcomes):
             endpoint = await dial(bob, alice)
             handed = decode_handed(await guess(bob, endpoint, alice, code))
-            assert handed.cookie == await alice.cookie_text()
+            assert handed.cookie == await alice.keys.cookie_text()
             with pytest.raises(NotPermitted):
                 await guess(bob, endpoint, alice, code)
             other = await dial(bob, alice)
@@ -233,7 +233,7 @@ async def test_a_new_code_takes_the_place_of_a_former_one(tmp_path: Path) -> Non
 
 async def test_a_cookie_that_is_in_no_file_is_not_handed_over(tmp_path: Path) -> None:
     async with nodes(tmp_path, "alice") as (alice,):
-        await alice.set_cookie("another one entirely")
+        await alice.keys.set_cookie("another one entirely")
         with pytest.raises(RemoteError, match="cookie_unknown"):
             await alice.pairing.open()
 

@@ -83,7 +83,7 @@ async def test_members_whose_addresses_hold(
         assert (answer["by"], answer["gives"], answer["linked"]) == ("relay", "member", True)
         assert bob.credentials.psks[0] == alice.credentials.psks[0]
         assert await bob.call("alice", "light", "temp") == 20
-        for secret in (code, code_from_text(code), await alice.cookie_text()):
+        for secret in (code, code_from_text(code), await alice.keys.cookie_text()):
             assert secret not in caplog.text
 
 
@@ -309,7 +309,7 @@ async def test_a_relay_in_the_middle_burns_the_code_and_learns_nothing(
                 await trio.lowlevel.checkpoint()
         assert (outcomes[0]["outcome"], outcomes[0]["key"]) == ("burnt", key_to_text(eve.key))
         assert len(overheard) == 4  # a share each, bob's proof, and that it was wrong
-        cookie = (await alice.cookie_text()).encode()
+        cookie = (await alice.keys.cookie_text()).encode()
         assert not any(cookie in each for each in overheard)
         assert len(bob.credentials.psks) == 1
 
@@ -321,7 +321,7 @@ async def test_a_relay_in_the_middle_that_changes_no_key_learns_nothing_either(
         overheard = hostile(monkeypatch, relay, lambda key, word: [(key, word)])
         async with waiting(alice) as (code, _):
             assert (await search(bob, code))["linked"]
-        secrets = [(await alice.cookie_text()).encode(), code_from_text(code).encode()]
+        secrets = [(await alice.keys.cookie_text()).encode(), code_from_text(code).encode()]
         secrets += [each[:16] for each in alice.credentials.psks]
         assert len(overheard) == 6
         for each in overheard:
