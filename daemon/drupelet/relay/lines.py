@@ -43,27 +43,38 @@ class Line:
         self._under_way: list[int] = []
         self._wake = trio.Event()
         self._look = True
+        self.on_wake: Callable[[], None] | None = None  # instead of a task in `next`
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `now` may find something."""
+        return self._look and len(self._under_way) < RELAY_WINDOW_MESSAGES and not self.ended
+
+    def _woken(self) -> None:
+        self._wake.set()
+        if self.on_wake is not None:
+            self.on_wake()
 
     def wake(self) -> None:
         """There may be something."""
         self._look = True
-        self._wake.set()
+        self._woken()
 
     def end(self) -> None:
         """The account has another line instead, or is no more."""
         self.ended = True
-        self._wake.set()
+        self._woken()
 
     def taken(self, number: int) -> None:
         """The node has all up to `number`: there is room under way."""
         self._under_way = [sent for sent in self._under_way if sent > number]
-        self._wake.set()
+        self._woken()
 
     async def now(self) -> list[Message]:
         """What is there already, as far as there is room under way."""
-        room = RELAY_WINDOW_MESSAGES - len(self._under_way)
-        if not self._look or room <= 0 or self.ended:
+        if not self.has_more:
             return []
+        room = RELAY_WINDOW_MESSAGES - len(self._under_way)
         self._look = False
         messages = await self._read(self.key, self._after, room, _LINE_BYTES)
         if messages:

@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final, TypeAlias
 
 import trio
@@ -338,15 +338,13 @@ class Relay:
 
     # -- lines
 
-    @contextmanager
-    def line(self, key: bytes, after: int = 0) -> Iterator[Line]:
+    def line(self, key: bytes, after: int = 0) -> AbstractContextManager[Line]:
         """A place to wait for what comes for `key`, behind the number `after`.
 
         Raises: `RelayRefused`.
         """
         self.accounts.admit(key)
-        with self.lines.open(key, after) as line:
-            yield line
+        return self.lines.open(key, after)
 
     def _came(self, key: bytes) -> None:
         self.peers.came(key)

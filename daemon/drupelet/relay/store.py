@@ -356,7 +356,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             "foreign_keys=ON",
             "trusted_schema=OFF",
             "cell_size_check=ON",
-            "cache_size=-2048",  # 2 MB
+            "cache_size=-512",  # KB; what is read again, the kernel has
         ):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -156,3 +157,16 @@ async def test_addresses_that_cannot_be_had_are_told() -> None:
         with pytest.raises(OSError):
             async with open_listeners([f"127.0.0.1:{port}"]):
                 pass
+
+
+async def test_the_kernel_asks_whether_a_silent_peer_is_there() -> None:
+    options = ("SO_KEEPALIVE", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_USER_TIMEOUT")
+    found: list[int] = []
+    async with serving(hello) as (server, port):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            assert b"200" in await asked(stream)
+            [accepted] = server._streams
+            for option in options:
+                level = socket.SOL_SOCKET if option[:2] == "SO" else socket.IPPROTO_TCP
+                found.append(accepted.socket.getsockopt(level, getattr(socket, option)))
+    assert found == [1, listening.ALIVE_S, listening.ASK_S, listening.DEAD_S * 1_000]
