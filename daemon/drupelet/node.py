@@ -20,9 +20,9 @@ from typing import Final
 
 import trio
 
-from drupelet.config import Config, GrantsConfig
+from drupelet.config import Config
 from drupelet.core.candidates import Candidate
-from drupelet.core.grants import Grants, Quota
+from drupelet.core.grants import Grants
 from drupelet.core.holdings import Holdings
 from drupelet.core.membership import Membership
 from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_DONE, ConfigError, NoConnection
@@ -41,6 +41,7 @@ from drupelet.services.endpoint import Endpoint
 from drupelet.services.grants import GrantService
 from drupelet.services.http_calls import HttpCallService
 from drupelet.services.joining import Joining
+from drupelet.services.known_members import KnownMembers
 from drupelet.services.launchers import SubprocessLauncher
 from drupelet.services.links import Links
 from drupelet.services.missions import Missions, MissionSpec
@@ -56,14 +57,12 @@ from drupelet.services.relay_link import RelayLink
 from drupelet.services.relay_mission import RelayMission
 from drupelet.services.relayed_calls import RelayedCalls
 from drupelet.services.relayed_pairing import RelayedPairing
-from drupelet.services.stranger_calls import StrangerCalls
+from drupelet.services.stranger_calls import StrangerCalls, quota_of
 from drupelet.services.system import MEMBERS, System
-from drupelet.services.telling import Telling
 from drupelet.store.audit import AuditLog
 from drupelet.store.grants import GrantStore
 from drupelet.store.once import OnceStore
 from drupelet.store.outbox import OutboxStore
-from drupelet.wire.grant_terms import rate_from_text
 from drupelet.wire.keys import key_prefix, key_to_text
 from drupelet.wire.limits import GRANT_ADDRESSES_MAX, WORKER_CALLS_MAX
 from drupelet.wire.relay import APPLY
@@ -126,10 +125,10 @@ class Node:
         self.audit = Audit(
             AuditLog(config.node.state_dir / "audit"), f"{self.credentials.incarnation:x}"
         )
+        self.known = KnownMembers(config.node.state_dir, self.membership.key_of, self.links)
         self.grants = self._make_grants()
         self.links.strangers = self.grants
-        self.telling = Telling(self.calls, lambda: self.grants.revoked_by(self.identity.public_key))
-        self.links.listen(self.telling.on_node)
+        self.links.listen(self.grants.telling.on_node)
         self.once = self._make_once()
         self.relayed = self._make_relayed()
         self.outbox = self._make_outbox()
@@ -170,7 +169,7 @@ class Node:
             Grants(
                 self.identity.public_key,
                 lambda key: any(each.key == key for each in self.membership.nodes()),
-                _quota(self.config.grants),
+                quota_of(self.config.grants),
                 self.holdings,
             ),
             missions=self.missions,
@@ -186,9 +185,9 @@ class Node:
             store=GrantStore(self.config.node.state_dir / "grants"),
             missions=self.missions,
             calls=self.calls,
-            accepted=Accepted(self.links.stranger_links, self._seen_at, self.membership.key_of),
+            accepted=Accepted(self.links.stranger_links, self._seen_at, self.known.key_of),
             addresses=self._addresses,
-            members=lambda: {each.name: each.key for each in self.membership.nodes()},
+            members=self.known.keys,
         )
 
     def _make_once(self) -> OnceService:
@@ -212,7 +211,7 @@ class Node:
             border=self.proxies,
             deadlines=self.deadlines,
             granted_by=self.grants.accepted.owner,
-            member=self.membership.key_of,
+            member=self.known.key_of,
         )
 
     def _make_relayed(self) -> RelayedCalls:
@@ -408,9 +407,11 @@ class Node:
         self.grants.register()
         self.pairing.register(self.missions)
         self.http_calls.register(self.missions)
+        self.known.restore()
+        self._nursery.start_soon(self.known.run)
         self.grants.restore()
         self._nursery.start_soon(self.grants.run)
-        self._nursery.start_soon(self.telling.run)
+        self._nursery.start_soon(self.grants.telling.run)
         self.once.register()
         self.once.restore()
         self._nursery.start_soon(self.once.run)
@@ -453,15 +454,6 @@ class Node:
                 await self.relay.leave()
             await self.links.stop(DRAIN_S)
             self.links.cut_all(NoConnection("stopping"))
-
-
-def _quota(limits: GrantsConfig) -> Quota:
-    return Quota(
-        caller_rate=rate_from_text(limits.caller_rate),
-        mission_rate=rate_from_text(limits.mission_rate),
-        node_rate=rate_from_text(limits.node_rate),
-        concurrent=limits.concurrent,
-    )
 
 
 @asynccontextmanager

@@ -51,6 +51,7 @@ from drupelet.services.missions import Missions
 from drupelet.services.settling import Asked
 from drupelet.services.stranger_calls import StrangerCalls
 from drupelet.services.system import OPERATOR
+from drupelet.services.telling import Telling
 from drupelet.store.grants import GrantStore, KeptGrants
 from drupelet.wire import sodium
 from drupelet.wire.grant_files import GrantFile, decode_grant_file, encode_grant_file
@@ -99,6 +100,7 @@ class GrantService:
         self.accepted = accepted
         self.strangers = strangers
         self.grants = strangers.grants
+        self.telling = Telling(calls, lambda: self.revoked_by(self._key))
         self._revoked: list[Revocation] = []
         self._lock = trio.Lock()
         self._damaged = ""
@@ -232,8 +234,10 @@ class GrantService:
         if file.seed is None and grant.holder != self._key:
             holder = key_to_text(grant.holder)
             raise RemoteError("bad_grant", f"it is for the key {holder}, which is not this node's")
-        owner = self._members().get(file.name) or self.accepted.owner(file.name)
-        if owner not in (None, grant.issuer):
+        member = self._members().get(file.name)
+        if member not in (None, grant.issuer):
+            raise RemoteError("bad_grant", f"{file.name} is the name of a member of this cluster")
+        if self.accepted.owner(file.name) not in (None, grant.issuer):
             raise RemoteError(
                 "bad_grant", f"another node called {file.name} granted something already"
             )

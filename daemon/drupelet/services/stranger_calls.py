@@ -27,7 +27,8 @@ from typing import Final
 
 import trio
 
-from drupelet.core.grants import Grants, Right
+from drupelet.config import GrantsConfig
+from drupelet.core.grants import Grants, Quota, Right
 from drupelet.errors import (
     CallError,
     NoConnection,
@@ -46,6 +47,7 @@ from drupelet.services.waiters import Admitted, outcome_of, without_files
 from drupelet.services.whitelist import worker_of
 from drupelet.wire import sodium
 from drupelet.wire.frames import CALL_HEADER, FLAG_LEASE, FLAG_MANY, FLAG_MORE
+from drupelet.wire.grant_terms import rate_from_text
 from drupelet.wire.keys import key_to_text
 from drupelet.wire.limits import CALLS_PER_LINK_MAX, OUT_BYTES_MAX
 
@@ -89,6 +91,16 @@ class Running(Admitted):
 
     def _gone(self) -> None:
         self._calls.grants.holdings.drop(self.ticket)
+
+
+def quota_of(limits: GrantsConfig) -> Quota:
+    """The owner's own limits, as the configuration has them."""
+    return Quota(
+        caller_rate=rate_from_text(limits.caller_rate),
+        mission_rate=rate_from_text(limits.mission_rate),
+        node_rate=rate_from_text(limits.node_rate),
+        concurrent=limits.concurrent,
+    )
 
 
 class StrangerCalls:

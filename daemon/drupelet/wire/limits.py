@@ -61,6 +61,7 @@ GOSSIP_NODES_MAX: Final = 64
 WORKER_CALLS_MAX: Final = 4_096  # calls at one mission worker: unanswered, or still ending
 LEASES_MAX: Final = 1_024  # strangers' calls of which something runs in one worker
 SETTLES_MAX: Final = 256  # questions whether all has ended that wait in one worker
+MEMBERS_KEPT_MAX: Final = 256  # names and keys on disk: four times a cluster, for cards replaced
 CLIENTS_MAX: Final = 128  # connections on the Unix socket
 
 # -- shipped code (wire/bundles.py)
