@@ -119,6 +119,13 @@ def number(node: RealNode, function: str) -> int:
     return value
 
 
+def noted(alice: RealNode, *, above: int = -1, below: int = 1_000_000) -> list[int]:
+    """The numbers between them with which light/note ran, sorted."""
+    values = local(alice, "noted")
+    assert isinstance(values, list)
+    return sorted(each for each in values if above < each < below)
+
+
 def ready(bob: RealNode, function: str = "temp", *words: str) -> None:
     """Wait until a call of Bob's goes through: the relay hears of a new grant within a second."""
     until(
@@ -128,14 +135,15 @@ def ready(bob: RealNode, function: str = "temp", *words: str) -> None:
 
 
 class Counting:
-    """Calls of light/note with 0, 1, 2 ... by a few lanes in a thread, until `end`."""
+    """Calls of light/note with FIRST and so on, by a few lanes in threads, until `end`."""
 
+    FIRST = 1_000
     LANES = 4
 
     def __init__(self, bob: RealNode) -> None:
         self.acknowledged: list[int] = []
         self.failed: dict[int, str] = {}
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(self.FIRST)
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._call, args=(bob,)) for _ in range(self.LANES)
@@ -162,9 +170,8 @@ class Counting:
 
     def agree_with(self, alice: RealNode) -> None:
         """What was acknowledged was done, and nothing twice, and nothing else."""
-        noted = local(alice, "noted")
-        assert isinstance(noted, list)
-        assert len(noted) == len(set(noted))
-        assert set(self.acknowledged) <= set(noted)
-        assert set(noted) <= set(self.acknowledged) | self.failed.keys()
+        ran = noted(alice, above=self.FIRST - 1)
+        assert len(ran) == len(set(ran))
+        assert set(self.acknowledged) <= set(ran)
+        assert set(ran) <= set(self.acknowledged) | self.failed.keys()
         assert set(self.failed.values()) <= {"NoConnection", "Timeout"}

@@ -200,7 +200,7 @@ def test_ten_to_whom_it_was_handed_on_share_it_over_the_relay(
         relay.own("approve", stranger.key_of(holder))
         files.append(str(cluster.directory / f"{holder}.narrowed"))
         done(bob, "narrow", file, "--to", stranger.key_of(holder), "-o", files[-1])
-    words = ("calls", relay.url, str(relay.ca_file), "100", *files)
+    words = ("calls", relay.url, str(relay.ca_file), "50", *files)
     command = (*net.within(net.homes[2]), sys.executable, "-m", "tests.netns.account", *words)
     said = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, timeout=90, cwd=REPOSITORY
@@ -210,5 +210,5 @@ def test_ten_to_whom_it_was_handed_on_share_it_over_the_relay(
     ran = number(alice, "count")
     print(f"{result}, {ran} ran")
     assert outcomes.keys() == {"ok", "RateLimited"}
-    assert outcomes["ok"] == ran and sum(outcomes.values()) == CALLS
-    assert least(span_s) <= ran <= most(span_s)
+    assert outcomes["ok"] == ran and sum(outcomes.values()) == CALLS // 2
+    assert least(span_s, SHORT_S) <= ran <= most(span_s, SHORT_S)

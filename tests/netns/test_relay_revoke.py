@@ -88,6 +88,17 @@ def nothing_runs(alice: RealNode) -> None:
     assert number(alice, "dimming") == 0
 
 
+def refused_for_ever(alice: RealNode, bob: RealNode, dave: RealNode) -> None:
+    """Both are, and nothing runs."""
+    # By the relay he does not even find her: she is not there for him any more. What he seals to
+    # who she was before she was killed, nobody can open.
+    by_relay = ("Revoked", "NoConnection", "Timeout")
+    for node, kinds in ((bob, by_relay), (dave, ("Revoked",))):
+        _, error = failed(node, "call", "--timeout", "3", "alice", "light", "temp")
+        assert error["kind"] in kinds, error
+    nothing_runs(alice)
+
+
 def test_nothing_runs_when_revoke_has_answered_and_never_again(
     net: Internet, cluster: Cluster, relay: Relay
 ) -> None:
@@ -131,18 +142,12 @@ def test_nothing_runs_when_revoke_has_answered_and_never_again(
     nothing_runs(alice)
     for caller in callers:
         assert caller.end() == ["Revoked"] * (RUNNING // 2)
-    for _ in range(2):
-        for node in (bob, dave):
-            _, error = failed(node, "call", "alice", "light", "temp")
-            # By the relay he does not even find her: she is not there for him any more. What he
-            # seals to who she was before she was killed, nobody can open.
-            by_relay = ("Revoked", "NoConnection", "Timeout")
-            assert error["kind"] in (by_relay if node is bob else ("Revoked",)), error
-        nothing_runs(alice)
-        alice.signal(signal.SIGKILL)
-        alice.wait()
-        alice.start()
-        logged(alice, "relay_up")
+    refused_for_ever(alice, bob, dave)
+    alice.signal(signal.SIGKILL)
+    alice.wait()
+    alice.start()
+    logged(alice, "relay_up", 2)
+    refused_for_ever(alice, bob, dave)
     # Once more, and she is killed as soon as it has answered.
     ident, file = grant(alice, "--to", key_of(dave), "--only", "temp")
     done(dave, "accept", file)
@@ -178,7 +183,7 @@ def test_calls_that_wait_at_the_relay_die_with_the_grant(
     assert ("refused", "Revoked") in {(each["what"], each["outcome"]) for each in entries}
     net.cut(0, WEB)
     logged(alice, "relay_down", 2)
-    caller = Calling(bob, 50, timeout_s=8.0)  # he knows from before where she is
+    caller = Calling(bob, 50, timeout_s=4.0)  # he knows from before where she is
     alice.signal(signal.SIGKILL)
     alice.wait()
     net.heal(0)
