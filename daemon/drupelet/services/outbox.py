@@ -54,7 +54,7 @@ from drupelet.services.endpoint import Endpoint
 from drupelet.services.ends import End
 from drupelet.services.missions import Missions
 from drupelet.services.once import OnceService, Outcome
-from drupelet.services.relayed_calls import RelayedCalls
+from drupelet.services.relayed_calls import RelayedCalls, is_of_one_try
 from drupelet.services.stranger_calls import CALL_S_MAX
 from drupelet.services.system import OPERATOR
 from drupelet.store.outbox import KeptCast, OutboxStore
@@ -88,6 +88,7 @@ class _Waits:
     until: float
     why: str = "new"
     is_durable: bool = False
+    was_sent: bool = False  # and it is not known what became of it
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ class OutboxService:
             _log.error("outbox_damaged what=%s, casts in it are lost; the others are sent", lost)
         now = trio.current_time()
         for cast in casts:
-            self._add(_Waits(cast, now + cast.left_s, "kept from before", is_durable=True))
+            self._add(_Waits(cast, now + cast.left_s, "kept from before", True, was_sent=True))
 
     async def run(self) -> None:
         """Send what waits, until cancelled."""
@@ -191,17 +192,23 @@ class OutboxService:
         deadline = min(trio.current_effective_deadline(), trio.current_time() + CALL_S_MAX)
         sent = False
         holder = self._holder(self._granted_by(node), target)
-        while True:
-            try:
-                endpoint = await self._connect(node)
-                value = _value(await self._ask(endpoint, key, target, arguments, deadline, holder))
-                stranger = endpoint.ring == "stranger"
-                return self._border.incoming(self._end, value) if stranger else value
-            except NoConnection as error:
-                sent = sent or error.maybe_ran
-                if not sent:  # as any call that cannot begin
-                    raise
-            await trio.sleep(backoff.next_delay_s())
+        try:
+            while True:
+                try:
+                    endpoint = await self._connect(node)
+                    outcome = await self._ask(endpoint, key, target, arguments, deadline, holder)
+                    break
+                except NoConnection as error:
+                    sent = sent or error.maybe_ran
+                    if not sent:  # as any call that cannot begin
+                        raise
+                await trio.sleep(backoff.next_delay_s())
+            value = _value(outcome)
+        except CallError as error:
+            if sent and is_of_one_try(error):
+                raise Timeout(maybe_ran=True) from None  # an earlier one may have run
+            raise
+        return self._border.incoming(self._end, value) if endpoint.ring == "stranger" else value
 
     async def post(self, node: str, target: str, key: bytes | None, arguments: bytes) -> bool:
         """A cast. True: it is kept, on disk; False: it was sent once. Raises: `CallError`."""
@@ -355,7 +362,9 @@ class OutboxService:
                 failure = await self._settled(line, waits)
         if failure is not None:
             self.failed_count += 1
-            _log.warning("cast_failed node=%s target=%s why=%s", cast.name, cast.target, failure)
+            unsure = waits.was_sent and is_of_one_try(failure)
+            why = f"{failure}{'; an earlier try may have run' if unsure else ''}"
+            _log.warning("cast_failed node=%s target=%s why=%s", cast.name, cast.target, why)
         else:
             _log.debug("cast_ran node=%s target=%s", cast.name, cast.target)
         self._remove(waits)
@@ -385,7 +394,7 @@ class OutboxService:
                 if error is None or endpoint.direct or not _may_change(error):
                     return error
             except (NoConnection, Timeout) as failure:  # nobody said how it ended
-                waits.why = str(failure)
+                waits.why, waits.was_sent = str(failure), waits.was_sent or failure.maybe_ran
                 await trio.sleep(wait_s)
                 continue
             except CallError as failure:

@@ -23,6 +23,7 @@ import functools
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from typing import Final
 
@@ -31,7 +32,15 @@ import trio
 from drupelet.core.grants import Issued, Right
 from drupelet.core.once import Place
 from drupelet.core.requests import Answer, Callee, Caller, Outcome, Run, Sent, Wanted
-from drupelet.errors import CallError, NoConnection, NotPermitted, Revoked, Timeout
+from drupelet.errors import (
+    CallError,
+    NoConnection,
+    NotPermitted,
+    RateLimited,
+    RemoteError,
+    Revoked,
+    Timeout,
+)
 from drupelet.services.accepted import Accepted
 from drupelet.services.announcing import Offered
 from drupelet.services.calls import Calls
@@ -344,11 +353,17 @@ class RelayedCalls:
 
         Raises: `CallError` where nothing was sent; what became of it otherwise is in the outcome.
         """
+        anew = False
         while True:
             file = self._file_for(callee, target, holder)
             outcome = await self._request(file, target, args, deadline, key)
-            if outcome is not None:
-                return outcome
+            if outcome is None:
+                anew = True
+                continue
+            failure = outcome.result
+            if anew and isinstance(failure, CallError) and is_of_one_try(failure):
+                return replace(outcome, result=Timeout(maybe_ran=True), said=False)
+            return outcome
 
     async def done(
         self, callee: bytes, keys: list[bytes], target: str, holder: bytes, deadline: float
@@ -462,4 +477,11 @@ class RelayedCalls:
         raise NotPermitted
 
 
-__all__ = ["RelayEnd", "RelayedCalls"]
+def is_of_one_try(error: CallError) -> bool:
+    """Whether that is a word on one try of a call with a key, and not on an earlier one."""
+    if isinstance(error, RemoteError):
+        return error.kind in ("not_durable", "damaged", "mission_backoff")
+    return isinstance(error, NotPermitted | Revoked | RateLimited)
+
+
+__all__ = ["RelayEnd", "RelayedCalls", "is_of_one_try"]

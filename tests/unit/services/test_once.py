@@ -229,7 +229,8 @@ async def test_revoking_ends_a_run_and_what_is_not_begun_yet(
                 await trio.testing.wait_all_tasks_blocked(0.001)
             await alice.grants.revoke(ident)
             free.set()
-        assert [type(each) for each in refused] == [Revoked, Revoked]
+        # Whose link ended before the answer hears that it may have run: a first try was sent.
+        assert {type(each) for each in refused} <= {Revoked, Timeout} and len(refused) == 2
         while alice.once._committing._queue or alice.once._committing._writing:
             await trio.testing.wait_all_tasks_blocked(0.001)
         assert ran(tmp_path, "alice") == ["tea"]
