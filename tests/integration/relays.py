@@ -17,11 +17,18 @@ from tests.unit.relay.nodes import NAME
 class RealRelay:
     """One of them: its directory, its port, its process."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, tls: bool = False) -> None:
         directory.mkdir()
         self.directory = directory
         self.port = free_port()
         self._process: subprocess.Popen[str] | None = None
+        self._tls = tls
+        if tls:
+            made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+            names = "-subj /CN=relay -addext subjectAltName=IP:127.0.0.1"
+            command = ["openssl", *made.split(), *names.split()]
+            command += ["-keyout", "key.pem", "-out", "cert.pem"]
+            subprocess.run(command, cwd=directory, check=True, capture_output=True)
         self.configure("")
         self.key = self.run("key").strip()
 
@@ -29,12 +36,20 @@ class RealRelay:
         """Write its configuration."""
         (self.directory / "r.toml").write_text(
             f'[relay]\nnames = ["{NAME}", "127.0.0.1"]\nstate_dir = "state"\n'
-            f'listen = ["127.0.0.1:{self.port}"]\nsends_per_second = 10000\n{more}'
+            f'listen = ["127.0.0.1:{self.port}"]\nsends_per_second = 10000\n'
+            + ('tls_certificate = "cert.pem"\ntls_key = "key.pem"\n' if self._tls else "")
+            + more
         )
+
+    def follow(self, other: RealRelay, more: str = "") -> None:
+        """Keep in step with the other."""
+        if other._tls:
+            more = f'ca_file = "{other.directory / "cert.pem"}"\n{more}'
+        self.configure(f'[[relay.peers]]\nurl = "{other.url}"\nkey = "{other.key}"\n{more}')
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' * self._tls}://127.0.0.1:{self.port}"
 
     @property
     def _command(self) -> list[str]:
@@ -72,11 +87,11 @@ class RealRelay:
 
 
 @contextmanager
-def two_relays(directory: Path) -> Iterator[tuple[RealRelay, RealRelay]]:
+def two_relays(directory: Path, *, tls: bool = False) -> Iterator[tuple[RealRelay, RealRelay]]:
     """Configured for each other, and started."""
-    first, second = (RealRelay(directory / name) for name in ("a", "b"))
-    for one, other in ((first, second), (second, first)):
-        one.configure(f'[[relay.peers]]\nurl = "{other.url}"\nkey = "{other.key}"\n')
+    first, second = (RealRelay(directory / name, tls=tls) for name in ("a", "b"))
+    first.follow(second)
+    second.follow(first)
     try:
         first.start()
         second.start()

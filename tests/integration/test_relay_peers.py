@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -266,6 +267,17 @@ async def test_the_owner_sees_how_the_other_relay_stands(
     assert "this relay does not run" in b.run("accounts")
     b.start()
     await in_step(a, b)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+async def test_by_tls_and_only_with_the_certificate_that_the_owner_named(tmp_path: Path) -> None:
+    with two_relays(tmp_path, tls=True) as (a, b):
+        await in_step(a, b)
+        assert b.url.startswith("https://")
+        a.kill()
+        a.configure(f'[[relay.peers]]\nurl = "{b.url}"\nkey = "{b.key}"\n')  # no ca_file
+        a.start()
+        await until_shown(a, "certificate verify failed")
 
 
 @pytest.mark.slow

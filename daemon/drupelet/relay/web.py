@@ -42,7 +42,7 @@ from drupelet.errors import RemoteProtocolError
 from drupelet.relay.apply import METHODS, Apply
 from drupelet.relay.bodies import read_body
 from drupelet.relay.lines import Line
-from drupelet.relay.peers import Peering
+from drupelet.relay.peers import IN_STEP, Peering
 from drupelet.relay.service import Relay
 from drupelet.relay.store import Message
 from drupelet.wire.codec import dumps
@@ -361,7 +361,11 @@ class Web:
     async def _metrics(self, request: Request) -> Response:
         relay = self._relay
         lines = []
-        for name, value in relay.gauges().items():
+        gauges = relay.gauges()
+        if self._peering is not None:
+            states = [state for _, _, state in self._peering.states()]
+            gauges |= {"peers": len(states), "peers_in_step": states.count(IN_STEP)}
+        for name, value in gauges.items():
             lines += [f"# TYPE drupelet_relay_{name} gauge", f"drupelet_relay_{name} {value}"]
         counts = {**relay.counts, "transactions": relay.writer.transactions}
         for name, value in sorted(counts.items()):

@@ -19,6 +19,7 @@ from drupelet.errors import RemoteProtocolError
 from drupelet.relay import peers as module
 from drupelet.relay.config import PeerConfig
 from drupelet.relay.listening import Server, open_listeners
+from drupelet.relay.peer_http import connect
 from drupelet.relay.peers import CONNECTING, IN_STEP, Peering
 from drupelet.relay.service import Relay
 from drupelet.relay.store import Store
@@ -330,6 +331,9 @@ async def test_two_find_each_other_and_one_with_another_key_is_not_believed(
             async with served(tmp_path / "b", OTHER, listeners[1], to_me) as (theirs, other):
                 await until_state(peering, IN_STEP)
                 await until_state(other, IN_STEP)
+                async with connect(urls[0]) as http:
+                    status, metrics = await http.ask("GET", "/metrics")
+                assert status == 200 and b"\ndrupelet_relay_peers_in_step 1\n" in metrics
                 await mine.writer.write(lambda store: store.add_invite(CODE, 1))
                 register = BOB.register(NONCE, invite=CODE)
                 register = replace(
