@@ -5,7 +5,7 @@ before its outcome is told, and passes the call on.
 
 | function | who | |
 |---|---|---|
-| `call` | members, strangers | `call(key, target, arguments, holder)`: `[value, error]` |
+| `call` | members, strangers | `call(key, target, arguments, holder, digest)`: `[value, error]` |
 | `done` | members, strangers | `done([key, ...], holder)`: the caller never sends these again |
 
 `key` is 16 bytes, `target` "mission/function", `arguments` an encoded array, `holder` (may be left
@@ -165,11 +165,13 @@ class OnceService:
         target: str,
         arguments: bytes,
         holder: bytes | None = None,
+        digest: bytes = b"",
     ) -> list[bytes | None]:
         """Of another node. Raises: `CallError`, which is not the run's."""
         _check(key, target, arguments)
         if endpoint.ring != "stranger":
-            return [*await self.member_call(endpoint.key, "member", key, target, arguments)]
+            asked = (key, target, arguments, digest)
+            return [*await self.member_call(endpoint.key, "member", *asked)]
         name = target.encode()
         strangers = self._strangers
         try:
@@ -214,12 +216,18 @@ class OnceService:
             self._committing.put(record, _if_lost_it_stays)
 
     async def member_call(
-        self, holder: bytes, ring: str, key: bytes, target: str, arguments: bytes
+        self,
+        holder: bytes,
+        ring: str,
+        key: bytes,
+        target: str,
+        arguments: bytes,
+        digest: bytes = b"",
     ) -> Outcome:
         """Of a member, or of a program here. Raises: `CallError`, which is not the run's."""
-        _check(key, target, arguments)
+        _check(key, target, arguments, digest)
         name = target.encode()
-        export = self._calls.permit(name, ring, b"")
+        export = self._calls.permit(name, ring, digest)
         if export.inline is not None or export.raw is not None:
             raise RemoteError("badarg", f"{target} is the node's own: it takes no idempotency key")
         worker_of(export, keyed=True)
@@ -358,8 +366,9 @@ def _settle(waiter: _Waiter, outcome: Outcome, refusal: CallError | None) -> Non
     waiter.event.set()
 
 
-def _check(key: object, target: object, arguments: object) -> None:
-    good = isinstance(key, bytes) and len(key) == KEY_BYTES and isinstance(arguments, bytes)
+def _check(key: object, target: object, arguments: object, digest: object = b"") -> None:
+    good = isinstance(key, bytes) and len(key) == KEY_BYTES
+    good = good and isinstance(arguments, bytes) and isinstance(digest, bytes)
     if not good or not isinstance(target, str) or len(target.encode()) > TARGET_BYTES_MAX:
         raise RemoteError("badarg", 'call(key: 16 bytes, "mission/function", encoded arguments)')
 

@@ -453,7 +453,9 @@ class OutboxService:
         if endpoint is self._end:
             return await self._once.member_call(self._key, "member", key, target, arguments)
         if endpoint.direct:
-            args = dumps([key, target, arguments, holder or None])
+            export = self._missions.exports.get(target.encode())
+            digest = export.digest if export is not None else b""  # of the code that we have
+            args = dumps([key, target, arguments, holder or None, digest])
             body = await endpoint.call(_CALL, args, deadline)
             match loads(body[1:]):
                 case [bytes() | None as value, bytes() | None as error]:

@@ -18,6 +18,7 @@ from drupelet.core.once import OnceRecord
 from drupelet.core.requests import WAITING_MAX
 from drupelet.errors import (
     CallError,
+    CodeMismatch,
     NoConnection,
     NotPermitted,
     RateLimited,
@@ -28,7 +29,7 @@ from drupelet.errors import (
 from drupelet.node import Node
 from drupelet.services import accepted
 from drupelet.wire.codec import dumps
-from tests.unit.services.counted import ask, granted, offer, post, ran
+from tests.unit.services.counted import CODE, ask, granted, offer, post, ran
 from tests.unit.services.lights import nodes
 from tests.unit.services.nodes import open_small_node, wait_up
 from tests.unit.services.relayed import announced
@@ -448,3 +449,19 @@ async def test_keys_that_are_done_are_their_holders(tmp_path: Path) -> None:
         assert left[bob.key] <= core_once.DONE_KEPT_S < left[charlie.key]
         with pytest.raises(RemoteError, match="256 keys of 16 bytes"):
             await bob.call("alice", "once", "done", ["short"], bob.key)
+
+
+async def test_a_member_with_other_code_is_told(tmp_path: Path) -> None:
+    offer(tmp_path, "alice")
+    offer(tmp_path, "bob", code=CODE + "# another\n")
+    with trio.fail_after(30):
+        async with (
+            open_small_node(tmp_path, "alice") as alice,
+            open_small_node(tmp_path, "bob", alice) as bob,
+        ):
+            await wait_up(bob, "alice")
+            with pytest.raises(CodeMismatch):
+                await ask(bob, "alice", "note", KEY, "tea")
+            assert ran(tmp_path, "alice") == [] and len(alice.once.table) == 0
+            with pytest.raises(RemoteError, match="16 bytes"):
+                await bob.call("alice", "once", "call", KEY, "ledger/note", b"", None, "digest")
