@@ -464,14 +464,14 @@ class RelayedCalls:
             return None
 
     def _file_for(self, key: bytes, target: str, holder: bytes | None = None) -> GrantFile:
-        """The grant to show: the first, of `holder` if one is named, that allows the function."""
+        """The grant to show: the newest, of `holder` if one is named, that allows the function."""
         mission, _, function = target.partition("/")
         files = [
             file
             for file in self._accepted.files()
             if file.grant.issuer == key and file.grant.mission == mission
         ]
-        for file in files:
+        for file in reversed(files):  # an older one may have been taken back
             if file.grant.allows(function) and holder in (None, file.grant.holder):
                 return file
         raise NotPermitted

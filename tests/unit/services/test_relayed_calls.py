@@ -86,6 +86,17 @@ async def test_what_is_revoked_runs_no_more(
             await bob.call("alice", "light", "temp")
 
 
+async def test_what_is_granted_anew_is_shown_and_not_what_was_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
+        for _ in range(2):
+            ident = await give(alice, bob, bob)
+            assert await bob.call("alice", "light", "temp") == 20
+            await alice.grants.revoke(ident)
+        assert len(bob.grants.accepted.files()) == 2
+
+
 async def test_a_link_goes_before_the_relay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
