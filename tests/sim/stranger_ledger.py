@@ -37,7 +37,7 @@ from drupelet.errors import (
     Revoked,
     Timeout,
 )
-from tests.sim.stranger_rights import Chain, Node
+from tests.sim.stranger_rights import Chain, Dead, Node
 
 INVARIANTS = (
     "value",
@@ -246,12 +246,11 @@ class Ledger:
         elif result is not None:
             deed.error = result
 
-    def revoke_returned(self, name: str) -> None:
+    def revoke_returned(self, name: str, dead: Dead) -> None:
         """Nothing of what was revoked at that node runs any more."""
-        node = self.nodes[name]
-        alive = [each for each in self.running.values() if each.node == name]
-        dead = [each.deed.number for each in alive if node.is_dead(each.chain)]
-        self.check("revoked", not dead, f"{name} has revoked, and still runs {dead}")
+        running = [each for each in self.running.values() if each.node == name]
+        still = [each.deed.number for each in running if dead.covers(each.chain)]
+        self.check("revoked", not still, f"{name} has revoked, and still runs {still}")
 
     # -- what is said to who asked
 

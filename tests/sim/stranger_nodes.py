@@ -260,10 +260,10 @@ class HonestNode:
             self.world.effects["revoked_while_running"] += 1
             delay_s = self.world.random.uniform(0, CANCEL_S)
             self.later(delay_s, self._end, ticket, Revoked())
-        self.save(functools.partial(self.later, CANCEL_S, self._revoke_returns))
+        self.save(functools.partial(self.later, CANCEL_S, self._revoke_returns, dead))
 
-    def _revoke_returns(self) -> None:
-        self.world.ledger.revoke_returned(self.name)
+    def _revoke_returns(self, dead: Dead) -> None:
+        self.world.ledger.revoke_returned(self.name, dead)
 
     # -- who calls through the relay
 
