@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from tests.integration.cluster import Cluster, RealNode, free_port
 from tests.integration.relays import RealRelay, two_relays
 from tests.integration.test_grants import done, grant, key_of, start
+from tests.integration.test_once import CODE, Customer
 from tests.integration.test_relay import drupelet_relay
 from tests.integration.test_relayed_calls import call, relay, without_addresses
 from tests.integration.ways import Proxy, TlsRelay, at_relay, certificate, tls_relay, told, until
@@ -192,3 +194,49 @@ def test_a_relay_that_freezes_is_found_dead(
         assert call(bob, "alice", "light", "temp", "1") == 21
     finally:
         one._process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_nothing_is_lost_and_nothing_runs_twice_while_relays_fall(
+    cluster: Cluster, relays: tuple[RealRelay, RealRelay]
+) -> None:
+    """Casts that were kept and calls with a key, and now one relay is killed, now the other."""
+    alice, bob = (
+        cluster.add(name, missions={}, cookie_file=cluster.directory / f"cookie-{name}")
+        for name in ("alice", "bob")
+    )
+    folder = alice.directory / "missions.d"
+    folder.mkdir()
+    (folder / "ledger.toml").write_text('module = "ledger.py"\nexports = ["note", "pay"]\n')
+    (folder / "ledger.py").write_text(CODE)
+    invite = relays[0].run("invite", "--uses", "2").strip()
+    for node in (alice, bob):
+        node.start()
+        urls = ", ".join(f'"{each.url}"' for each in relays)
+        at_relay(node, f"url = [{urls}]", f'invite = "{invite}"')
+        until(node, state="up")
+    file = str(alice.directory / "ledger.grant")
+    done(alice, "grant", "ledger", "--to", key_of(bob), "-o", file)
+    done(bob, "accept", without_addresses(file))
+    assert call(bob, "alice", "ledger", "note", "first") == 5
+    customer = Customer(bob)
+    customer.start()
+    try:
+        for number in range(4):
+            customer.ended.wait(1.5)
+            relays[number % 2].kill()
+            customer.ended.wait(4.0)
+            relays[number % 2].start()
+    finally:
+        customer.ended.set()
+        customer.join()
+    give_up = time.monotonic() + 60.0
+    with bob.connect() as client:
+        while waiting := client.call("", "once", "waiting"):
+            assert time.monotonic() < give_up, waiting
+    ran = Counter((alice.state_dir / "missions" / "ledger" / "ran").read_text().splitlines())
+    assert max(ran.values()) == 1, [text for text, count in ran.items() if count > 1]
+    assert len(customer.kept) >= 10 and not set(customer.kept) - set(ran)
+    assert not customer.wrong and len(customer.values) >= 10
+    assert not {text for text in customer.values if text not in ran}
