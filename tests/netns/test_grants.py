@@ -1,7 +1,7 @@
 """S004-1 to -4 between machines with a cookie each, found by the address in the grant's file.
 
 Each machine is a network namespace with a real `drupeletd`; what a good node would never send comes
-from `stranger.py`. The relay's half of these scenarios has no driver yet (adr/0014).
+from `stranger.py`. The same over a relay: `test_relay_rates.py`, `test_relay_revoke.py`.
 """
 
 from __future__ import annotations
