@@ -482,7 +482,7 @@ def sends(per_second: int) -> Rate:
 
 RATES: Final[Mapping[str, Rate]] = {
     "send": sends(RELAY_SENDS_PER_SECOND),  # a mailbox is full after 20 s
-    "announce": Rate(count=1, period_s=2, burst=10),  # one each 10 s, and after each change
+    "announce": Rate(count=1, period_s=2, burst=10),  # one each 20 s, and after each change
     "ask": Rate(count=5, period_s=1, burst=20),  # a catalogue of 1,000 nodes takes 2 ms
     "login": Rate(count=20, period_s=1, burst=2_000),  # from an address; a proxy has only one
     "session": Rate(count=1, period_s=2, burst=20),  # of a key that has proved itself

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -288,6 +290,13 @@ async def test_a_version_is_another_when_grants_change_and_costs_nothing_else(
         seen += [relayed.version(), relayed.version()]
     assert [late - early for early, late in pairwise(seen)] == [1, 1, 1, 0, 1, 0]
     assert looks == 5
+
+
+def test_a_node_without_a_relay_loads_nothing_for_one() -> None:
+    """2 MB on a computer with 512."""
+    program = "import sys, drupelet.node; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+    assert not {b"wsproto", b"h11", b"http.client"} & set(loaded.split())
 
 
 # -- a relay in memory
