@@ -273,11 +273,6 @@ class RelayLink:
 
     # -- what goes out
 
-    @property
-    def waiting(self) -> int:
-        """Messages that the relay has not taken yet."""
-        return len(self._out)
-
     def send(
         self,
         to: bytes,

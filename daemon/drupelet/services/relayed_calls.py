@@ -14,7 +14,7 @@ Rules
 - Who is called must be at one of this node's relays, by the addresses in its grant's file: relays
   of one list are kept in step.
 
-Owns: one task for each call that goes out from a worker.
+Owns: one task for each call that goes out from a worker, and that of `services/words.py`.
 """
 
 from __future__ import annotations
@@ -167,6 +167,7 @@ class RelayedCalls:
             deadlines=self._deadlines,
             holds=self._strangers.grants.holds,
         )
+        self.nursery.start_soon(self.words.run)
         link.on_kind[wire.MESSAGE] = self._take
 
     @property

@@ -11,7 +11,7 @@ Rules
 - When the last right by which a peer has called is gone, so is all between the two.
 - When WORDS_WAITING_MAX messages wait for the relay, more are dropped, as on a link that is full.
 
-Owns: nothing that runs; its time is told by `services/deadlines.py`.
+Owns: one task that sends words; its time is told by `services/deadlines.py`.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from drupelet.net.channel import Channel
 
 _DOWN: Final = b"grants/down"
+_KEPT_S: Final = 600  # at the relay: a proxy lives no longer
+_AGAIN_S: Final = 0.5
 _OVER_MAX: Final = 128  # of one peer
 _RIGHTS_MAX: Final = 64  # the same; the oldest goes first
 _log = logging.getLogger("drupelet.grants")
@@ -133,6 +135,8 @@ class Words:
         self._idle: set[bytes] = set()  # without a proxy at the last tick
         self._tick_at = inf
         self._link = link
+        self._out: deque[wire.Send] = deque()
+        self._filled = trio.Event()
         deadlines.add(self)
 
     def end(self, name: str, key: bytes, right: Right | None = None) -> WordEnd | None:
@@ -163,16 +167,37 @@ class Words:
         data = encode_word(self._seed, secret, to, word, secrets.token_bytes(SALT_BYTES))
         if split_call(cast_body).target == _DOWN and to in self._ends:
             self._over.setdefault(to, deque(maxlen=_OVER_MAX)).append(secret)
+        if len(self._out) >= 2 * WORDS_WAITING_MAX:  # not even what is said once
+            self.dropped_count += 1
+            return
         ident = secrets.token_bytes(MESSAGE_ID_BYTES)
-        self._link.send(to, ident, None, data, self._lost)
-
-    def _lost(self, error: NoConnection) -> None:
-        self.dropped_count += 1
+        self._out.append(
+            wire.Send(ref=0, to=to, id=ident, re=None, kept_s=_KEPT_S, receipt=False, body=data)
+        )
+        self._filled.set()
 
     @property
     def waiting(self) -> int:
-        """Messages that wait for the relay."""
-        return self._link.waiting
+        """Words that the relay has not taken yet."""
+        return len(self._out)
+
+    async def run(self) -> None:
+        """Send them, one after the other: two under way could change places at the relay."""
+        while True:
+            while not self._out:
+                self._filled = trio.Event()
+                await self._filled.wait()
+            try:
+                await self._link.ask(self._out[0])
+            except wire.RelayRefused as refusal:
+                if refusal.code in ("rate_limited", "busy"):
+                    await trio.sleep(max(refusal.retry_after_s, 0.05))
+                    continue
+                self.dropped_count += 1
+            except NoConnection:
+                await trio.sleep(_AGAIN_S)  # the relay is away; the same word again
+                continue
+            self._out.popleft()
 
     # -- what comes in
 

@@ -14,6 +14,7 @@ import trio
 from drupelet.client.asynchronous import Client
 from drupelet.core import proxies as core
 from drupelet.core import words as peers
+from drupelet.core.relay import Allowances, Rate
 from drupelet.errors import NotPermitted, NotSendable, RemoteError
 from drupelet.node import Node
 from drupelet.relay.service import Relay
@@ -377,6 +378,21 @@ async def test_a_bearer_grant_carries_no_pid(
             await call(client, "keeper")
         assert await call(client, "pass_on", 1) == 1
         assert not words_of(alice)._ends and len(alice.proxies.given) == 0
+
+
+async def test_a_relay_that_wants_it_slower_loses_none_and_keeps_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        alice_and_bob(tmp_path, monkeypatch) as (relay, _alice, bob),
+        attached(bob) as (runtime, client),
+    ):
+        proxy = await keeper(client)
+        rates = {**relay._allowances._rates, "send": Rate(count=40, period_s=1, burst=5)}
+        monkeypatch.setattr(relay, "_allowances", Allowances(rates))
+        for number in range(60):
+            runtime.send(SEND, daemon(bob), dumps(number), name=proxy_name(proxy))
+        assert await call(client, "seen", 60) == list(range(60))
 
 
 async def test_more_than_may_wait_is_dropped_and_said_to_be_sent(
