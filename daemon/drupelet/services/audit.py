@@ -175,7 +175,8 @@ class Audit:
         cut = self._log.open()
         self._opened = True
         if cut:
-            waiting = self._damaged(f"cut off, half-written at a power cut: {cut}", 1)
+            _log.warning("audit_cut what=%s, going on before it", cut)
+            waiting = self._damaged(f"cut off, it cannot be read: {cut}", 1)
             self._log.append([self._entry(self._log.next_sequence, waiting)])
 
     def _damaged(self, note: str, count: int) -> _Waiting:

@@ -11,8 +11,10 @@ off can only be seen by who remembers a later hash: `last_hash` is what to write
 (The program that writes remembers it for as long as it runs.)
 
 Rules
-- Append only. A record that a power cut left half-written is cut off at the next start, and an
-  entry says so. What is written is made durable by `sync`; the driver does it every few seconds,
+- Append only. What cannot be read at the end, a record that a power cut left half-written or what
+  somebody changed, is cut off at the next start, so that the log goes on; it is kept beside it in a
+  file ``*.cut`` before that, and an entry says so. CUTS_MAX such files; then the last is replaced.
+- What is written is made durable by `sync`; the driver does it every few seconds,
   since an fsync for each call would wear the card out and slow the caller down.
 - A file is closed at FILE_BYTES_MAX; the oldest is removed beyond FILES_MAX: the log is bounded.
 - A disk that is full or fails loses entries, never a call: the driver counts them and says so.
@@ -45,6 +47,7 @@ _HEAD: Final = struct.Struct(">I")
 _FIRST: Final = bytes(_HASH_BYTES)
 _MODE: Final = 0o600
 _SUFFIX: Final = ".log"
+CUTS_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +103,14 @@ class AuditLog:
         return self._hash
 
     def open(self) -> str:
-        """Find the end. Returns "" or what was cut off there. Raises: `OSError`."""
+        """Find the end. Returns "" or what was cut off there and is where. Raises: `OSError`."""
         if not self._directory.exists():
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             sync_directory(self._directory.parent)
         numbers = self._numbers()
         self._number = numbers[-1] if numbers else 1
         self._hash, self.next_sequence = _FIRST, 1
+        data, good, cut = b"", 0, ""
         for number in numbers[-2:]:  # an empty last file continues the one before
             data = self._path(number).read_bytes()
             good, cut = 0, ""
@@ -117,10 +121,11 @@ class AuditLog:
                 good = offset + _HEAD.size + _HASH_BYTES + len(dumps(_fields(entry)))
                 self._hash, self.next_sequence = digest, entry.sequence + 1
         path = self._path(self._number)
+        if cut:
+            cut += f", kept in {self._keep_cut(path, data[good:]).name}"
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
         if not numbers:
             sync_directory(self._directory)
-            good, cut = 0, ""
         if cut:
             os.ftruncate(self._descriptor, good)
         self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
@@ -210,6 +215,23 @@ class AuditLog:
             for number in self._numbers()
             for _, known, entry in _records(self._path(number).read_bytes())
         )
+
+    def _keep_cut(self, path: Path, data: bytes) -> Path:
+        """What is about to be cut off, for good, in a file of its own."""
+        places = [path.with_name(f"{path.stem}.{place}.cut") for place in range(1, CUTS_MAX + 1)]
+        kept = next((place for place in places if not place.exists()), places[-1])
+        descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
+        try:
+            if os.write(descriptor, data) != len(data):
+                raise OSError(28, "No space left on device")
+            os.fsync(descriptor)
+        except OSError:
+            os.unlink(kept)
+            raise
+        finally:
+            os.close(descriptor)
+        sync_directory(self._directory)
+        return kept
 
     def _numbers(self) -> list[int]:
         try:

@@ -119,6 +119,56 @@ def test_a_power_cut_at_any_byte_loses_no_other_record(tmp_path: Path) -> None:
         after.close()
 
 
+def test_what_is_cut_off_is_kept_beside_it(tmp_path: Path) -> None:
+    """A byte in the middle: whoever looks for what was changed has it, and all that followed."""
+    log = filled(tmp_path, 4)
+    log.close()
+    data = path_of(tmp_path).read_bytes()
+    second = [offset for offset, _, _ in audit._records(data)][1]
+    changed = data[: second + 40] + bytes([data[second + 40] ^ 1]) + data[second + 41 :]
+    path_of(tmp_path).write_bytes(changed)
+    after = AuditLog(tmp_path / "audit")
+    assert after.open() == (
+        f"{len(data) - second} bytes at the end of 00000001.log, kept in 00000001.1.cut"
+    )
+    kept = tmp_path / "audit" / "00000001.1.cut"
+    assert kept.read_bytes() == changed[second:]
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert path_of(tmp_path).read_bytes() == data[:second]
+    assert after.verify() is None
+    after.close()
+
+
+def test_cut_parts_at_the_maximum_and_one_above(tmp_path: Path) -> None:
+    log = filled(tmp_path, 2)
+    log.close()
+    whole = path_of(tmp_path).read_bytes()
+    for number in range(audit.CUTS_MAX + 1):
+        path_of(tmp_path).write_bytes(whole + bytes([number]))
+        after = AuditLog(tmp_path / "audit")
+        assert after.open().startswith("1 bytes at the end")
+        after.close()
+    cuts = sorted((tmp_path / "audit").glob("*.cut"))
+    contents = [*range(audit.CUTS_MAX - 1), audit.CUTS_MAX]  # the first ones stay
+    assert [each.read_bytes() for each in cuts] == [bytes([number]) for number in contents]
+
+
+def test_what_cannot_be_kept_is_not_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = filled(tmp_path, 2)
+    log.close()
+    path_of(tmp_path).write_bytes(broken := path_of(tmp_path).read_bytes() + b"x")
+    after = AuditLog(tmp_path / "audit")
+    with monkeypatch.context() as context:
+        context.setattr(audit.os, "write", lambda descriptor, data: 0)
+        with pytest.raises(OSError, match="No space left"):
+            after.open()
+    assert [each.name for each in (tmp_path / "audit").iterdir()] == ["00000001.log"]
+    assert path_of(tmp_path).read_bytes() == broken
+    assert AuditLog(tmp_path / "audit").open()
+
+
 def test_files_are_closed_and_the_oldest_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
