@@ -20,6 +20,7 @@ Rules
   of them. One given in a message, or with a call of ours, ends with its holder's last right.
 - It ends after LIFETIME_S, after PROXY_MESSAGES_MAX messages, with its process and with its
   holder's last link besides, whichever comes first.
+- Its holder is told of its end, also when its last message was taken (`spent`).
 - The same pid given to the same key again is the same proxy, with its time and budget as they are:
   a holder cannot renew them by asking, and a loop that mentions itself does not fill the table.
 - At most PROXIES_PER_KEY_MAX for one key, PROXIES_MAX for all together; beyond, nothing more is
@@ -134,6 +135,16 @@ class Proxies:
         proxy.messages_left -= 1
         self.sent_count += 1
         return proxy.pid
+
+    def spent(self, secret: bytes) -> list[Gone]:
+        """What to tell of one that has taken its last message: it is over, as by its time.
+
+        It stays known until its time: asking for it again must not renew it.
+        """
+        proxy = self._by_secret.get(secret)
+        if proxy is None or proxy.messages_left:
+            return []
+        return [Gone(proxy.secret, proxy.key, "expired")]
 
     def given(self, secret: bytes, key: bytes, now: float) -> Pid | None:
         """Whose proxy it is, when that stranger holds it; costs nothing of its budget."""

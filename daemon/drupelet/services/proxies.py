@@ -235,15 +235,16 @@ class ProxyService:
         if pid is None:
             return
         try:
-            message = self.incoming(endpoint, message)
+            self._processes.deliver(pid, self.incoming(endpoint, message))
         except CallError:
             self.dropped_count += 1
-            return
-        self._processes.deliver(pid, message)
+        self._over(self.given.spent(secret))
 
     def _on_watch(self, endpoint: Endpoint, secret: bytes, rest: bytes) -> None:
         if self.given.given(secret, endpoint.key, trio.current_time()) is None:
             self._cast(endpoint, _DOWN, secret + NOPROC.encode())
+        elif spent := self.given.spent(secret):
+            self._over(spent)
         elif not endpoint.direct:
             self._cast(endpoint, _HERE, secret)
 

@@ -45,7 +45,10 @@ def test_messages_at_the_maximum_and_one_above() -> None:
     proxies = Proxies()
     proxies.give(secret(1), PID, BOB, 0.0)
     for _ in range(PROXY_MESSAGES_MAX):
+        assert proxies.spent(secret(1)) == []
         assert proxies.take(secret(1), BOB, 1.0) == PID
+    assert proxies.spent(secret(1)) == [Gone(secret(1), BOB, "expired")]  # its holder is told
+    assert proxies.spent(secret(2)) == []
     assert proxies.take(secret(1), BOB, 1.0) is None
     assert proxies.give(secret(2), PID, BOB, 1.0) == secret(1)  # asking again does not renew it
     assert proxies.take(secret(1), BOB, 1.0) is None

@@ -143,7 +143,7 @@ async def alice_and_bob(directory: Path) -> AsyncIterator[tuple[Node, Node]]:
             open_small_node(directory, "alice", cookie="a") as alice,
             open_small_node(directory, "bob", cookie="b") as bob,
         ):
-            await bob.grants.accept((await grant(alice, bob))["text"])
+            await bob.grants.accept((await grant(alice, bob))["text"], ask=False)
             yield alice, bob
 
 
@@ -209,12 +209,14 @@ async def test_alices_pid_in_a_value_takes_messages_and_comes_back_as_itself(
         assert sent == runtime.process(1)  # a proxy there, and its giver's own again here
 
 
-@pytest.mark.parametrize("end", ["process", "time", "revoked", "link"])
+@pytest.mark.parametrize("end", ["process", "time", "messages", "revoked", "link"])
 async def test_alice_gets_a_down_at_its_end(
     tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if end == "time":
         monkeypatch.setattr(core, "LIFETIME_S", 0.3)
+    elif end == "messages":
+        monkeypatch.setattr(core, "PROXY_MESSAGES_MAX", 2)
     async with alice_and_bob(tmp_path) as (alice, bob):
         # What Bob's call starts ends with his right; who is to hear of that is Alice's own.
         await alice.call("alice", "light", "stand_by")
@@ -225,13 +227,19 @@ async def test_alice_gets_a_down_at_its_end(
                 (watched,) = await runtime.wait(MONITOR)
                 body = dumps(("ValueError", "a secret of Bob"))
                 runtime.send(DOWN, watched.sender, body, ref=watched.ref)
+            elif end == "messages":
+                for text in ("one", "two", "too much"):  # who sends hears that it was sent
+                    assert (await call(client, "tell", runtime.process(1), text))[0] == "ProxyPid"
+                sent = await runtime.wait(SEND, 2)
+                assert [loads(each.body) for each in sent] == ["one", "two"]
             elif end == "revoked":
                 await alice.grants.revoke("light")
             elif end == "link":
                 for link in list(bob.links.stranger_links._links):
                     link.endpoint.close(NoConnection("closed"))
             (entry,) = await seen_by(alice, 1)
-            why = {"process": "noproc", "time": "expired", "link": "noconnection"}
+            why = {"process": "noproc", "link": "noconnection"}
+            why |= {"time": "expired", "messages": "expired"}
             assert entry[0] == "down"
             assert entry[1].startswith("<proxy bob ")
             assert entry[2] == why.get(end, "revoked")
@@ -269,13 +277,14 @@ async def test_bob_watches_alices(tmp_path: Path) -> None:
 
 
 async def test_its_budget(tmp_path: Path) -> None:
-    async with alice_and_bob(tmp_path) as (_, bob), attached(bob) as (runtime, client):
+    async with alice_and_bob(tmp_path) as (alice, bob), attached(bob) as (runtime, client):
         await call(client, "pass_on", runtime.process(1))
         (proxy,) = bob.proxies.given._by_secret.values()
         proxy.messages_left = 2
         for number in range(4):
             await call(client, "tell", runtime.process(1), number)  # always said to be sent
-        while bob.proxies.given.forged_count < 2:
+        # dropped by Alice, who was told that it is over, or by Bob
+        while alice.proxies.dropped_count + bob.proxies.given.forged_count < 2:
             await trio.lowlevel.checkpoint()
         await runtime.wait(SEND, 2)
         assert messages(runtime) == [0, 1]
