@@ -107,10 +107,8 @@ class House:
 
     def until_nothing_waits(self) -> None:
         until = time.monotonic() + LIMIT_S
-        with self.bob.connect() as client:
-            while waiting := client.call("", "once", "waiting"):
-                assert time.monotonic() < until, waiting
-                time.sleep(0.1)
+        while waiting := done(self.bob, "casts"):
+            assert time.monotonic() < until, waiting
 
 
 @pytest.fixture
@@ -181,8 +179,8 @@ class Customer(threading.Thread):
                     client.cast("alice", "ledger", "note", text, idempotency_key=text)
                     self.kept.append(text)
                     self.call_until_it_is_known(client, f"call {number}")
-                    time.sleep(0.02)
-            time.sleep(0.05)
+                    self.ended.wait(0.02)
+            self.ended.wait(0.05)  # its node is away
 
     def call_until_it_is_known(self, client: BlockingClient, text: str) -> None:
         for _ in range(3):
@@ -209,7 +207,7 @@ def test_nothing_runs_twice_and_nothing_is_lost_whoever_is_killed(house: House) 
     try:
         for _ in range(ROUNDS):
             for victim in rng.sample(["alice", "bob", "relay"], 3):
-                time.sleep(rng.uniform(0.1, 1.0))
+                customer.ended.wait(rng.uniform(0.1, 1.0))  # it works meanwhile
                 if victim == "relay":
                     house.relay.kill()
                     house.relay.start()
