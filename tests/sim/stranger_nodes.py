@@ -351,7 +351,6 @@ class HonestNode:
         ledger = self.world.ledger
         data = work.right.grant.data
         if not self.grants.holds(work.right, self.local()):
-            ledger.not_begun(self.name, data, self.local(), self.world.now)
             self._end(ticket, Revoked())
             return
         deed = work.deed = ledger.began(self.name, ticket, data, work.target, work.arguments)
@@ -372,9 +371,11 @@ class HonestNode:
         work = self.work.pop(ticket, None)
         if work is None:
             return
-        ran = work.deed is not None
+        ran, ledger = work.deed is not None, self.world.ledger
         if ran:
-            self.world.ledger.ended(self.name, ticket, result)
+            ledger.ended(self.name, ticket, result)
+        elif isinstance(result, Revoked):
+            ledger.not_begun(self.name, work.right.grant.data, self.local(), self.world.now)
         if work.reply is None:
             answers, record = self.callee.finish(ticket, result, self.local(), ran=ran)
         else:
