@@ -146,10 +146,10 @@ def decode_announcement(data: bytes) -> Announcement:
     """The announcement in `data`, its signature checked. Raises: `RemoteProtocolError`. 60 us."""
     if len(data) > RELAY_OFFERS_BYTES_MAX + _BEACON_BYTES:
         raise RemoteProtocolError(f"announcement of {len(data)} bytes")
-    match loads_canonical(data):
-        case [bytes(content), bytes(signature), None]:
+    match value := loads_canonical(data):
+        case [bytes(content), bytes(signature), None] if type(value) is list:
             return Announcement(beacon=_beacon(content, signature), offers=None)
-        case [bytes(content), bytes(signature), bytes(offers)]:
+        case [bytes(content), bytes(signature), bytes(offers)] if type(value) is list:
             beacon = _beacon(content, signature)
             if blake2b(offers, digest_size=_HASH_BYTES).digest() != beacon.offers_hash:
                 raise RemoteProtocolError("announcement: the offers are others")
@@ -161,8 +161,8 @@ def decode_beacon(data: bytes) -> Beacon:
     """The beacon that a relay shows, its signature checked. Raises: `RemoteProtocolError`."""
     if len(data) > _BEACON_BYTES:
         raise RemoteProtocolError(f"beacon of {len(data)} bytes")
-    match loads_canonical(data):
-        case [bytes(content), bytes(signature)]:
+    match value := loads_canonical(data):
+        case [bytes(content), bytes(signature)] if type(value) is list:
             return _beacon(content, signature)
     raise RemoteProtocolError("malformed beacon")
 

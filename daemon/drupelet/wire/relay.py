@@ -398,9 +398,8 @@ def decode_message(data: bytes, table: Table, checks: Mapping[str, Check]) -> An
     """One message of `table`, each field checked by its name. Raises: `RemoteProtocolError`."""
     if len(data) > RELAY_FRAME_BYTES_MAX:
         raise RemoteProtocolError(f"message of {len(data)} bytes; at most {RELAY_FRAME_BYTES_MAX}")
-    parts = loads_canonical(data)
-    match parts:
-        case [int(code), *values] if type(code) is int and code in table:
+    match parts := loads_canonical(data):
+        case [int(code), *values] if type(parts) is list and type(code) is int and code in table:
             made, names = table[code]
         case _:
             raise RemoteProtocolError("malformed relay message")

@@ -290,11 +290,13 @@ def decode_batch(data: bytes) -> Batch:
     """Raises: `RemoteProtocolError`."""
     if len(data) > RELAY_PEER_BATCH_BYTES_MAX:
         raise RemoteProtocolError(f"batch of {len(data)} bytes")
-    match loads_canonical(data):
-        case [int(idle_ms), list(parts)] if type(idle_ms) is int and 0 <= idle_ms <= NUMBER_MAX:
+    match value := loads_canonical(data):
+        case [int(idle_ms), list(parts)] if type(value) is list and type(idle_ms) is int:
             pass
         case _:
             raise RemoteProtocolError("malformed batch")
+    if not 0 <= idle_ms <= NUMBER_MAX:
+        raise RemoteProtocolError("malformed batch")
     if len(parts) > RELAY_PEER_BATCH_MESSAGES:
         raise RemoteProtocolError(f"batch of {len(parts)} messages")
     messages: list[PeerMessage] = []

@@ -15,6 +15,7 @@ from drupelet.wire.announcements import (
     decode_beacon,
     encode_announcement,
     encode_offers,
+    encode_shown,
     holder_digest,
     holds,
 )
@@ -51,6 +52,17 @@ def test_round_trip() -> None:
     assert decode_beacon(beacon.data) == beacon
     assert b"kitchen" not in beacon.data  # others do not see what is offered
     assert decode_announcement(announced(with_offers=False)).offers is None
+
+
+def test_there_is_one_form_of_each_and_one_for_another_relay() -> None:
+    for with_offers in (True, False):
+        data = announced(with_offers=with_offers)
+        found = decode_announcement(data)
+        assert encode_shown(found.beacon.data, found.offers) == data
+        with pytest.raises(RemoteProtocolError):
+            decode_announcement(dumps(tuple(loads(data))))
+        with pytest.raises(RemoteProtocolError):
+            decode_beacon(dumps(tuple(loads(found.beacon.data))))
 
 
 def test_a_digest_is_found_at_its_place_only() -> None:

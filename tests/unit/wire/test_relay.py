@@ -68,7 +68,7 @@ def test_round_trips() -> None:
 def test_a_field_too_many_or_too_few_is_refused() -> None:
     for said in FROM_NODE:
         parts = loads(relay.encode(said))
-        for changed in ([*parts, None], parts[:-1]):
+        for changed in ([*parts, None], parts[:-1], tuple(parts)):
             with pytest.raises(RemoteProtocolError, match="malformed"):
                 relay.decode_from_node(dumps(changed))
 

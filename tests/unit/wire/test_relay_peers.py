@@ -82,6 +82,8 @@ def test_every_field_has_its_bounds() -> None:
         changed(MESSAGES[5], code=bytes(15)),
         said(MAIL)[:-1],
         dumps([5, [3]]),
+        dumps((5, [wire.encode_peer(MAIL)])),  # a tuple has a tag: the same batch in other bytes
+        dumps([5, [dumps(tuple(loads(wire.encode_peer(MAIL))))]]),
         dumps([-1, []]),
         dumps([True, []]),
         dumps([5, [encode(Done(ref=0, value=None))]]),
