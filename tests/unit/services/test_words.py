@@ -45,6 +45,18 @@ async def alice_and_bob(
         assert alice.links.stranger_links.count == 0
 
 
+@asynccontextmanager
+async def meeting(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, *, bearer: bool = False
+) -> AsyncIterator[tuple[Relay, Node, Node, Recorder, Client]]:
+    """Those, and a program of Bob's with processes."""
+    async with (
+        alice_and_bob(directory, monkeypatch, bearer=bearer) as (relay, alice, bob),
+        attached(bob) as (runtime, client),
+    ):
+        yield relay, alice, bob, runtime, client
+
+
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is silent is gone sooner."""
     monkeypatch.setattr(words, "TICK_S", 0.1)
@@ -70,10 +82,7 @@ async def keeper(client: Client) -> ProxyPid:
 async def test_bobs_pid_in_an_argument_takes_messages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, alice, bob, runtime, client):
         pid = runtime.process(1)
         kind, _ = await call(client, "tell", pid, ("temp", 20))
         assert kind == "ProxyPid"
@@ -89,10 +98,7 @@ async def test_bobs_pid_in_an_argument_takes_messages(
 async def test_alices_pid_takes_messages_in_order_and_comes_back_as_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, _alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, _alice, bob, runtime, client):
         proxy = await keeper(client)
         for number in range(50):
             runtime.send(SEND, daemon(bob), dumps(number), name=proxy_name(proxy))
@@ -111,10 +117,7 @@ async def test_alice_gets_a_down_at_its_end(
 ) -> None:
     if end == "time":
         monkeypatch.setattr(core, "LIFETIME_S", 1.0)
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, alice, _bob, runtime, client):
         await alice.call("alice", "light", "stand_by")
         await call(client, "watch", runtime.process(1))
         await watched_at(alice)
@@ -132,10 +135,7 @@ async def test_bob_watches_alices_also_one_that_has_ended(
 ) -> None:
     soon(monkeypatch)
     monkeypatch.setattr(peers, "GONE_S", 60.0)
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, alice, bob, runtime, client):
         proxy = await keeper(client)
         runtime.send(MONITOR, daemon(bob), ref=7, name=proxy_name(proxy))
         runtime.send(SEND, daemon(bob), dumps("end"), name=proxy_name(proxy))
@@ -173,10 +173,7 @@ async def test_what_a_grant_gave_ends_with_it(
 async def test_bobs_pids_are_over_with_his_last_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rights: int
 ) -> None:
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, alice, bob, runtime, client):
         await alice.call("alice", "light", "stand_by")
         await call(client, "watch", runtime.process(1))
         await watched_at(alice)
@@ -199,10 +196,7 @@ async def test_bobs_pids_are_over_with_his_last_right(
 
 async def test_who_is_silent_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soon(monkeypatch)
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, alice, bob, runtime, client):
         await alice.call("alice", "light", "stand_by")
         await call(client, "watch", runtime.process(1))
         await watched_at(alice)
@@ -223,10 +217,7 @@ async def test_bob_hears_that_alice_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     soon(monkeypatch)
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, alice, bob, runtime, client):
         proxy = await keeper(client)
         runtime.send(MONITOR, daemon(bob), ref=7, name=proxy_name(proxy))
         assert alice.relay is not None
@@ -238,10 +229,7 @@ async def test_bob_hears_that_alice_is_gone(
 async def test_what_is_left_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soon(monkeypatch)
     monkeypatch.setattr(core, "LIFETIME_S", 0.5)
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, alice, bob),
-        attached(bob) as (_, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, alice, bob, _, client):
         await keeper(client)
         assert len(words_of(alice)._ends) == len(words_of(bob)._ends) == 1
         while words_of(alice)._ends or words_of(bob)._ends:
@@ -285,10 +273,7 @@ async def sent(runtime: Recorder, bob: Node, client: Client, count: int) -> Prox
 async def test_what_comes_twice_or_late_is_heard_once_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, alice, bob, runtime, client):
         kept: list[wire.Deliver] = []
 
         def again(node: Node, message: wire.Deliver) -> list[wire.Deliver]:
@@ -307,10 +292,7 @@ async def test_what_comes_twice_or_late_is_heard_once_and_in_order(
 async def test_what_is_altered_or_crossed_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, alice, bob, runtime, client):
 
         def alter(node: Node, message: wire.Deliver) -> list[wire.Deliver]:
             body = message.body
@@ -334,10 +316,7 @@ async def test_what_is_altered_or_crossed_is_dropped(
 
 
 async def test_a_lost_word_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, alice, bob, runtime, client):
         count = [0]
 
         def lose(node: Node, message: wire.Deliver) -> list[wire.Deliver]:
@@ -356,10 +335,7 @@ async def test_a_lost_word_stops_no_other(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_a_kept_cast_carries_no_pid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, _alice, bob),
-        attached(bob) as (runtime, _client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, _alice, bob, runtime, _client):
         with pytest.raises((NotSendable, RemoteError, NotPermitted), match="pid"):
             await bob.cast("alice", "light", "pass_on", runtime.process(1))
 
@@ -368,10 +344,7 @@ async def test_a_bearer_grant_carries_no_pid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who signs is the grant's own key, and at the relay there is no such account."""
-    async with (
-        alice_and_bob(tmp_path, monkeypatch, bearer=True) as (_, alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch, bearer=True) as (_, alice, _bob, runtime, client):
         with pytest.raises(RemoteError, match="a pid travels on a link"):
             await call(client, "pass_on", runtime.process(1))
         with pytest.raises(RemoteError, match="a pid travels on a link"):
@@ -383,10 +356,7 @@ async def test_a_bearer_grant_carries_no_pid(
 async def test_a_relay_that_wants_it_slower_loses_none_and_keeps_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (relay, _alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (relay, _alice, bob, runtime, client):
         proxy = await keeper(client)
         rates = {**relay._allowances._rates, "send": Rate(count=40, period_s=1, burst=5)}
         monkeypatch.setattr(relay, "_allowances", Allowances(rates))
@@ -398,10 +368,7 @@ async def test_a_relay_that_wants_it_slower_loses_none_and_keeps_the_order(
 async def test_more_than_may_wait_is_dropped_and_said_to_be_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with (
-        alice_and_bob(tmp_path, monkeypatch) as (_, _alice, bob),
-        attached(bob) as (runtime, client),
-    ):
+    async with meeting(tmp_path, monkeypatch) as (_, _alice, bob, runtime, client):
         proxy = await keeper(client)
         monkeypatch.setattr(words, "WORDS_WAITING_MAX", 0)
         runtime.send(SEND, daemon(bob), dumps(0), name=proxy_name(proxy))
