@@ -321,7 +321,8 @@ class RelayLink:
                     continue
                 if refusal.code not in ("mailbox_full", "not_found", "malformed"):
                     raise
-                if refused is not None:
+                _log.debug("refused id=%s code=%s", send.id.hex(), refusal.code)
+                if refused is not None:  # else an answer: who asked has not emptied his mailbox
                     refused(_unreachable(refusal))
                 return
 

@@ -389,8 +389,11 @@ async def test_some_are_sent_ahead_and_the_rest_waits(
 
 
 async def test_refusals_of_messages(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("DEBUG", "drupelet.relay")
     said = iter(["rate_limited", "", "mailbox_full", "not_found", "busy", "", ""])
 
     def answer(way: FakeWay, message: Any) -> None:
@@ -406,6 +409,11 @@ async def test_refusals_of_messages(
         assert link.status()["queued"] == 0
         assert sent(way) == [0, 1, 2, 3, 0, 0] and link.status()["sent"] == 2
         assert [each.reason for each in refused] == ["overloaded", "no_such_node"]
+        told = [each for each in caplog.messages if each.startswith("refused ")]
+        codes = ("mailbox_full", "not_found")
+        assert told == [
+            f"refused id={number:032x} code={code}" for number, code in enumerate(codes, 2)
+        ]
         assert len(relays.ways) == 1 and trio.current_time() >= 2.0
 
 
