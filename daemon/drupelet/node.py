@@ -394,6 +394,7 @@ class Node:
             set_cookie=self.keys.set_cookie,
             clones=clones,
             relay=self.relay,
+            figures=self.outbox.figures,
         ).register()
         self.processes.register(self.missions)
         self.proxies.register()

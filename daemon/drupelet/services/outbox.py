@@ -258,6 +258,14 @@ class OutboxService:
             for each in self._casts.values()
         ]
 
+    def figures(self) -> list[tuple[str, str, float]]:
+        """For `metrics`."""
+        return [
+            ("drupelet_casts_waiting", "gauge", len(self._casts)),
+            ("drupelet_casts_failed_total", "counter", self.failed_count),
+            ("drupelet_idempotency_keys", "gauge", len(self._once.table)),
+        ]
+
     def takes(self, node: str, target: str, args: bytes) -> bool:
         """A CAST frame: is it kept? Raises: `CallError` for want of room."""
         if not self._is_stranger(node):

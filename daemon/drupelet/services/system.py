@@ -51,6 +51,7 @@ class System:
         set_cookie: Callable[[str], Awaitable[None]],
         clones: CloneWatch | None = None,
         relay: RelayLink | None = None,
+        figures: Callable[[], list[tuple[str, str, float]]] = list,
     ) -> None:
         self._links = links
         self._calls = calls
@@ -60,6 +61,7 @@ class System:
         self._mapper_port = mapper_port
         self._link_port = link_port
         self._set_cookie = set_cookie
+        self._figures = figures  # of others, for `metrics`
         self._clones = clones
         self._started = trio.current_time()
         self._why = Why(links, calls, missions, mapper_port, relay)
@@ -204,6 +206,7 @@ class System:
             ),
             ("drupelet_declared_down_total", "counter", self._links.declared_down_count),
             ("drupelet_gc_collections_total", "counter", gc.get_stats()[2]["collections"]),
+            *self._figures(),
         ]
         lines: list[str] = []
         for name, kind, value in collected:

@@ -472,3 +472,20 @@ async def test_what_an_earlier_try_may_have_done_is_not_denied(
         [failure] = failures
         assert isinstance(failure, Timeout) and failure.maybe_ran
         assert "an earlier try may have run" in caplog.text
+
+
+async def test_metrics_count_casts_and_keys(tmp_path: Path) -> None:
+    offer(tmp_path, "alice")
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await granted(alice, bob, functions=["note"])
+        assert not (tmp_path / "alice" / "once").exists()  # nobody needed it
+        for function in ("note", "pay"):
+            assert await post(bob, "alice", function, "tea")
+        await until_run(bob)
+        theirs, ours = await alice.call("alice", "node", "metrics"), bob.outbox.figures()
+        assert "drupelet_idempotency_keys 1\n" in str(theirs)
+        assert {name: value for name, _, value in ours} == {
+            "drupelet_casts_waiting": 0,
+            "drupelet_casts_failed_total": 1,
+            "drupelet_idempotency_keys": 0,
+        }
