@@ -17,6 +17,7 @@ from drupelet.core.pairing import Pairing
 from drupelet.errors import NoConnection, RemoteError
 from drupelet.node import Node, open_node
 from drupelet.services import joining
+from drupelet.store.paired import FILE
 from drupelet.wire.keys import key_prefix, key_to_text
 from drupelet.wire.limits import PAIR_SPENT_MAX
 from tests.unit.services.lights import nodes
@@ -183,7 +184,7 @@ async def test_who_does_not_have_the_code_hands_nothing_over(
             with pytest.raises(RemoteError, match="does not have this code"):
                 await join(bob, WRONG, mallory)
         assert len(bob.credentials.psks) == 1
-        assert not bob._paired_file.exists()
+        assert not (bob.config.node.state_dir / FILE).exists()
 
 
 async def test_the_cookie_outlives_a_restart_and_yields_to_the_operator(
