@@ -28,8 +28,8 @@ def worker_of(export: Export, *, keyed: bool = False) -> Endpoint:
         raise RemoteError(
             "badarg",
             f"{export.mission}.{export.function} runs once for each idempotency key, and this call "
-            "has none: `drupelet call --key TEXT`, or idempotency_key= in Python; say the same "
-            "again to call again safely",
+            "has none: `drupelet call --key TEXT`, idempotency_key= in Python, the header "
+            "Idempotency-Key by HTTP; with the same key it can be called again safely",
         )
     endpoint = export.endpoint
     if endpoint is None or endpoint.closed:
