@@ -211,6 +211,63 @@ def _is_revoked(node: RealNode) -> bool:
     return (code, error["kind"]) == (3, "Revoked")
 
 
+KITCHEN = """
+import trio
+from drupelet import mission, spawn
+
+running = []
+
+async def run(name):
+    running.append(name)
+    try:
+        await trio.sleep_forever()
+    finally:
+        running.remove(name)
+
+@mission("kitchen")
+async def leave(name: str): await spawn(run, name)
+
+@mission("kitchen")
+async def bake(name: str): await run(name)
+
+@mission("kitchen")
+def at_work() -> list: return sorted(running)
+"""
+
+
+def test_what_calls_left_behind_ends_too(cluster: Cluster) -> None:
+    alice = cluster.add("alice", missions={}, cookie_file=cluster.directory / "cookie-alice")
+    folder = alice.directory / "missions.d"
+    folder.mkdir()
+    exports = '["leave", "bake", "at_work"]'
+    (folder / "kitchen.toml").write_text(f'module = "kitchen.py"\nexports = {exports}\n')
+    (folder / "kitchen.py").write_text(KITCHEN)
+    alice.start()
+    bob = cluster.add("bob", missions={}, cookie_file=cluster.directory / "cookie-bob")
+    bob.start()
+    grants = []
+    for functions in ("leave,bake", "leave"):
+        file = str(alice.directory / f"{functions}.g")
+        words = ("grant", "kitchen", "--to", key_of(bob), "--only", functions, "-o", file)
+        made = done(alice, *words)
+        assert isinstance(made, dict)
+        grants.append(str(made["id"]))
+        done(bob, "accept", file)
+    with alice.connect() as client:
+        client.call("", "kitchen", "leave", "alice's own")
+        for name in ("one", "two"):
+            assert done(bob, "call", "alice", "kitchen", "leave", name) is None
+        assert bob.run("cast", "alice", "kitchen", "bake", "three").returncode == 0
+        while client.call("", "kitchen", "at_work") != ["alice's own", "one", "three", "two"]:
+            assert bob.pid
+        answer = done(alice, "revoke", grants[0])
+        assert isinstance(answer, dict)
+        assert answer["calls"] == 3
+        if not answer["killed"]:  # on a busy machine its worker may not answer in time
+            assert client.call("", "kitchen", "at_work") == ["alice's own"]
+    assert done(bob, "call", "alice", "kitchen", "leave", "four") is None  # by the other one
+
+
 def test_what_was_handed_on_ends_with_its_middle(cluster: Cluster) -> None:
     alice, bob, charlie, dave = start(cluster, "alice", "bob", "charlie", "dave")
     _, file = grant(alice, "--to", key_of(bob), "--only", "temp,on", "--delegable", "2")
