@@ -95,6 +95,9 @@ def main() -> int:
             started = time.monotonic()
             time.sleep(options.seconds)
             minutes = (time.monotonic() - started) / 60
+            for role in before:
+                ups = nodes[role].log.count("relay_up")
+                good &= goal(ups == 1, f"{role}: connected once (it was {ups} times)")
             for role, first in before.items():
                 now = counts(nodes[role], port)
                 spent = {each: (now[each] - first[each]) / minutes for each in now}

@@ -66,7 +66,7 @@ from drupelet.wire.relay import (
     encode,
 )
 
-SILENT_S: Final = 45.0  # it answers an announcement each 10 s
+SILENT_S: Final = 45.0  # answers to announcements come sooner: services/announcing.py
 CLOSE_S: Final = 1.0  # for our last word
 PATH: Final = "/v1/link"
 _READ_BYTES: Final = 65_536

@@ -17,7 +17,7 @@ carry as ``Authorization: Bearer`` (hexadecimal).
 Rules
 - Nothing but login and registration is read before a key is proved; LOGIN_S for that.
 - One message of a connection is answered after the other, so that two keep their order.
-- Who says nothing for SILENCE_S is cut off: an announcement comes each 20 s, or each 60 s.
+- Who says nothing for SILENCE_S is cut off: an announcement comes each 20 s, or each 30 s.
 - Sessions and nonces are in memory: after a restart a node logs in again.
 
 References: RFC 6455; RFC 6750 (bearer tokens); Prometheus' exposition format 0.0.4.

@@ -1,7 +1,8 @@
 """Announcing: what a node tells a relay of itself, and how often.
 
 Decides when `wire/announcements.py` is said: each ANNOUNCE_S, and within LOOK_S when grants change.
-A node that offers nothing is seen by nobody, and only says each QUIET_S that it is there.
+A node that offers nothing is seen by nobody, and only says each QUIET_S that it is there. The
+answers are how it knows that the relay is: nobody pings (`net/relay_socket.py`, SILENT_S).
 
 Rules
 - Idle is cheap: the offers are left out while the relay has them, so an announcement is 300 bytes
@@ -26,7 +27,7 @@ from drupelet.wire import sodium
 from drupelet.wire.announcements import encode_announcement, encode_offers
 
 ANNOUNCE_S: Final = 20.0  # it counts for 30 s
-QUIET_S: Final = 60.0  # the relay ends a connection that says nothing for 90 s
+QUIET_S: Final = 30.0  # the relay ends a connection that says nothing for 90 s; routers forget it
 LOOK_S: Final = 1.0
 LATER: Final = ("rate_limited", "busy")  # refusals that pass
 _TRIES: Final = 3

@@ -9,11 +9,14 @@ import trio
 import trio.testing
 
 from drupelet.core.relay_choice import By
-from drupelet.net.relay_way import Place, RelayGone
+from drupelet.net.relay_socket import SILENT_S
+from drupelet.net.relay_way import ANSWER_S, Place, RelayGone
+from drupelet.relay.web import SILENCE_S
 from drupelet.services import announcing
 from drupelet.services.announcing import ANNOUNCE_S, LOOK_S, QUIET_S, Announcer, Offered
 from drupelet.wire import relay as wire
 from drupelet.wire.announcements import decode_announcement
+from tests.unit.net.fake_relay import Fake, against
 from tests.unit.relay.nodes import ALICE, BOB
 from tests.unit.services.ways import Answer, FakeWay, passing
 
@@ -63,6 +66,22 @@ async def test_a_node_that_offers_nothing_is_quiet(autojump_clock: trio.testing.
     with trio.move_on_after(10 * QUIET_S + 1):
         await made.run(way)
     assert len(said(way)) == 11
+
+
+async def test_a_quiet_node_does_not_take_its_relay_for_dead(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Nobody pings: the answers to its announcements are all that comes."""
+    assert QUIET_S + ANSWER_S <= SILENT_S and 2 * QUIET_S < SILENCE_S
+
+    async def script(fake: Fake) -> None:
+        while True:
+            await fake.done(*await fake.questions(1))
+
+    async with against(monkeypatch, script) as way:
+        with trio.move_on_after(600.0) as scope:
+            await announcer(Grants()).run(way)
+        assert scope.cancelled_caught and way.gone is None
 
 
 async def test_a_change_is_said_within_a_second(autojump_clock: trio.testing.MockClock) -> None:
