@@ -230,6 +230,8 @@ class Mail:
         if messages:
             new = await self._add(messages)
             self._counts["messages_taken_over"] += len(new)
+            for message in new:
+                log.debug("taken_over id=%s to=%s", message.id.hex(), message.recipient.hex()[:16])
             for to in {message.recipient for message in new}:
                 self._arrived(to, False)
         return refusals

@@ -302,6 +302,12 @@ class Peering:
         for (number, said), answer in zip(mail, answers, strict=True):
             refusal = _code(answer)
             refusals[said.to] = refusals.get(said.to, "") or refusal
+            log.debug(
+                "handed_over id=%s to=%s answer=%s",
+                said.id.hex(),
+                said.to.hex()[:16],
+                refusal or "ok",
+            )
             if not refusal:
                 taken.append(number)
         if taken:
