@@ -54,6 +54,7 @@ from drupelet.services.stranger_calls import CALL_S_MAX, StrangerCalls
 from drupelet.services.waiters import Admitted
 from drupelet.services.words import Words
 from drupelet.wire import relay as wire
+from drupelet.wire import sodium
 from drupelet.wire.codec import dumps
 from drupelet.wire.frames import split_call
 from drupelet.wire.grant_files import GrantFile
@@ -135,6 +136,7 @@ class RelayedCalls:
     ) -> None:
         self.nursery = nursery
         self._seed = seed
+        self._key = sodium.ed25519_public(seed)
         self._strangers = strangers
         self._once = once
         once.on_told = self._told
@@ -458,11 +460,16 @@ class RelayedCalls:
                 settled(outcome)
 
     def holder_for(self, key: bytes, target: str) -> bytes | None:
-        """Whose grant a request to that node shows; None: we hold none."""
-        try:
-            return self._file_for(key, target).grant.holder
-        except NotPermitted:
-            return None
+        """Whose idempotency keys a request to that node uses; None: we hold no grant for it.
+
+        Our own key's before a file's: a grant that comes later does not make old keys new.
+        """
+        for holder in (self._key, None):
+            try:
+                return self._file_for(key, target, holder).grant.holder
+            except NotPermitted:
+                continue
+        return None
 
     def _file_for(self, key: bytes, target: str, holder: bytes | None = None) -> GrantFile:
         """The grant to show: the newest, of `holder` if one is named, that allows the function."""
