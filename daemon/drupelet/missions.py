@@ -128,7 +128,7 @@ async def grants(*, socket: _Socket = None) -> dict[str, list[dict[str, object]]
 async def revoke(what: str, *, socket: _Socket = None) -> dict[str, object]:
     """Take back by id, key, member's name or mission; returns when nothing of it runs any more.
 
-    {"calls": how many were cancelled, "killed": [mission], "members": {name: whether told},
+    {"calls": of how many something ran, "killed": [mission], "members": {name: whether told},
     "seen": whether it was; False for an id of which no call has come yet, and none will}.
     Raises: `RemoteError` ("badarg") when there is nothing such.
     """

@@ -321,7 +321,7 @@ class GrantService:
     async def revoke(self, what: str) -> dict[str, object]:
         """Take back by id, key or mission. Answered when nothing of it can run any more.
 
-        Returns `{"calls": how many were cancelled, "killed": [mission], "members": {name: bool},
+        Returns `{"calls": of how many something ran, "killed": [mission], "members": {name: bool},
         "seen": False for an id that was not used here yet, and will be refused}`.
         """
         self._check_usable()
