@@ -113,7 +113,8 @@ def _body(text: str) -> str:
     starts = [place for place, line in enumerate(lines) if line.startswith(PREFIX)]
     if len(starts) != 1:
         raise RemoteProtocolError(
-            f"not the file of one grant: it has one line that begins with {PREFIX}"
+            f"not the file of one grant, which has one line that begins with {PREFIX}; "
+            "if it should be one, ask for it again"
         )
     start = starts[0]
     parts = [lines[start].removeprefix(PREFIX).rstrip("=")]

@@ -80,9 +80,8 @@ def key_from_text(text: str) -> bytes:
                 + (f"; is it {hint}?" if hint else "; keys are letters a to z and digits 2 to 7")
             )
     if len(compact) != KEY_CHARS:
-        raise ValueError(
-            f"a key has {KEY_CHARS} characters, this has {len(compact)}; copy it whole"
-        )
+        how = "copy it whole" if len(compact) < KEY_CHARS else "copy it without the words beside it"
+        raise ValueError(f"a key has {KEY_CHARS} characters, this has {len(compact)}; {how}")
     values = [_VALUES[character] for character in compact]
     if _polymod(_PREFIX_VALUES + values) != _CONSTANT:
         raise ValueError("the key has a typing error; compare it with `drupelet status` there")

@@ -74,6 +74,7 @@ def test_people_write_keys_in_their_own_way() -> None:
         ("", "has 58 characters, this has 0"),
         (TEXT[:-1], "this has 57; copy it whole"),
         (TEXT + "a", "this has 59"),
+        (f"key   {TEXT}", "this has 61; copy it without the words beside it"),
         ("0" + TEXT[1:], "character 1 of the key is '0'.*is it o"),
         (TEXT[:4] + "1" + TEXT[5:], "character 5 .* is it i or l"),
         (TEXT[:-1] + "8", "character 58 .* is it b"),
