@@ -239,24 +239,19 @@ class Mail:
     async def to_hand_over(self, to: bytes, count: int, size: int) -> list[tuple[int, PeerMail]]:
         """The oldest messages for `to`, each with its number here."""
         served_s = self.served_s()
-        return [
-            (
-                message.number,
-                PeerMail(
-                    to=message.recipient,
-                    sender=message.sender,
-                    kind=message.kind,
-                    id=message.id,
-                    re=message.re,
-                    receipt=message.receipt,
-                    left_s=message.until - served_s,
-                    body=message.body,
-                ),
-            )
-            for message in await self._read(to, 0, count, size)
+        after, found = 0, list[tuple[int, PeerMail]]()
+        while not found:
+            messages = await self._read(to, after, count, size)
+            if not messages:
+                break
+            after = messages[-1].number
             # Who is over is for `expire`; who waits for a PUT waits here, and not at the peer.
-            if message.until > served_s and message.kind != APPLY
-        ]
+            found = [
+                (message.number, _to_peer(message, served_s))
+                for message in messages
+                if message.until > served_s and message.kind != APPLY
+            ]
+        return found
 
     async def handed_over(self, numbers: Sequence[int]) -> None:
         """A peer has them."""
@@ -264,3 +259,16 @@ class Mail:
             gone = await self._writer.write(lambda store: store.drop(numbers))
             self._release(gone)
             self._counts["messages_handed_over"] += len(gone)
+
+
+def _to_peer(message: Message, served_s: int) -> PeerMail:
+    return PeerMail(
+        to=message.recipient,
+        sender=message.sender,
+        kind=message.kind,
+        id=message.id,
+        re=message.re,
+        receipt=message.receipt,
+        left_s=message.until - served_s,
+        body=message.body,
+    )

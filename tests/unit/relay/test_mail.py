@@ -127,3 +127,38 @@ async def test_a_sender_who_hangs_up_leaves_the_counts_right(tmp_path: Path) -> 
                 await relay.answer(ALICE.key, send(BOB))
         waiting = await relay.writer.read(lambda store: list(store.waiting()))
         assert relay.gauges()["waiting_messages"] == len(waiting) == 5
+
+
+# -- to and from another relay
+
+
+async def test_what_waits_here_only_is_not_handed_over_and_holds_up_nothing(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, ALICE, BOB) as relay:
+        await relay.mail.put(BOB.key, bytes(16), b"a PUT")  # its asker waits at this relay
+        await relay.answer(ALICE.key, send(BOB, b"over", kept_s=1))
+        await relay.answer(ALICE.key, send(BOB, b"one", kept_s=100))
+        await relay.answer(ALICE.key, send(BOB, b"two"))
+        relay.mail._started -= 5
+        [(number, said)] = await relay.mail.to_hand_over(BOB.key, 1, 1_000)
+        assert said.body == b"one" and 80 < said.left_s <= 95
+        await relay.mail.handed_over([number, number])
+        [(_, said)] = await relay.mail.to_hand_over(BOB.key, 1, 1_000)
+        assert said.body == b"two"
+        assert relay.gauges()["waiting_messages"] == 3
+        assert await relay.mail.to_hand_over(ALICE.key, 1, 1_000) == []
+
+
+async def test_what_is_taken_over_is_one_message_and_keeps_its_time(tmp_path: Path) -> None:
+    async with running(tmp_path / "a", ALICE, BOB) as relay:
+        await relay.answer(ALICE.key, send(BOB, receipt=True, kept_s=100))
+        [(_, said)] = await relay.mail.to_hand_over(BOB.key, 64, 1_000)
+    async with running(tmp_path / "b", ALICE, BOB) as relay:
+        assert await relay.mail.take_over([said, said]) == ["", ""]
+        assert relay.gauges()["waiting_messages"] == 1
+        relay.mail._started -= 101
+        await relay.mail.expire()
+        with relay.line(ALICE.key) as line:  # the receipt of one that was over, at the other relay
+            [told] = await line.next()
+        assert (told.kind, told.re) == (wire.EXPIRED, said.id)
