@@ -49,6 +49,10 @@ from drupelet.wire.relay import INVITE_BYTES
 
 NOT_RUNNING: Final = "not known: this relay does not run"
 _USES_TOP: Final = 1_000_000
+_NEEDS: Final = (
+    "to serve, type in its checkout, in a virtual environment: "
+    "pip install --require-hashes -r daemon/requirements/relay.lock"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -141,8 +145,11 @@ def _accounts(config: RelayConfig) -> int:
     state = config.state_dir
     store = Store(state)
     try:
-        for account in store.accounts():
+        accounts = store.accounts()
+        for account in accounts:
             print(_line(account))
+        if not accounts and not config.peers:
+            _note("no accounts yet; `invite` prints a code for a node to register with")
         told = {key: state for key, _, state in store.peers()} if is_served(state) else {}
         for peer in config.peers:
             standing = told.get(peer.key, NOT_RUNNING)
@@ -218,6 +225,10 @@ def _serve(config: RelayConfig, log_level: str) -> int:
     except* (OSError, DrupeletError) as group:  # a port that is taken, a disk that is full ...
         for error in _leaves(group):
             _note(str(error))
+        code = EXIT_FAILED
+    except* ModuleNotFoundError as group:  # a node's installation, which does without them
+        for error in _leaves(group):
+            _note(f"{getattr(error, 'name', error)} is not installed; {_NEEDS}")
         code = EXIT_FAILED
     return code
 

@@ -112,6 +112,22 @@ def test_a_port_that_is_taken_is_told(
     assert code == 1 and "address in use" in err
 
 
+def test_what_serving_needs_and_a_node_does_not_is_named(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def missing(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'hypercorn'", name="hypercorn")
+
+    monkeypatch.setattr(program, "_run", missing)
+    code, _, err = run()
+    assert code == 1 and "hypercorn is not installed" in err and "relay.lock" in err
+
+
+def test_no_accounts_yet(run: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = run("accounts")
+    assert (code, out) == (0, "") and "no accounts yet; `invite`" in err
+
+
 def test_the_key_of_this_relay_for_another(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
