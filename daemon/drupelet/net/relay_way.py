@@ -46,6 +46,8 @@ from drupelet.wire.relay import (
 )
 from drupelet.wire.sodium import ed25519_public
 
+# X509_V_ERR_*: self-signed, alone or in the chain; its issuer is not known; no first signature.
+_UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 ANSWER_S: Final = 15.0  # for an answer, and for a connection
 
 
@@ -194,7 +196,9 @@ def said(error: BaseException) -> str:
     if isinstance(error, ExceptionGroup):  # one for each address
         error = error.exceptions[0]
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate does not hold: {error.verify_message}"
+        what = f"its certificate does not hold: {error.verify_message}"
+        unknown = getattr(error, "verify_code", 0) in _UNKNOWN_AUTHORITY
+        return f"{what}; for an authority of your own set ca_file" if unknown else what
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:200]
 
 

@@ -60,6 +60,8 @@ def test_failures_of_the_network_in_words() -> None:
     untrusted = ssl.SSLCertVerificationError(1, "verify failed")
     untrusted.verify_message = "certificate has expired"
     assert said(untrusted) == "its certificate does not hold: certificate has expired"
+    untrusted.verify_code = 20  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    assert said(untrusted).endswith("; for an authority of your own set ca_file")
 
 
 async def test_a_file_of_authorities_that_is_none_is_named(tmp_path: Path) -> None:
