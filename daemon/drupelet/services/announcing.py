@@ -92,7 +92,8 @@ class Announcer:
         version, offered = self.offering.version(), self.offering.offered()
         offers = encode_offers(self._key, offered.offers)
         run = way.run_id
-        with_offers = self._there != (run, offers)
+        # None is as long as null, and the relay may have forgotten it meanwhile.
+        with_offers = self._there != (run, offers) or not offered.offers
         if self._there[0] != run:
             self._sequence = 0
         for _ in range(_TRIES):

@@ -66,6 +66,7 @@ async def test_a_node_that_offers_nothing_is_quiet(autojump_clock: trio.testing.
     with trio.move_on_after(10 * QUIET_S + 1):
         await made.run(way)
     assert len(said(way)) == 11
+    assert {each.offers is None for each in said(way)} == {False}  # the relay need not ask for them
 
 
 async def test_a_quiet_node_does_not_take_its_relay_for_dead(
