@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import shutil
 import socket
 import sqlite3
 import ssl
@@ -33,7 +32,7 @@ import trio
 from drupelet.relay.store import Store
 from drupelet.store.identity import load_or_make_identity
 from drupelet.wire import relay as wire
-from tests.unit.relay.nodes import NAME, Client, approved, connected, node, send
+from tests.unit.relay.nodes import NAME, Client, approved, certificate, connected, node, send
 
 LOGINS = 32  # at once
 
@@ -56,13 +55,7 @@ def relay_process(
             process.kill()
 
 
-def certificate(directory: Path) -> list[str]:
-    """Makes one, for NAME; the lines for the relay's configuration."""
-    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    names = f"-subj /CN={NAME} -addext subjectAltName=DNS:{NAME}"
-    command = ["openssl", *made.split(), *names.split(), "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True)
-    return ['tls_certificate = "cert.pem"', 'tls_key = "key.pem"']
+TLS = ['tls_certificate = "cert.pem"', 'tls_key = "key.pem"']
 
 
 @asynccontextmanager
@@ -161,11 +154,8 @@ def run(nodes: int, messages: int, *, tls: bool = False, peers: bool = False) ->
             keys.append(load_or_make_identity(directory / "s", board_serial="").key_text)
         context = None
         if tls:
-            more = certificate(directories[0])
-            for directory in directories[1:]:
-                shutil.copy(directories[0] / "key.pem", directory)
-                shutil.copy(directories[0] / "cert.pem", directory)
-            context = ssl.create_default_context(cafile=str(directories[0] / "cert.pem"))
+            more = TLS
+            context = ssl.create_default_context(cafile=str(certificate(directories[0])))
         started = []
         for place, directory in enumerate(directories):
             lines = list(more)

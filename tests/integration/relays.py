@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.integration.cluster import free_port
-from tests.unit.relay.nodes import NAME
+from tests.unit.relay.nodes import NAME, certificate
 
 
 class RealRelay:
@@ -24,11 +24,7 @@ class RealRelay:
         self._process: subprocess.Popen[str] | None = None
         self._tls = tls
         if tls:
-            made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-            names = "-subj /CN=relay -addext subjectAltName=IP:127.0.0.1"
-            command = ["openssl", *made.split(), *names.split()]
-            command += ["-keyout", "key.pem", "-out", "cert.pem"]
-            subprocess.run(command, cwd=directory, check=True, capture_output=True)
+            certificate(directory, "IP:127.0.0.1")
         self.configure("")
         self.key = self.run("key").strip()
 

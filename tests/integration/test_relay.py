@@ -22,7 +22,18 @@ from drupelet.relay.store import Store
 from drupelet.wire import requests, sodium
 from drupelet.wire.relay import RelayRefused
 from tests.bench import bench_relay
-from tests.unit.relay.nodes import ALICE, BOB, NAME, TRUDY, Client, Node, approved, connected, node
+from tests.unit.relay.nodes import (
+    ALICE,
+    BOB,
+    NAME,
+    TRUDY,
+    Client,
+    Node,
+    approved,
+    certificate,
+    connected,
+    node,
+)
 from tests.unit.relay.nodes import send as message
 
 RSS_BAR_MB = 96.0
@@ -165,13 +176,6 @@ async def test_the_owners_verbs_beside_a_running_relay(tmp_path: Path) -> None:
         async with connected(port) as trudy:
             with pytest.raises(RelayRefused, match="^bad_invite"):
                 await trudy.ask(TRUDY.register(trudy.hello.nonce, invite=code))
-
-
-def certificate(directory: Path) -> None:
-    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    names = f"-subj /CN={NAME} -addext subjectAltName=DNS:{NAME}"
-    command = ["openssl", *made.split(), *names.split(), "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -217,3 +218,12 @@ async def running(directory: Path, *nodes: Any, **options: Any) -> AsyncIterator
             nursery.cancel_scope.cancel()
     finally:
         store.close()
+
+
+def certificate(directory: Path, name: str = f"DNS:{NAME}") -> Path:
+    """Makes cert.pem, for that name, and key.pem; openssl must be installed."""
+    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=relay"
+    files = ["-addext", f"subjectAltName={name}", "-keyout", "key.pem", "-out", "cert.pem"]
+    command = ["openssl", *made.split(), *files]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+    return directory / "cert.pem"

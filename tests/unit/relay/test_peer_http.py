@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,7 +17,7 @@ from drupelet.relay import peer_http
 from drupelet.relay.listening import tls_context
 from drupelet.relay.peer_http import PeerGone, connect, host_of
 from drupelet.wire.limits import RELAY_PEER_BATCH_BYTES_MAX
-from tests.unit.relay.nodes import relay_at
+from tests.unit.relay.nodes import certificate, relay_at
 
 
 @asynccontextmanager
@@ -101,24 +100,16 @@ async def test_nobody_is_there() -> None:
             pass
 
 
-def certificate_for_localhost(directory: Path) -> Path:
-    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x"
-    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"]
-    command = ["openssl", *made.split(), *names]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True)
-    return directory / "cert.pem"
-
-
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 async def test_a_certificate_is_believed_only_by_file_and_for_its_name(tmp_path: Path) -> None:
-    certificate = certificate_for_localhost(tmp_path)
-    tls = tls_context(str(certificate), str(tmp_path / "key.pem"))
+    ours = certificate(tmp_path, "DNS:localhost")
+    tls = tls_context(str(ours), str(tmp_path / "key.pem"))
     async with saying(ok(b"yes"), tls=tls) as port:
-        async with connect(f"https://localhost:{port}", certificate) as http:
+        async with connect(f"https://localhost:{port}", ours) as http:
             assert await http.ask("GET", "/") == (200, b"yes")
         for url, ca_file, problem in (
             (f"https://localhost:{port}", None, "self-signed|self signed"),
-            (f"https://127.0.0.1:{port}", certificate, "mismatch"),
+            (f"https://127.0.0.1:{port}", ours, "mismatch"),
             (f"https://localhost:{port}", tmp_path / "none.pem", "FileNotFoundError"),
         ):
             with pytest.raises(PeerGone, match=problem):
