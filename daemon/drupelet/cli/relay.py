@@ -10,7 +10,7 @@ from typing import Final
 from drupelet.cli import output
 from drupelet.cli.grammar import Request, UsageError
 from drupelet.client.blocking import connect
-from drupelet.errors import EXIT_DONE, EXIT_NO_CONNECTION, RemoteProtocolError
+from drupelet.errors import EXIT_DONE, EXIT_NO_CONNECTION, NoConnection, RemoteProtocolError
 
 _ASK_S: Final = 15.0  # a connection that has to be made again, and pages
 _FIELDS: Final = ("url", "way", "state", "why", "mend", "account", "name", "email", "queued")
@@ -36,7 +36,10 @@ def relay(request: Request) -> int:
 
 def _catalogue(request: Request) -> int:
     with connect(request.socket) as node:
-        found = node.call("", "relay", "catalogue", timeout=_ASK_S)
+        try:
+            found = node.call("", "relay", "catalogue", timeout=_ASK_S)
+        except NoConnection as error:
+            raise _why_not(node.call("", "relay", "status"), error) from None
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise RemoteProtocolError("malformed answer of relay/catalogue")
     if request.json:
@@ -46,6 +49,23 @@ def _catalogue(request: Request) -> int:
     else:
         output.note("no node at the relay has granted anything to this node's key")
     return EXIT_DONE
+
+
+class _NotIn(NoConnection):
+    """The relay has not let this node in."""
+
+    def __init__(self, why: str, mend: str) -> None:
+        super().__init__("no_route")
+        self.args = (f"not let in by the relay: {why}",)
+        self.mend = mend
+
+
+def _why_not(status: object, error: NoConnection) -> NoConnection:
+    """With what `drupelet relay` would show, where that says more."""
+    match status:
+        case {"state": str(state), "why": str(why), "mend": str(mend)} if state != "up":
+            return _NotIn(why or state, mend or "`drupelet relay` shows how it goes on")
+    return error
 
 
 def _for_people(found: dict[str, object]) -> dict[str, object]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from drupelet.errors import NoConnection
 from tests.unit.cli.conftest import Run
 from tests.unit.client.fake_daemon import FakeDaemon
 
@@ -43,6 +44,19 @@ def test_the_catalogue(daemon: FakeDaemon, run: Run) -> None:
     daemon.functions["/relay/catalogue"] = lambda: []
     code, out, err = run("relay", "catalogue")
     assert (code, out) == (0, "") and "no node at the relay" in err
+
+
+def test_no_catalogue_has_the_reason_of_the_connection(daemon: FakeDaemon, run: Run) -> None:
+    def none() -> None:
+        raise NoConnection("no_route")
+
+    daemon.functions["/relay/catalogue"] = none
+    daemon.functions["/relay/status"] = lambda: {"state": "down", "why": "no", "mend": "do y"}
+    code, _, err = run("relay", "catalogue")
+    assert code == 5 and "not let in by the relay: no" in err and "mend: do y" in err
+    daemon.functions["/relay/status"] = lambda: UP
+    code, _, err = run("relay", "catalogue")
+    assert code == 5 and "no_route" in err
 
 
 def test_what_is_no_answer_and_what_is_no_verb(daemon: FakeDaemon, run: Run) -> None:
