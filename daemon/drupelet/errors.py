@@ -233,7 +233,7 @@ REASONS: Final[dict[str, str]] = {
     "self": "that address leads back to this node",
     "superseded": "a newer start of the same node took its place",
     "down": "the node was declared down, or there is none of that name",
-    "overloaded": "too much is waiting for that node already",
+    "overloaded": "too much waits for that node, or it lets nobody in from this address now",
     "stopping": "the node is stopping",
     "no_daemon": "no drupeletd answers on this machine",
     "alone": "this program is on no node; `await net_kernel.start()` joins this machine's",

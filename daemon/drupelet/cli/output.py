@@ -36,7 +36,7 @@ WRITE_CHARS_MAX: Final = 65_536  # PYTHONUNBUFFERED loses what a write(2) does n
 # What to do next, by NoConnection.reason and RemoteError.kind.
 REASON_MENDS: Final = {
     "no_such_node": "`drupelet nodes` lists those that are known, `drupelet grants` those that "
-    "granted something",
+    "granted something; `drupelet accept FILE` keeps what somebody gave you",
     "no_mapper": "start drupeletd on that host, or open its port 4369 to this one",
     "not_registered": "start that node; `drupelet names HOST` lists what runs there",
     "no_route": "check the cable, the Wi-Fi and the address",
@@ -49,7 +49,8 @@ REASON_MENDS: Final = {
     "wrong_node": "correct the address in [link] peers",
     "closed": "try again; `drupelet why NODE` if it stays so",
     "down": "`drupelet why NODE` finds the broken step",
-    "overloaded": "send less at once, or wait",
+    "overloaded": "send less at once, or wait: up to a minute, where tries from this "
+    "address failed before",
     "stopping": "start the node again",
     "no_daemon": "start drupeletd on this machine, or `drupelet demo` for a trial",
 }

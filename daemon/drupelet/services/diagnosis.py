@@ -60,7 +60,8 @@ MENDS: Final[dict[str, str]] = {
     "pair the two again",
     "name_taken": "two nodes use the name; give one another [node] name and restart it",
     "wrong_node": "the address belongs to another node now; remove it from [link] peers",
-    "overloaded": "too many connections or calls wait there; try again in a moment",
+    "overloaded": "too many connections or calls wait there, or tries from this address failed "
+    "before (as between two clusters on one network): try again in a minute",
     "undef": "look at `drupelet call {node} node info`; list the function under exports in that "
     "node's missions.d file, mark it with @mission, and restart the node",
     "mission_silent": "wait, or look for a loop without an end; mark functions that compute "
