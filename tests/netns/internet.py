@@ -401,6 +401,13 @@ def at_home(
     return node
 
 
+def start_all(*nodes: RealNode) -> None:
+    """Start them, some at the same time."""
+    with ThreadPoolExecutor(3) as threads:
+        for started in [threads.submit(node.start) for node in nodes]:
+            started.result()
+
+
 def until(what: Callable[[], object], limit_s: float = LIMIT_S, *, why: str = "") -> object:
     """Ask again until it is true; what it was. Fails after `limit_s`."""
     deadline = time.monotonic() + limit_s

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 
 from drupelet.errors import CallError
 from tests.integration.cluster import Cluster, RealNode
-from tests.netns.internet import LIMIT_S, Internet, Relay, at_home, logged, until
+from tests.netns.internet import LIMIT_S, Internet, Relay, at_home, logged, start_all, until
 
 # `ran` counts what began, `dimming` what runs now, `beats` rises only while something runs.
 LIGHT = """
@@ -99,11 +101,22 @@ def alice_and_bob(
     words = [f'invite = "{invite}"']
     alice = at_home(cluster, internet, relays, "alice", 0, missions=MISSIONS, lines=words)
     bob = at_home(cluster, internet, relays, "bob", 1, missions=ASKING, lines=words)
-    for node in (alice, bob):
-        node.start()
+    start_all(alice, bob)
     for node in (alice, bob):
         logged(node, "relay_up")
     return alice, bob
+
+
+def hand_on(bob: RealNode, file: str, keys: Sequence[str]) -> list[str]:
+    """Files of narrowed grants, one for each key; beside Bob's own file."""
+    made = []
+    with bob.connect() as client:
+        for place, key in enumerate(keys):
+            answer = client.call("", "grants", "narrow", Path(file).read_text(), key, {})
+            assert isinstance(answer, dict)
+            made.append(f"{file}.{place}")
+            Path(made[-1]).write_text(str(answer["text"]))
+    return made
 
 
 def local(node: RealNode, function: str, *args: object) -> object:

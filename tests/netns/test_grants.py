@@ -24,6 +24,7 @@ from tests.integration.cluster import Cluster, RealNode
 from tests.integration.test_grants import done, failed, grant, key_of, refusal
 from tests.netns import stranger
 from tests.netns.conftest import Lan
+from tests.netns.lights import hand_on
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -242,10 +243,7 @@ def test_a_rate_is_shared_by_all_to_whom_it_was_handed_on(
     alice, bob = machines(cluster, lan, "alice", "bob")
     words = ("--only", "on", "--rate", "10/s", "--delegable", "1")
     _, file = grant(alice, "--to", key_of(bob), *words)
-    files = []
-    for number in range(10):
-        files.append(str(cluster.directory / f"{number}.narrowed"))
-        done(bob, "narrow", file, "--to", stranger.key_of(number), "-o", files[-1])
+    files = hand_on(bob, file, [stranger.key_of(number) for number in range(10)])
     result = strange(lan, 1, "calls", lan.address(0), LINK_PORT, 1, 100, 0, *files)
     outcomes, span_s = result["outcomes"], result["span_s"]
     assert isinstance(outcomes, dict) and isinstance(span_s, float)

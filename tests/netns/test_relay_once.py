@@ -24,6 +24,7 @@ from tests.netns.internet import (
     at_home,
     at_public_address,
     logged,
+    start_all,
     until,
 )
 
@@ -69,8 +70,8 @@ def test_casts_to_who_is_away_and_killed_in_their_middle(
     missions = {"ledger": (CODE, ("note", "pay"))}
     alice = at_home(cluster, net, [relay], "alice", 0, missions=missions, lines=words)
     bob = at_home(cluster, net, [relay], "bob", 1, lines=words)
+    start_all(alice, bob)
     for node in (alice, bob):
-        node.start()
         logged(node, "relay_up")
     file = str(alice.directory / "ledger.grant")
     done(alice, "grant", "ledger", "--to", key_of(bob), "-o", file)
@@ -100,8 +101,7 @@ def test_casts_to_who_is_away_and_killed_in_their_middle(
     assert len(ran(alice)) < CASTS, "they were too quick: nothing is shown"
     bob.signal(signal.SIGKILL)  # what he took is on his disk
     bob.wait()
-    for node in (bob, alice):
-        node.start()
+    start_all(bob, alice)
     back = time.monotonic()
     until(lambda: nothing_waits(bob), 2 * LIMIT_S)
     print(f"the last {time.monotonic() - back:.1f} s after both were back")
@@ -121,8 +121,8 @@ def test_a_call_with_a_key_is_one_over_lost_connections(
     missions = {"ledger": (CODE, ("note", "pay"))}
     alice = at_home(cluster, net, [relay], "alice", 0, missions=missions, lines=words)
     bob = at_home(cluster, net, [relay], "bob", 1, lines=words)
+    start_all(alice, bob)
     for node in (alice, bob):
-        node.start()
         logged(node, "relay_up")
     file = str(alice.directory / "ledger.grant")
     done(alice, "grant", "ledger", "--to", key_of(bob), "-o", file)

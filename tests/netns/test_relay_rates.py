@@ -20,6 +20,7 @@ import trio
 
 from drupelet.client import open_client
 from drupelet.errors import CallError, RateLimited
+from drupelet.relay.main import main as owner
 from tests.integration.cluster import Cluster, RealNode
 from tests.integration.test_grants import done, grant, key_of
 from tests.netns import stranger
@@ -32,7 +33,7 @@ from tests.netns.internet import (
     at_public_address,
     logged,
 )
-from tests.netns.lights import alice_and_bob, number, ready
+from tests.netns.lights import alice_and_bob, hand_on, number, ready
 from tests.netns.namespaces import REPOSITORY
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -195,11 +196,10 @@ def test_ten_to_whom_it_was_handed_on_share_it_over_the_relay(
 ) -> None:
     alice, bob = alice_and_bob(cluster, net, relay)
     _, file = grant(alice, "--to", key_of(bob), *RATE, "--delegable", "1")
-    files = []
-    for holder in range(10):  # their keys are approved: an address registers five in a minute
-        relay.own("approve", stranger.key_of(holder))
-        files.append(str(cluster.directory / f"{holder}.narrowed"))
-        done(bob, "narrow", file, "--to", stranger.key_of(holder), "-o", files[-1])
+    keys = [stranger.key_of(holder) for holder in range(10)]
+    for key in keys:  # an address registers five in a minute; the owner knows them
+        assert owner(["--config", str(relay.file), "approve", key]) == 0
+    files = hand_on(bob, file, keys)
     words = ("calls", relay.url, str(relay.ca_file), "50", *files)
     command = (*net.within(net.homes[2]), sys.executable, "-m", "tests.netns.account", *words)
     said = subprocess.run(

@@ -27,6 +27,7 @@ from tests.netns.internet import (
     at_home,
     at_public_address,
     logged,
+    start_all,
     until,
 )
 from tests.netns.lights import MISSIONS, alice_and_bob, number, ready
@@ -103,7 +104,7 @@ def test_nothing_runs_when_revoke_has_answered_and_never_again(
     net: Internet, cluster: Cluster, relay: Relay
 ) -> None:
     alice, bob = alice_and_bob(cluster, net, relay)
-    for place, name in enumerate(OTHERS):
+    others = [
         at_home(
             cluster,
             net,
@@ -114,9 +115,11 @@ def test_nothing_runs_when_revoke_has_answered_and_never_again(
             cookie="alice",
             port=LINK_PORT + 1 + place,
             peers=(f"alice@{net.private(0)}:{LINK_PORT}",),
-        ).start()
+        )
+        for place, name in enumerate(OTHERS)
+    ]
     dave = at_home(cluster, net, (), "dave", 0, port=LINK_PORT + 10)
-    dave.start()
+    start_all(*others, dave)
     trio.run(lambda: alice.wait_up(*OTHERS, timeout_s=LIMIT_S))
     ident, file = grant(alice, "--to", key_of(bob), "--only", "temp,dim", "--delegable", "1")
     handed_on = str(cluster.directory / "dave.grant")

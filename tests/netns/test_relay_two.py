@@ -17,7 +17,16 @@ from tests.integration.cluster import Cluster
 from tests.integration.test_grants import done, grant, key_of
 from tests.netns import stranger
 from tests.netns.account import Account, patiently
-from tests.netns.internet import WEB2, Internet, Relay, at_home, at_public_address, logged, until
+from tests.netns.internet import (
+    WEB2,
+    Internet,
+    Relay,
+    at_home,
+    at_public_address,
+    logged,
+    start_all,
+    until,
+)
 from tests.netns.lights import MISSIONS, Counting, ready
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -69,8 +78,8 @@ def test_either_relay_serves_both_and_each_may_die(
     words = [f'invite = "{first.own("invite", "--uses", "2")}"']  # Bob shows it at the second
     alice = at_home(cluster, net, [first, second], "alice", 0, missions=MISSIONS, lines=words)
     bob = at_home(cluster, net, [second, first], "bob", 1, lines=words)
+    start_all(alice, bob)
     for node, relay in ((alice, first), (bob, second)):
-        node.start()
         logged(node, f"relay_up url={relay.url} ")
     # The second shows what was announced at the first, to those who were approved there.
     first.own("approve", stranger.key_of(0))
