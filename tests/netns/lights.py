@@ -169,7 +169,7 @@ class Counting:
             while not self._stop.wait(0.02):
                 number = next(self._numbers)
                 try:
-                    assert client.call("alice", "light", "note", number, timeout=20) == number
+                    assert client.call("alice", "light", "note", number, timeout=8) == number
                     self.acknowledged.append(number)
                 except CallError as error:
                     self.failed[number] = type(error).__name__
