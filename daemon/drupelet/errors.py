@@ -217,7 +217,7 @@ class BadService(ChanError):
 # Why a node cannot be reached, and what it means in one sentence. Shared by NoConnection.reason,
 # `drupelet ping` and `drupelet why`.
 REASONS: Final[dict[str, str]] = {
-    "no_such_node": "no node of that name is known here",
+    "no_such_node": "no node of that name is known here, or it is away from the relay",
     "no_mapper": "no port mapper answers on that host",
     "not_registered": "the port mapper on that host does not know the name",
     "no_route": "the host cannot be reached",

@@ -214,6 +214,8 @@ def mend(error: Exception) -> str:
     match error:
         case RemoteError(kind="undef", message=text) if "did you mean" in text or "`" in text:
             return ""  # it has its mend
+        case RemoteError(kind="badarg", message=text) if "idempotency key was used" in text:
+            return "a --key of its own for each thing to do; the same again for the same thing"
         case RemoteError() if error.kind[:1].isupper() and not error.traceback_text:
             return RAISED_MEND  # the name of an exception
         case RemoteError():

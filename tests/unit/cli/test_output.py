@@ -98,6 +98,8 @@ def test_a_kind_is_not_told_twice() -> None:
         "drupelet: k.py:4: file_wont_compile: no ':'"
     )
     assert explain(RemoteError("badarg", "f(x)"))[0] == "drupelet: badarg: f(x)"
+    used = RemoteError("badarg", "this idempotency key was used for another call")
+    assert "--key of its own" in explain(used)[-1]
 
 
 @pytest.mark.parametrize(
