@@ -57,7 +57,7 @@ REASON_MENDS: Final = {
 KIND_MENDS: Final = {
     "undef": "`drupelet call NODE node info` shows what that node exports",
     "badarg": "compare the arguments with the function's signature; a text that reads as a number "
-    "takes quotes: '\"12\"'",
+    "takes quotes: '\"12\"', and a list or a map: '{\"a\": 1}'",
     "mission_crashed": "its log has the reason; it is restarted",
     "mission_stuck": "try again: it starts anew; look for a loop without end, or one that waits",
     "mission_backoff": "wait, it starts again by itself; that node's log has the reason",
@@ -213,6 +213,8 @@ def mend(error: Exception) -> str:
     """What a person can do next; empty when we do not know."""
     match error:
         case RemoteError(kind="undef", message=text) if "did you mean" in text or "`" in text:
+            return ""  # it has its mend
+        case RemoteError(kind="badarg", message=text) if "`" in text:
             return ""  # it has its mend
         case RemoteError(kind="badarg", message=text) if "idempotency key was used" in text:
             return "a --key of its own for each thing to do; the same again for the same thing"

@@ -100,6 +100,7 @@ def test_a_kind_is_not_told_twice() -> None:
     assert explain(RemoteError("badarg", "f(x)"))[0] == "drupelet: badarg: f(x)"
     used = RemoteError("badarg", "this idempotency key was used for another call")
     assert "--key of its own" in explain(used)[-1]
+    assert len(explain(RemoteError("badarg", "f has no key: `drupelet call --key TEXT`"))) == 1
 
 
 @pytest.mark.parametrize(
