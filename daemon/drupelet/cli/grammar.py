@@ -169,7 +169,7 @@ def _parse_option(word: str, rest: list[str], verb: Verb | None, options: dict[s
         if equals:
             raise UsageError(f"{name} takes no value", verb.name if verb else "")
     elif not equals:
-        if not rest:
+        if not rest or rest[-1].startswith("--"):  # `--to $KEY --only temp`, and there is no KEY
             raise UsageError(
                 f"{name} needs a value: {name} {option.value}", verb.name if verb else ""
             )

@@ -30,6 +30,8 @@ FIRST_SOCKET: Final = "gandalf.sock"
 SOCKETS_TRIED_MAX: Final = 64  # of a run directory; the demo makes at most 16
 PATH_BYTES_MAX: Final = 107  # sun_path of unix(7) is 108 bytes with its closing zero
 
+_NOT_MINE: Final = "not permitted for this user; the group drupelet is"
+_GROUP_TEXT: Final = "sudo usermod -aG drupelet $USER, and log in again; or use sudo this once"
 _START_TEXT: Final = (
     "start one with `make run` or `drupelet demo` (a cluster on this machine), "
     "or `systemctl start drupelet` (an installed one)"
@@ -42,7 +44,7 @@ class NoDaemon(NoConnection):
     def __init__(self, tried: tuple[tuple[str, str], ...]) -> None:
         super().__init__("no_daemon")
         self.tried = tried
-        self.mend = _START_TEXT
+        self.mend = _GROUP_TEXT if any(why == _NOT_MINE for _, why in tried) else _START_TEXT
 
     def __str__(self) -> str:
         tried = "; ".join(f"{path} ({why})" for path, why in self.tried) or "no socket was found"
@@ -143,7 +145,7 @@ def why_not(error: OSError) -> str:
         case ConnectionRefusedError():
             return "nobody listens"
         case PermissionError():
-            return "not permitted for this user; the group drupelet is"
+            return _NOT_MINE
         case BlockingIOError():
             return "busy"
     return error.strerror or str(error)

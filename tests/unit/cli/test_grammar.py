@@ -38,6 +38,7 @@ def test_numbers_are_arguments_and_a_double_dash_ends_the_options() -> None:
         (["ping", "a", "--nonsense"], "unknown option --nonsense"),
         (["call", "n", "m", "f", "--dashes"], "write -- before"),
         (["--socket"], "needs a value"),
+        (["grant", "light", "--to", "--only", "temp"], "--to needs a value: --to KEY"),
         (["--json=1", "nodes"], "takes no value"),
         (["completion", "tcsh"], "one of bash, zsh, fish"),
         (["shell", "--json"], "no meaning"),

@@ -93,6 +93,12 @@ def test_a_run_directory_of_another_user_is_refused(
         make_run_directory(environ)
 
 
+def test_who_is_not_in_the_group_is_told_how_to_join() -> None:
+    shut = sockets.NoDaemon(((SYSTEM_SOCKET, why_not(PermissionError())),))
+    assert "usermod -aG drupelet" in shut.mend
+    assert "usermod" not in sockets.NoDaemon(((SYSTEM_SOCKET, "no such socket"),)).mend
+
+
 def test_connecting_and_why_not(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with pytest.raises(OSError) as raised:
