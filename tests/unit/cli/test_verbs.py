@@ -32,7 +32,8 @@ def test_every_handler_is_there(verb: object) -> None:
 def test_the_verbs_of_this_issue() -> None:
     named = (
         "status nodes ping why names call cast casts multicall shell metrics missions version "
-        "demo run chan nl ps trace lesson grant accept forget narrow grants revoke log pair sign relay"
+        "demo run chan nl ps trace lesson grant accept forget narrow grants revoke log pair "
+        "sign relay"
     )
     assert set(named.split()) | {"completion", "help"} == set(VERBS)
 
