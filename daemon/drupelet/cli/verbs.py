@@ -6,7 +6,7 @@ from typing import Final
 
 from drupelet.cli.grammar import Argument, Option, Verb
 
-_NODE: Final = Argument("NODE", "a node's name, as `drupelet nodes` lists them")
+_NODE: Final = Argument("NODE", "a node's name, as `drupelet nodes` or `grants` lists them")
 _MISSION: Final = Argument("MISSION", "a mission's name")
 _FUNCTION: Final = Argument("FUNCTION", "one of its exports")
 _ARGUMENTS: Final = Argument(
@@ -32,6 +32,13 @@ _TERMS: Final = (
     Option("out", "write it to a new file that only you can read", "FILE", "o"),
     Option("text", "print it"),
     Option("qr", "draw it as a QR code"),
+)
+_LESS: Final = (  # the same, of what a grant leaves
+    _TO,
+    Option("only", "these functions (default: all of the grant)", "F,G"),
+    *_TERMS[2:6],
+    Option("expires", "for so long from the first call: 90s, 15m, 12h, 30d (default: as it)", "T"),
+    *_TERMS[7:],
 )
 
 _VERBS: Final = (
@@ -232,12 +239,13 @@ _VERBS: Final = (
         "Make a grant for somebody else from one that you hold, with less in it.",
         "grants:narrow",
         (_GRANT_FILE,),
-        _TERMS,
+        _LESS,
         (
             "drupelet narrow bob.grant --to KEY --only temp --rate 1/m -o dave.grant",
             "drupelet narrow bob.grant --expires 1d --text",
         ),
-        "What is left out stays as it was; every limit of the grant before it counts too.\n"
+        "What is left out stays as it was, but for --to and --delegable; every limit of the\n"
+        "grant before it counts too.\n"
         "It ends when that one is revoked. The grant must be --delegable.",
     ),
     Verb(
