@@ -71,6 +71,10 @@ def _why_not(status: object, error: NoConnection) -> NoConnection:
 def _for_people(found: dict[str, object]) -> dict[str, object]:
     shown = {name: found[name] for name in _FIELDS if found.get(name) not in (None, "")}
     since, announced, urls = found.get("since_s"), found.get("announced_s"), found.get("urls")
+    if found.get("state") == "down" and not found.get("mend"):
+        shown["mend"] = (
+            f"it is tried again by itself; does it answer? curl {found.get('url')}/healthz"
+        )
     if isinstance(since, int | float):
         shown["state"] = f"{found.get('state')}, for {output.span(since)}"
     if isinstance(announced, int | float):

@@ -34,6 +34,13 @@ def test_who_is_not_let_in_gets_another_exit_code(daemon: FakeDaemon, run: Run, 
     assert code == 5 and "do y" in out and "\x1b" not in out
 
 
+def test_who_does_not_reach_it_is_told_how_to_look(daemon: FakeDaemon, run: Run) -> None:
+    gone = UP | {"state": "down", "why": "Connection refused"}
+    daemon.functions["/relay/status"] = lambda: gone
+    code, out, _ = run("relay")
+    assert code == 5 and "curl https://one/healthz" in out
+
+
 def test_the_catalogue(daemon: FakeDaemon, run: Run) -> None:
     rows = [{"name": "alice", "key": "AAAA", "missions": ["light", "tea"], "granted": ["light"]}]
     daemon.functions["/relay/catalogue"] = lambda: rows
