@@ -119,10 +119,16 @@ async def test_what_was_put_before_the_end_is_written() -> None:
     assert disk.batches == [[1]] and disk.done == [(1, None)] and disk.closed == 1
 
 
-async def test_it_says_how_late_it_is(autojump_clock: trio.testing.MockClock) -> None:
+async def test_it_says_how_late_it_is(mock_clock: trio.testing.MockClock) -> None:
     disk = Disk()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(disk.committing.run)
-        await trio.sleep(module.TICK_S * 2.5)
+        for count in (1, 2):
+            await trio.testing.wait_all_tasks_blocked(0.001)
+            mock_clock.jump(module.TICK_S)
+            while disk.ticks < count:  # by a thread, which the clock does not know
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        mock_clock.jump(module.TICK_S / 2)
+        await trio.testing.wait_all_tasks_blocked(0.001)
         nursery.cancel_scope.cancel()
     assert disk.ticks == 2 and disk.committing.up_s >= module.TICK_S * 2.5
