@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from drupelet import config_values as values
-from drupelet.config_values import BadValue, Check, Peer, is_address, show
+from drupelet.config_values import BadValue, Check, Peer, Place, is_address, show
 from drupelet.errors import ConfigError
 from drupelet.toml_text import (
     ConfigErrors,
@@ -83,6 +83,7 @@ class LinkConfig:
     listen: tuple[str, ...] = ("0.0.0.0", "::")
     port_min: int = 4370
     port_max: int = 4399
+    advertise: tuple[Place, ...] = ()  # where a router hands on to this node
     peers: tuple[Peer, ...] = ()
     cookie_file: Path = ETC / "cookie"
 
@@ -173,6 +174,7 @@ _SCHEMA: Final[dict[str, dict[str, Check]]] = {
         "listen": _LISTEN,
         "port_min": values.port,
         "port_max": values.port,
+        "advertise": values.list_of(values.place, limits.ADVERTISED_MAX, '["pi.example.org:4370"]'),
         "peers": values.list_of(values.peer, limits.CANDIDATES_MAX, '["bilbo@192.168.1.7:4370"]'),
         "cookie_file": values.path_of,
     },

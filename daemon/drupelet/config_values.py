@@ -31,16 +31,25 @@ INTERFACE_CHARS_MAX: Final = 15  # IFNAMSIZ of netdevice(7) without its closing 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
-    """A static peer: `name` its label, `host` an address or host name without brackets."""
+class Place:
+    """Where a node is found: `host` an address or host name without brackets."""
 
-    name: str
     host: str
     port: int
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.name}@{host}:{self.port}"
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer(Place):
+    """A static peer: `name` its label."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{Place.__str__(self)}"
 
 
 class BadValue(Exception):
@@ -309,6 +318,21 @@ def peer(value: object, base: Path) -> Peer:
     if not at or not colon or not host:
         raise BadValue(f"{show(word)} is not name@host:port", f"write it as {example}")
     _check_label(label)
+    return Peer(name=label, host=_host(word, host, port, example), port=int(port))
+
+
+def place(value: object, base: Path) -> Place:
+    """Where others find this node: what a router hands on to it."""
+    example = '"pi.example.org:4370", "203.0.113.7:4370" or "[2001:db8::7]:4370"'
+    word = _text(value, example)
+    host, colon, port = word.rpartition(":")
+    if not colon or not host or "@" in word:
+        raise BadValue(f"{show(word)} is not host:port", f"write it as {example}")
+    return Place(host=_host(word, host, port, example), port=int(port))
+
+
+def _host(word: str, host: str, port: str, example: str) -> str:
+    """The host without brackets. Raises: `BadValue` for what is none, or no port."""
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
         raise BadValue(f"{show(word)}: {show(port)} is no port", "use 1 to 65535")
     if host.startswith("[") and host.endswith("]"):
@@ -319,4 +343,4 @@ def peer(value: object, base: Path) -> Peer:
         raise BadValue(f"{show(word)}: an IPv6 address needs brackets", f"write it as {example}")
     else:
         _check_host(host, example)
-    return Peer(name=label, host=host, port=int(port))
+    return host

@@ -332,13 +332,15 @@ class Node:
 
     def _addresses(self) -> list[tuple[str, int]]:
         """Where others find this node now: what a grant's file says."""
+        told = [(each.host, each.port) for each in self.config.link.advertise]
         hosts: list[str] = []
         for listen in self.config.link.listen:
             if listen in ("0.0.0.0", "::"):
                 hosts.extend(own_addresses(6 if ":" in listen else 4))
             else:
                 hosts.append(listen)
-        return [(host, self.port) for host in dict.fromkeys(hosts)][:GRANT_ADDRESSES_MAX]
+        found = [*told, *((host, self.port) for host in hosts)]
+        return list(dict.fromkeys(found))[:GRANT_ADDRESSES_MAX]
 
     def _seen_at(self, name: str, key: bytes) -> list[tuple[str, int]]:
         """Where discovery saw a node of that name and key."""

@@ -150,6 +150,29 @@ def test_the_sample_shows_every_key_at_its_default() -> None:
     assert len(config.parse(with_peers, FILE).link.peers) == 2
 
 
+def test_where_a_router_hands_on() -> None:
+    text = '[link]\nadvertise = ["pi.example.org:4370", "203.0.113.7:1", "[2001:db8::7]:2"]\n'
+    made = config.parse(text, FILE).link.advertise
+    assert [(each.host, each.port) for each in made] == [
+        ("pi.example.org", 4370),
+        ("203.0.113.7", 1),
+        ("2001:db8::7", 2),
+    ]
+    assert config.parse(config.to_toml(config.parse(text, FILE)), FILE).link.advertise == made
+    for wrong, words in (
+        ("pi.example.org", "is not host:port"),
+        ("alice@pi.example.org:4370", "is not host:port"),
+        ("pi.example.org:0", "is no port"),
+        ("203.0.113.700:1", "is no host name or address"),
+        ("2001:db8::7:1", "needs brackets"),
+    ):
+        [(line, key, what)] = problems(f'[link]\nadvertise = ["{wrong}"]\n')
+        assert (line, key) == (2, "link.advertise") and words in what
+    four = ", ".join(f'"a.example:{port}"' for port in range(1, 5))
+    assert len(config.parse(f"[link]\nadvertise = [{four}]", FILE).link.advertise) == 4
+    assert problems(f'[link]\nadvertise = [{four}, "b.example:1"]')
+
+
 def test_the_drop_in_for_systemd_fits_its_unit() -> None:
     text = (ROOT / "systemd" / "10-systemd.toml").read_text()
     socket_path = config.parse(text, FILE).mdns.socket

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from drupelet.config import Config, LinkConfig
-from drupelet.config_values import Peer
+from drupelet.config_values import Peer, Place
 from drupelet.core.missions import MissionSpec
 from drupelet.errors import EXIT_BAD_CONFIGURATION, EXIT_DONE, ConfigError, NoConnection
 from drupelet.node import Node, open_node, run_node
@@ -191,3 +191,10 @@ async def test_configured_peers_are_dialled(tmp_path: Path) -> None:
         peers = (Peer(name="", host="127.0.0.1", port=gandalf.port),)
         async with open_node(make_config(tmp_path, "bilbo", peers=peers)) as bilbo:
             await wait_up(bilbo, "gandalf")
+
+
+async def test_what_a_router_hands_on_is_told_first(tmp_path: Path) -> None:
+    config = make_config(tmp_path, "gandalf")
+    link = replace(config.link, advertise=(Place(host="pi.example.org", port=4400),))
+    async with open_node(replace(config, link=link)) as node:
+        assert node._addresses() == [("pi.example.org", 4400), ("127.0.0.1", node.port)]

@@ -7,6 +7,8 @@ Rules
 - A grant for whoever has the file is proved with the key in the file, over the handshake's hash:
   the proof is of no use on another link.
 - A link that ends is dialled again at the next call; nothing is kept open for its own sake.
+- Addresses are tried one after the other, the next one beside as soon as one takes NEXT_S: a home's
+  own addresses answer nobody elsewhere, and must not cost the one that does its time.
 - A direct link goes before the relays that a grant's file names, and is tried again every AGAIN_S.
 - One of them must be among this node's; relays of one list are kept in step, so it need not be the
   one that is used now.
@@ -38,6 +40,7 @@ PROOF_DOMAIN: Final = b"drupelet/grant-proof/1"
 PRESENT_S: Final = 5.0
 ASK_S: Final = 3.0  # a person waits at `drupelet accept`
 DIRECT_S: Final = 1.5  # for a direct link, where there is a relay as well
+NEXT_S: Final = 0.25  # then the next address is tried beside: RFC 8305, section 5
 AGAIN_S: Final = 30.0
 TURNED_AWAY_S: Final = 1.1  # core/admission.py: the first failure at an address counts for 1 s
 _PRESENT: Final = frames.call_body(b"grants/present", b"", timeout_ms=int(PRESENT_S * 1_000))
@@ -210,12 +213,31 @@ class Accepted:
         for file in self.files():
             if file.grant.issuer == key:
                 known = [*self._addresses_of(file.name, key), *known, *file.addresses]
-        for host, port in dict.fromkeys(known):
+        found: list[Endpoint] = []
+
+        async def attempt(host: str, port: int, over: trio.Event) -> None:
+            nonlocal failure
             try:
-                return await self._links.dial(host, port, key)
+                found.append(await self._links.dial(host, port, key))
+                nursery.cancel_scope.cancel()
             except NoConnection as error:
                 failure = error
-        raise failure
+            finally:
+                over.set()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for host, port in dict.fromkeys(known):
+                    over = trio.Event()
+                    nursery.start_soon(attempt, host, port, over)
+                    with trio.move_on_after(NEXT_S):
+                        await over.wait()
+            if not found:
+                raise failure
+            return found.pop(0)
+        finally:
+            for unused in found:  # two answered in the same moment, or nobody waits any more
+                unused.close(NoConnection("closed"))
 
     async def _present(self, endpoint: Endpoint, key: bytes) -> dict[bytes, CallError]:
         """Show every grant of that issuer: the refused ones. Raises when none of them counts."""

@@ -101,6 +101,7 @@ WORD_PEERS_MAX: Final = 1_024  # nodes with which one exchanges such; 200 bytes 
 WORDS_WAITING_MAX: Final = 256  # for the relay: 5 s at its rate; more are dropped, as on a link
 GRANTS_ISSUED_MAX: Final = 4_096  # by one node; 200 bytes each, on disk too
 GRANT_ADDRESSES_MAX: Final = 8  # of one node, in a grant's file
+ADVERTISED_MAX: Final = 4  # of them, by configuration
 GRANT_FILE_CHARS_MAX: Final = 2 * GRANT_BYTES_MAX + 8_192  # with what people wrote above it
 GRANTS_FILE_BYTES_MAX: Final = 16 * 1024 * 1024  # those, revocations, and what others gave
 GRANTS_ACCEPTED_MAX: Final = 256  # that others gave to one node

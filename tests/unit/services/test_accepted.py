@@ -10,6 +10,8 @@ import trio
 
 from drupelet.errors import NoConnection, RemoteError, Revoked
 from drupelet.node import Node
+from drupelet.services import accepted
+from drupelet.services.endpoint import Endpoint
 from drupelet.wire.keys import key_to_text
 from tests.unit.services.lights import grant, nodes
 from tests.unit.services.nodes import open_small_node
@@ -105,6 +107,55 @@ async def test_addresses_are_tried_in_turn_and_the_key_decides(tmp_path: Path) -
         await bob.links.stranger_links.wait_none()
         with pytest.raises(NoConnection):
             await bob.call("alice", "light", "temp")
+
+
+async def test_an_address_that_says_nothing_does_not_cost_the_next_one_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        (file,) = bob.grants.accepted.files()
+        alice.links.stranger_links.cut_all(NoConnection("closed"))
+        await bob.links.stranger_links.wait_none()
+        silent = [(f"192.0.2.{number}", 4370) for number in range(1, 4)]
+        bob.grants.accepted.keep([replace(file, addresses=(*silent, ("127.0.0.1", alice.port)))])
+        real, ended = bob.links.stranger_links.dial, []
+
+        async def dial(host: str, port: int, key: bytes | None) -> Endpoint:
+            if host != "127.0.0.1":
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    ended.append(host)
+            return await real(host, port, key)
+
+        monkeypatch.setattr(bob.links.stranger_links, "dial", dial)
+        assert await bob.call("alice", "light", "temp", timeout=30.0) == 20
+        assert sorted(ended) == [host for host, _ in silent]
+        assert alice.links.stranger_links.count == 1
+
+
+async def test_of_two_that_answer_at_once_one_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepted, "NEXT_S", 0.0)
+    async with nodes(tmp_path, "alice", "bob") as (alice, bob):
+        await bob.grants.accept((await grant(alice, bob))["text"])
+        (file,) = bob.grants.accepted.files()
+        alice.links.stranger_links.cut_all(NoConnection("closed"))
+        await bob.links.stranger_links.wait_none()
+        places = (("127.0.0.1", alice.port), ("localhost", alice.port))
+        bob.grants.accepted.keep([replace(file, addresses=places)])
+        real, made = bob.links.stranger_links.dial, []
+
+        async def dial(host: str, port: int, key: bytes | None) -> Endpoint:
+            with trio.CancelScope(shield=True):  # both get there
+                made.append(await real(host, port, key))
+            return made[-1]
+
+        monkeypatch.setattr(bob.links.stranger_links, "dial", dial)
+        assert await bob.call("alice", "light", "temp", timeout=30.0) == 20
+        assert len(made) == 2 and sum(each.closed for each in made) == 1
 
 
 async def test_two_nodes_of_one_name(tmp_path: Path) -> None:
