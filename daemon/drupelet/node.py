@@ -147,6 +147,8 @@ class Node:
         """Those that new links take from now on, the first one first."""
         self.credentials = self.links.credentials = replace(self.credentials, psks=psks)
         self.links.failures.clear()  # the new one is tried first, wherever another one failed
+        self.membership.cookie_changed(trio.current_time())
+        self.deadlines.add(self.links)
 
     def _make_code(self) -> CodeShipping:
         return CodeShipping(

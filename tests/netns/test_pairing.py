@@ -1,7 +1,8 @@
 """MOON-4: two machines on one network become one cluster, by eight letters and nothing else.
 
-mDNS is all they have. They have dialled each other for a while with the wrong cookie, so each is
-turned away at the other's door. A third machine is of the cluster already, a fourth of none.
+mDNS is all they have. They have dialled each other with the wrong cookie, so each leaves the other
+alone and is turned away at the other's door. A third machine is of the cluster already, a fourth of
+none.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def wait_turned_away(node: RealNode) -> None:
     while True:
         lines = node.run("metrics").stdout.splitlines()
         counts = dict(line.split() for line in lines if not line.startswith("#"))
-        if float(counts["drupelet_handshakes_failed_total"]) >= 3:
+        if float(counts["drupelet_handshakes_failed_total"]) >= 2:
             return
         assert time.monotonic() < deadline, counts
 

@@ -12,6 +12,10 @@ Rules
 - Every address is tried for ever, with jittered back-off up to 30 s, or 120 s while nothing but
   mDNS speaks for it. A hint that is repeated cuts a long back-off short, at most once in 5 s: the
   node may have just come back.
+- What only mDNS names and what has another cookie is a node of another cluster on this network: it
+  is tried again after OTHERS_S, give or take a fifth, whatever mDNS repeats. Each try is a failed
+  handshake there, which turns this machine's strangers away for a while too; and who corrects a
+  cookie starts his node anew, which then dials.
 - An address asleep (`dial_at` inf) was proved to lead to a node that is linked. Who merely claims
   to be such a node is tried after CLAIMED_S; who contests a proof, at the next repeated hint.
 
@@ -38,6 +42,7 @@ HINTED_CAP_S: Final = (
 )
 REPEATED_GAP_S: Final = 5.0  # how often a repeated hint may cut a back-off short
 REPEATED_SAVES_S: Final = 2.0  # a shorter wait is not worth cutting
+OTHERS_S: Final = 150.0  # core/admission.py has forgotten the last time by then
 FIRST_JITTER_S: Final = 0.05  # spreads a burst of new hints
 CLAIMED_S: Final = 60.0  # then an address that only claims to be a linked node's is tried
 YIELD_S: Final = 0.2  # the larger key waits this long for the smaller one to dial: fewer duplicates
@@ -175,7 +180,22 @@ class AddressBook:
         address.dialling_until = -inf
         address.reason = reason
         address.failed_at = now
-        address.dial_at = now + address.backoff.next_delay_s()
+        if self._is_of_others(address):
+            address.dial_at = now + OTHERS_S * (0.8 + 0.4 * self._random())
+        else:
+            address.dial_at = now + address.backoff.next_delay_s()
+
+    def retry_others(self, now: float) -> None:
+        """We have another cookie: they may be of our cluster."""
+        for address in self._addresses.values():
+            if self._is_of_others(address) and not address.dialling:
+                address.backoff.reset()
+                address.dial_at = now + self._first_delay_s(address.key_prefix)
+
+    @staticmethod
+    def _is_of_others(address: Address) -> bool:
+        """Whether a node answers there that has another cookie, and only mDNS speaks for it."""
+        return address.reason == "bad_cookie" and address.hinted
 
     def wake(self, address: Address, now: float) -> None:
         """The node it leads to is no longer linked."""
@@ -222,6 +242,8 @@ class AddressBook:
         if not claimed:
             known.key_prefix = candidate.key_prefix
         if known.dialling or now < known.repeated_at + REPEATED_GAP_S:
+            return
+        if self._is_of_others(known):
             return
         if contested and known.dial_at == inf:
             known.doubted = True  # perhaps another node has this address now

@@ -19,12 +19,9 @@ Rules
 - Gossip: all linked members and their addresses, to each link when it comes up and, at most once in
   GOSSIP_GAP_S, when a member is new. What is received are hints like any other.
 
-References: OTP's distribution handshake, status ``alive`` (erl_dist_protocol), solves duplicates by
-asking; SWIM (Das et al., 2002) for gossip, of which only the list is used: a cluster of 64 Pis
-affords a full mesh of keepalives, so nobody is declared dead on hearsay.
-Ideas rejected: "both close what the larger key opened" (two links opened by the same side stay
-undecided, and a half-open old link beats the good new one); dialling from one side only (one NAT or
-firewall in the wrong direction, and the pair never meets).
+References: OTP's distribution handshake asks about duplicates (status ``alive``); SWIM (Das et al.,
+2002) for gossip, of which only the list is used. Rejected: "both close what the larger key opened"
+(two of one side stay undecided); dialling from one side only (one NAT, and the pair never meets).
 """
 
 from __future__ import annotations
@@ -74,10 +71,7 @@ GOSSIP_WAIT_S: Final = 0.05  # puts several new members into one list
 
 
 class Membership:
-    """The decision machine of one node's cluster.
-
-    `own_key` is the public key, `random` gives floats in [0, 1).
-    """
+    """The decision machine of one node's cluster. `random`: floats in [0, 1)."""
 
     def __init__(self, own_key: bytes, own_name: str, random: Callable[[], float]) -> None:
         self._own_key = own_key
@@ -192,6 +186,11 @@ class Membership:
             self._down(member, reason, now)
         elif was_first:
             self._use_first(member)
+
+    def cookie_changed(self, now: float) -> None:
+        """Who refused the former one may take this one."""
+        self._timer = None
+        self._book.retry_others(now)
 
     def dial_failed(self, host: str, port: int, reason: str, now: float) -> None:
         """A `Dial` came to nothing."""

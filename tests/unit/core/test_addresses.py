@@ -12,6 +12,7 @@ from drupelet.core.addresses import (
     CLAIMED_S,
     FIRST_JITTER_S,
     HINTED_CAP_S,
+    OTHERS_S,
     REPEATED_GAP_S,
     YIELD_S,
     AddressBook,
@@ -196,3 +197,45 @@ def test_proof_beats_claims(key: bytes | None, prefix: str, name: str, leads: bo
     assert address is not None
     address.key = key
     assert address.leads_to(BOB, "bob") is leads
+
+
+def test_a_node_of_another_cluster_is_left_alone_for_long() -> None:
+    addresses = book()
+    found = addresses.add(hint(1, key_prefix="b" * 16), 0.0)
+    assert found is not None
+    now, tries = 0.0, 0
+    while now < 3_600.0:
+        addresses.add(hint(1, key_prefix="b" * 16), now)  # mDNS says it again and again
+        if now >= found.dial_at:
+            tries += 1
+            addresses.failed(found, "bad_cookie", now)
+            assert OTHERS_S * 0.8 <= found.dial_at - now <= OTHERS_S * 1.2
+        now += 5.0
+    assert 20 <= tries <= 30
+
+
+def test_what_a_person_named_is_tried_on_whatever_its_cookie() -> None:
+    for source in ("static", "mapper", "gossip"):
+        addresses = book()
+        found = addresses.add(hint(1, source), 0.0)
+        assert found is not None
+        for _ in range(20):
+            addresses.failed(found, "bad_cookie", 100.0)
+            assert found.dial_at <= 100.0 + BACKOFF_CAP_S
+    proved = book().add(hint(2), 0.0)
+    assert proved is not None
+    proved.key = BOB  # it was a member once
+    addresses.failed(proved, "bad_cookie", 100.0)
+    assert proved.dial_at <= 100.0 + BACKOFF_CAP_S
+
+
+def test_with_another_cookie_they_are_tried_at_once() -> None:
+    addresses = book()
+    found, dead = addresses.add(hint(1), 0.0), addresses.add(hint(2), 0.0)
+    assert found is not None and dead is not None
+    addresses.failed(found, "bad_cookie", 1.0)
+    for _ in range(9):
+        addresses.failed(dead, "no_route", 1.0)
+    later = dead.dial_at
+    addresses.retry_others(2.0)
+    assert 2.0 <= found.dial_at <= 2.0 + FIRST_JITTER_S + YIELD_S and dead.dial_at == later
