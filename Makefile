@@ -23,7 +23,8 @@ FUZZ_S := 14400
 LIMIT = timeout --kill-after=10
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev run test check format bench fuzz sim real netns lock clean
+.PHONY: help venv dev run test check format bench fuzz sim real netns lock clean \
+  real-nodes real-relays netns-nodes netns-relays real-args netns-args
 
 help: ## this list
 	@echo 'Drupelet: a cluster of Raspberry Pis. Targets:'
@@ -61,11 +62,32 @@ sim: $(VENV)/.run ## clusters, their processes, and strangers, in virtual time; 
 	$(LIMIT) $(SIM_S) $(BIN)/python -m tests.sim.process_seeds --seed $(SEED)000 --seeds 500 $(ARGS)
 	$(LIMIT) $(SIM_S) $(BIN)/python -m tests.sim.stranger_seeds --seed $(SEED)000 --seeds 500 $(ARGS)
 
+# These two wait most of the time: two halves side by side, unless ARGS names a path.
+RELAYED := relay% once way words http_calls
+halves = $(filter $(RELAYED:%=tests/$(1)/test_%.py),$(wildcard tests/$(1)/test_*.py))
+others = $(filter-out $(RELAYED:%=tests/$(1)/test_%.py),$(wildcard tests/$(1)/test_*.py))
+side_by_side = +$(MAKE) --no-print-directory -j2 --output-sync=target $(if $(findstring tests/,$(ARGS)),$(1)-args,$(1)-nodes $(1)-relays)
+
 real: $(VENV)/.dev ## tests with real processes, and with Erlang where it is installed
-	$(LIMIT) $(REAL_S) $(PYTEST) tests/integration $(wildcard tests/oracle) tests/ladder --ladder 2 $(ARGS)
+	$(call side_by_side,real)
+
+real-nodes:
+	$(LIMIT) $(REAL_S) $(PYTEST) $(call others,integration) tests/oracle tests/ladder --ladder 2 --durations=10 $(ARGS)
+
+real-relays:
+	$(LIMIT) $(REAL_S) $(PYTEST) $(call halves,integration) --durations=10 $(ARGS)
 
 netns: $(VENV)/.dev ## tests in network namespaces; needs root
-	$(LIMIT) $(NETNS_S) $(PYTEST) tests/netns tests/ladder --ladder 3 $(ARGS)
+	$(call side_by_side,netns)
+
+netns-nodes:
+	$(LIMIT) $(NETNS_S) $(PYTEST) $(call others,netns) tests/ladder --ladder 3 --durations=10 $(ARGS)
+
+netns-relays:
+	$(LIMIT) $(NETNS_S) $(PYTEST) $(call halves,netns) --durations=10 $(ARGS)
+
+real-args netns-args:
+	$(LIMIT) $(REAL_S) $(PYTEST) $(ARGS)
 
 # -- the environment
 
