@@ -55,8 +55,10 @@ def accept(request: Request) -> int:
         output.line(output.plain(sentence, None))
         output.line(f"id {output.plain(ident)}")
         node = output.plain(name)
-        unasked = "" if rest.get("asked") else f", though {node} could not be asked about it"
-        output.note(f"kept{unasked}; now: drupelet call {node} MISSION FUNCTION")
+        told = "" if rest.get("asked") else f", though {node} could not be asked about it"
+        if rest.get("by_relay"):
+            told = f"; {node} is reached by the relay, and says at the first call if it takes it"
+        output.note(f"kept{told}; now: drupelet call {node} MISSION FUNCTION")
     return EXIT_DONE
 
 

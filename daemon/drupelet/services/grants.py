@@ -218,10 +218,10 @@ class GrantService:
         return self._shown_file(file)
 
     async def accept(self, text: str, *, ask: bool = True) -> dict[str, object]:
-        """Keep a file that somebody gave us: `{"id", "name", "sentence", "asked"}`.
+        """Keep a file that somebody gave us: `{"id", "name", "sentence", "asked", "by_relay"}`.
 
-        `ask` its node first; `asked`: it said that it takes it. Raises: `Revoked`, `RemoteError`:
-        it is not kept.
+        `ask` its node first; `asked`: it said that it takes it; `by_relay`: there it says so at the
+        first call. Raises: `Revoked`, `RemoteError`: it is not kept.
         """
         self._check_usable()
         try:
@@ -259,8 +259,14 @@ class GrantService:
         if not asked:
             await self.accepted.show(file)
         self._audit.note("accepted", mission=grant.mission, note=self._sentence(grant))
-        sentence = self._sentence(grant)
-        return {"id": grant.id_text, "name": file.name, "sentence": sentence, "asked": asked}
+        way = self.accepted.endpoint(file.name)
+        return {
+            "id": grant.id_text,
+            "name": file.name,
+            "sentence": self._sentence(grant),
+            "asked": asked,
+            "by_relay": not asked and way is not None and not way.direct,
+        }
 
     async def forget(self, ident: str) -> dict[str, object]:
         """Keep a grant no more that somebody gave us: `{"id", "name", "sentence"}`.

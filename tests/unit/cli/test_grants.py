@@ -347,6 +347,9 @@ def test_what_was_not_asked_or_not_seen_is_said(
     file = tmp_path / "alice.grant"
     file.write_text(TEXT)
     assert "kept, though alice could not be asked about it; now: " in run("accept", str(file))[2]
+    relayed = {"id": IDENT, "name": "alice", "sentence": SENTENCE, "by_relay": True}
+    daemon.functions["/grants/accept"] = lambda text: relayed
+    assert "kept; alice is reached by the relay, and says" in run("accept", str(file))[2]
     accepted = {"id": IDENT, "name": "alice", "sentence": SENTENCE, "asked": True}
     daemon.functions["/grants/accept"] = lambda text: accepted
     assert run("accept", str(file))[2].startswith("kept; now: drupelet call alice")

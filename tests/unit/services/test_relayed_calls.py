@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,21 @@ from drupelet.errors import (
     Revoked,
     Timeout,
 )
-from drupelet.wire.grant_files import encode_grant_file
+from drupelet.wire.grant_files import decode_grant_file, encode_grant_file
 from drupelet.wire.ids import Pid
 from drupelet.wire.keys import key_to_text
 from tests.unit.services.lights import grant
 from tests.unit.services.relayed import give, nodes
+
+
+async def test_who_accepts_is_told_that_the_first_call_will_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, monkeypatch, "alice", "bob") as (_, (alice, bob)):
+        made = await grant(alice, bob)
+        file = replace(decode_grant_file(made["text"]), addresses=(("127.0.0.1", 1),))
+        answer = await bob.grants.accept(encode_grant_file(file))
+        assert (answer["asked"], answer["by_relay"]) == (False, True)
 
 
 async def test_a_call_that_no_link_can_carry(
