@@ -89,6 +89,7 @@ _KEYS: Final = {
     10: "expires_s",
     11: "delegable",
 }
+_PAIR: Final = [int, int]
 _SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -292,23 +293,19 @@ def _decode_link(
     if not isinstance(nonce, bytes) or len(nonce) != NONCE_BYTES:
         raise RemoteProtocolError("malformed link of a grant")
     functions: tuple[str, ...] | None = None
-    match fields.pop(5, None):
-        case None:
-            pass
-        case [*names]:
-            functions = tuple(name for name in names if isinstance(name, str))
-            if names != sorted(set(functions)):
-                raise RemoteProtocolError("grant: functions that are no sorted names")
-        case _:
+    names = fields.pop(5, None)
+    if names is not None:
+        if type(names) is not list:
             raise RemoteProtocolError("malformed link of a grant")
+        functions = tuple([name for name in names if isinstance(name, str)])
+        if names != sorted(set(functions)):
+            raise RemoteProtocolError("grant: functions that are no sorted names")
     rate: tuple[int, int] | None = None
-    match fields.pop(6, None):
-        case None:
-            pass
-        case [count, period] if type(count) is int and type(period) is int:
-            rate = (count, period)
-        case _:
+    pair = fields.pop(6, None)
+    if pair is not None:
+        if type(pair) is not list or [type(each) for each in pair] != _PAIR:
             raise RemoteProtocolError("malformed link of a grant")
+        rate = (pair[0], pair[1])
     numbers: dict[str, int] = {}
     bearer = fields.pop(12, None)
     for key, value in fields.items():

@@ -38,6 +38,7 @@ try:
 
     _raw_encrypt = _lib.crypto_aead_chacha20poly1305_ietf_encrypt
     _raw_decrypt = _lib.crypto_aead_chacha20poly1305_ietf_decrypt
+    _raw_open = _lib.crypto_sign_open
     FAST = True
 except (ImportError, AttributeError):  # pragma: no cover - another PyNaCl than the locked one
     FAST = False
@@ -196,13 +197,31 @@ def sign(seed: bytes, message: bytes) -> bytes:
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> None:
-    """Return if `signature` is that of `message`. Raises: `RemoteProtocolError`. 40 us."""
+    """Return if `signature` is that of `message`. Raises: `RemoteProtocolError`. 40 to 53 us."""
     if len(signature) != SIGNATURE_BYTES or len(public) != KEY_BYTES:  # PyNaCl does not look
         raise RemoteProtocolError("signature does not verify")
     try:
-        bindings.crypto_sign_open(signature + message, public)
+        good = _opens(signature + message, public)
     except _FAILURES:
-        raise RemoteProtocolError("signature does not verify") from None
+        good = False
+    if not good:
+        raise RemoteProtocolError("signature does not verify")
+
+
+def portable_opens(signed: bytes, public: bytes) -> bool:
+    """Whether signature and message fit, by PyNaCl's public functions. Raises: `_FAILURES`."""
+    bindings.crypto_sign_open(signed, public)
+    return True
+
+
+if FAST:
+
+    def _opens(signed: bytes, public: bytes) -> bool:
+        """1 us less: libsodium needs no room for a message that nobody reads."""
+        return bool(_raw_open(_NULL, _NULL, signed, len(signed), public) == 0)
+
+else:  # pragma: no cover
+    _opens = portable_opens
 
 
 def seal(ephemeral: bytes, public_key: bytes, message: bytes) -> bytes:

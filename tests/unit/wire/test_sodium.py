@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from drupelet.errors import LocalProtocolError, RemoteProtocolError
 from drupelet.wire import sodium
@@ -117,3 +119,17 @@ def test_signatures() -> None:
     ):
         with pytest.raises(RemoteProtocolError):
             sodium.verify(*arguments)
+
+
+@given(st.binary(max_size=300), st.integers(0, 63), st.integers(1, 255))
+def test_both_ways_to_verify_agree(message: bytes, place: int, flip: int) -> None:
+    public = sodium.ed25519_public(KEY)
+    signature = sodium.sign(KEY, message)
+    broken = bytearray(signature)
+    broken[place] ^= flip
+    for signed in (signature + message, bytes(broken) + message, signature + message + b"x"):
+        try:
+            portable = sodium.portable_opens(signed, public)
+        except sodium._FAILURES:
+            portable = False
+        assert sodium._opens(signed, public) is portable is (signed == signature + message)
